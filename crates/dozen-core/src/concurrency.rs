@@ -1,0 +1,1 @@
+//! VIII. Scale out via the process model.

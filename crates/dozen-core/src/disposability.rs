@@ -1,0 +1,1 @@
+//! IX. Maximise robustness with fast startup and graceful shutdown.

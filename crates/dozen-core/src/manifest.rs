@@ -1,0 +1,1 @@
+//! app.json and dozen.toml: what an app declares beside its Procfile.

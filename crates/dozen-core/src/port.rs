@@ -1,0 +1,62 @@
+//! VII. Export services via port binding.
+//! A route leads a host name to the instances of a deploy's `web`. The table is immutable and swapped whole; the lookup is here, pure.
+
+use crate::ids::{DeployRef, Generation};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One deploy's place in the router.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Whose.
+    pub deploy: DeployRef,
+    /// What is there to send requests to.
+    pub web: Web,
+}
+
+/// The `web` of a deploy, as the router sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Web {
+    /// These instances take requests.
+    Ready(Vec<Backend>),
+    /// Instances were started and none listens yet: requests wait, then H20.
+    Starting,
+    /// All have crashed: H10.
+    Crashed,
+    /// The formation has no `web`: H14.
+    None,
+}
+
+/// One instance that takes requests, on loopback.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// `web.1`, for log lines.
+    pub instance: String,
+    /// Where it listens.
+    pub port: u16,
+}
+
+/// All routes at one generation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RouteTable {
+    /// A table with an older generation than the current one is stale.
+    pub generation: Generation,
+    /// By host name, lower case, without a port.
+    pub hosts: BTreeMap<String, Arc<Route>>,
+    /// Answers any other host, where a single app runs.
+    pub fallback: Option<Arc<Route>>,
+}
+
+impl RouteTable {
+    /// The route for a `Host` header's value: case and a port do not matter, nor does a final dot.
+    pub fn lookup(&self, host: &str) -> Option<&Arc<Route>> {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
+            _ => host,
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let found =
+            if name.bytes().any(|b| b.is_ascii_uppercase()) { self.hosts.get(&name.to_ascii_lowercase()) } else { self.hosts.get(name) };
+        found.or(self.fallback.as_ref())
+    }
+}

@@ -1,0 +1,151 @@
+//! What `dozen __jail` is told and what it answers: the wire between a driver and one instance.
+//!
+//! The driver starts `/proc/self/exe __jail` with a connected Unix stream socket as file descriptor 3. Each message is one line of JSON.
+//! The first to the jail is [`ToJail::Start`]. End of file on the socket means that the parent is lost: SIGTERM to everything inside,
+//! SIGKILL after `lost_grace_ms`.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The version of these messages; N speaks N−1.
+pub const PROTOCOL: u32 = 1;
+/// The descriptor on which a jail finds its control socket.
+pub const CONTROL_FD: i32 = 3;
+
+/// What a jail is made of.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JailSpec {
+    /// [`PROTOCOL`] of the sender.
+    pub protocol: u32,
+    /// `web.1`: names the log lines and, as `app-web-1`, the host inside.
+    pub instance: String,
+    /// The host name inside, a DNS label.
+    pub hostname: String,
+    /// What to run; looked up in the PATH of `env` when it has no slash.
+    pub argv: Vec<String>,
+    /// The whole environment; nothing is inherited.
+    pub env: Vec<(String, String)>,
+    /// The working folder, as seen inside.
+    pub cwd: PathBuf,
+    /// The app's folder on the host and, where mounts are possible, where it appears inside (`/app`).
+    pub mounts: Vec<Mount>,
+    /// `None`: the host's file system is seen as it is (no mount namespace). `Some`: a minimal read-only view of the system with `mounts` in it.
+    pub view: View,
+    /// The uid and gid to run as, where the jail is made by root; `None` keeps the caller's.
+    pub user: Option<(u32, u32)>,
+    /// The TCP port whose listener, when it belongs to this jail, means "ready".
+    pub port: Option<u16>,
+    /// Where its output goes; `None` leaves the three standard descriptors as they were handed in.
+    pub log: Option<JailLog>,
+    /// Milliseconds between SIGTERM and SIGKILL when the parent is lost.
+    pub lost_grace_ms: u64,
+}
+
+impl std::fmt::Debug for JailSpec {
+    /// Without the values of `env`, which hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JailSpec")
+            .field("instance", &self.instance)
+            .field("argv", &self.argv)
+            .field("view", &self.view)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a jail sees of the host's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum View {
+    /// A minimal read-only view: the system's programs and libraries, the mounts, an own /tmp, /proc and /dev.
+    Minimal,
+    /// The host's file system as it is.
+    Host,
+}
+
+/// One folder or file of the host inside a jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// On the host.
+    pub source: PathBuf,
+    /// Inside; made where it is missing.
+    pub target: PathBuf,
+    /// Whether it may be written.
+    pub writable: bool,
+}
+
+/// Where a jail writes what its processes say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailLog {
+    /// The deploy's folder of segment files.
+    pub folder: PathBuf,
+    /// Names the segment file beside time and instance: `v12`.
+    pub release: String,
+    /// A segment that reaches this many bytes is closed and a new one begun.
+    pub segment_bytes: u64,
+    /// So many closed segments of this jail are kept.
+    pub segments: u32,
+}
+
+/// Driver to jail.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum ToJail {
+    /// Make the jail and run its program. First, and once.
+    Start {
+        /// Everything about it.
+        spec: Box<JailSpec>,
+    },
+    /// Send this signal to every process inside.
+    Signal {
+        /// Its number.
+        number: i32,
+    },
+    /// SIGTERM and SIGCONT to every process inside; SIGKILL to what is left after the grace.
+    Stop {
+        /// Milliseconds.
+        grace_ms: u64,
+    },
+    /// SIGKILL now.
+    Kill,
+}
+
+/// Jail to driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum FromJail {
+    /// The program runs.
+    Started {
+        /// [`PROTOCOL`] of the jail.
+        protocol: u32,
+        /// The host's process id of the jail (PID 1 inside, where there is a PID namespace).
+        pid: u32,
+        /// What was achieved: `Isolation::as_str`.
+        isolation: String,
+        /// Layers that could not be had, for people: `pid namespace: operation not permitted`.
+        missing: Vec<String>,
+    },
+    /// Something inside listens on the port.
+    Listening {
+        /// The port.
+        port: u16,
+    },
+    /// Lines were written to the segment file; a reader may look. Coalesced.
+    Wrote,
+    /// The grace ended: SIGKILL was sent to what was left.
+    Killing,
+    /// The program (the leader) ended and so did every other process inside. The last message.
+    Exited {
+        /// Its exit code, unless a signal ended it.
+        code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+    },
+    /// The jail could not be made or its program could not be run. The last message.
+    Failed {
+        /// What was attempted: `mount /app`, `exec`.
+        attempt: String,
+        /// Why it failed.
+        error: String,
+        /// As a shell would exit: 127 for a missing program, 126 for one that cannot be run, 1 otherwise.
+        code: i32,
+    },
+}

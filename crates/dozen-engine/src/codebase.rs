@@ -1,0 +1,1 @@
+//! I. Reading a source from a folder.

@@ -1,0 +1,1 @@
+//! II. Packs at work: plans are run, layers cached, slugs made.

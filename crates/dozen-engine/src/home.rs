@@ -1,0 +1,60 @@
+//! Where dozen keeps what it makes: `DOZEN_HOME`, one folder, by default in the XDG state folder.
+//!
+//! **Invariant:** nothing else on the machine is written, and what dozen did not create here it does not delete.
+
+use dozen_core::ids::{AppName, DeployRef, SlugId};
+use std::path::{Path, PathBuf};
+
+/// The folder and the places within it.
+#[derive(Debug, Clone)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// A home at `root`, an absolute path. Nothing is made yet.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    /// The ledger: one SQLite file.
+    pub fn ledger(&self) -> PathBuf {
+        self.root.join("ledger.db")
+    }
+    /// The key that seals config, mode 0600.
+    pub fn key(&self) -> PathBuf {
+        self.root.join("key")
+    }
+    /// All slugs.
+    pub fn slugs(&self) -> PathBuf {
+        self.root.join("slugs")
+    }
+    /// One slug's folder; its tree is `tree` within.
+    pub fn slug(&self, id: &SlugId) -> PathBuf {
+        self.slugs().join(id.to_string())
+    }
+    /// The one folder that a build of this app writes: dependency layers, installer caches, locks that were resolved.
+    pub fn cache(&self, app: &AppName) -> PathBuf {
+        self.root.join("cache").join(app.as_str())
+    }
+    /// Programs that dozen fetched for itself (a pinned uv), by name and version.
+    pub fn tools(&self) -> PathBuf {
+        self.root.join("tools")
+    }
+    /// A deploy's log segments.
+    pub fn logs(&self, deploy: &DeployRef) -> PathBuf {
+        self.root.join("logs").join(deploy.app.as_str()).join(deploy.deploy.as_str())
+    }
+    /// The folders of a deploy's resources.
+    pub fn resources(&self, deploy: &DeployRef) -> PathBuf {
+        self.root.join("resources").join(deploy.app.as_str()).join(deploy.deploy.as_str())
+    }
+    /// A running deploy's lock, sockets and scratch.
+    pub fn run(&self, deploy: &DeployRef) -> PathBuf {
+        let hash = blake3::hash(deploy.to_string().as_bytes());
+        self.root.join("run").join(&hash.to_hex()[..12])
+    }
+}

@@ -1,0 +1,1 @@
+//! XI. The log store: segment files, merged and followed.

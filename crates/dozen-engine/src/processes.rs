@@ -1,0 +1,1 @@
+//! VI. Starting jails and talking to them.

@@ -1,0 +1,1 @@
+//! V. The slug store.

@@ -1,0 +1,4 @@
+mod dependencies;
+mod logs;
+mod port;
+mod processes;
