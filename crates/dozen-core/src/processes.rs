@@ -109,6 +109,8 @@ pub struct Seen {
     pub since: Timestamp,
     /// Where the router reaches it, once it listens.
     pub port: Option<u16>,
+    /// Whether the router was told to send it requests.
+    pub routed: bool,
     /// The host's process id of its jail.
     pub pid: Option<u32>,
     /// How often it was started again after a crash.
