@@ -60,5 +60,5 @@ pub trait Report: Send + Sync {
     /// The state of an instance or one-off.
     fn seen(&self, seen: Seen);
     /// A line of the platform about it.
-    fn line(&self, line: LogLine);
+    fn line(&self, deploy: &DeployRef, line: LogLine);
 }

@@ -3,11 +3,12 @@
 
 use crate::backing::Attachment;
 use crate::codebase::Commit;
-use crate::config::{Changes, Config};
+use crate::config::{Changes, Config, Mask};
 use crate::dependencies::Stack;
-use crate::ids::{DeployRef, SlugId, Version};
+use crate::ids::{DeployRef, InstanceName, SlugId, TypeName, Version};
 use crate::processes::ProcessType;
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// An immutable, content-addressed tree with its process types.
@@ -108,5 +109,49 @@ impl Cause {
             Self::Attach(name) => format!("Attach {name}"),
             Self::Rollback(to) => format!("Rollback to {to}"),
         }
+    }
+}
+
+/// Where programs are looked for before the slug adds its own folders.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Release {
+    /// The whole environment of one of its processes, later entries winning: the system's, the slug's, config and attachments, then what only
+    /// this instance has. `app` is where it sees the slug, `/app` or the real path.
+    pub fn environment(&self, instance: &InstanceName, port: Option<u16>, app: &str) -> Vec<(String, String)> {
+        let mut env = BTreeMap::from([("PATH".to_owned(), SYSTEM_PATH.to_owned()), ("LANG".to_owned(), "C.UTF-8".to_owned())]);
+        env.extend(self.slug.env.iter().map(|(k, v)| (k.clone(), v.replace("{app}", app).replace("{path}", SYSTEM_PATH))));
+        env.extend(self.variables());
+        if let Some(port) = port {
+            env.insert("PORT".to_owned(), port.to_string());
+        }
+        let own = [("DYNO", instance.to_string()), ("PS", instance.to_string()), ("HOME", app.to_owned())];
+        env.extend(own.map(|(k, v)| (k.to_owned(), v)));
+        let commit = self.slug.commit.as_ref().map(|c| c.hash.clone());
+        for prefix in ["HEROKU", "DOZEN"] {
+            env.insert(format!("{prefix}_APP_NAME"), self.deploy.app.to_string());
+            env.insert(format!("{prefix}_RELEASE_VERSION"), self.version.to_string());
+            env.insert(format!("{prefix}_RELEASE_CREATED_AT"), self.created.to_string());
+            if let Some(commit) = &commit {
+                env.insert(format!("{prefix}_SLUG_COMMIT"), commit.clone());
+            }
+        }
+        env.into_iter().collect()
+    }
+
+    /// Config and attachments as variables. A config var of the same name as an attachment's wins: that is how a URL alone swaps a resource.
+    pub fn variables(&self) -> BTreeMap<String, String> {
+        let attached = self.attachments.iter().map(|a| (a.variable(), a.url.expose().to_owned()));
+        attached.chain(self.config.vars.iter().map(|(k, v)| (k.clone(), v.value.clone()))).collect()
+    }
+
+    /// What of it must not be shown.
+    pub fn mask(&self) -> Mask {
+        Mask::of(self.config.vars.values())
+    }
+
+    /// The command of a process type.
+    pub fn command(&self, kind: &TypeName) -> Option<&str> {
+        self.slug.processes.iter().find(|p| p.name == *kind).map(|p| p.command.as_str())
     }
 }

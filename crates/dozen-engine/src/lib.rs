@@ -4,9 +4,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backing;
 pub mod codebase;
+pub mod config;
 pub mod dependencies;
 pub mod home;
+pub mod ledger;
 pub mod logs;
 pub mod output;
 pub mod port;

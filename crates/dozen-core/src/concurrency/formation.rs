@@ -13,3 +13,14 @@ impl Formation {
         self.counts.iter().flat_map(|(kind, n)| (1..=*n).map(|number| InstanceName { kind: kind.clone(), number }))
     }
 }
+impl Formation {
+    /// Each type and how many.
+    pub fn iter(&self) -> impl Iterator<Item = (&TypeName, u32)> + '_ {
+        self.counts.iter().map(|(k, n)| (k, *n))
+    }
+}
+impl FromIterator<(TypeName, u32)> for Formation {
+    fn from_iter<T: IntoIterator<Item = (TypeName, u32)>>(iter: T) -> Self {
+        Self { counts: iter.into_iter().collect() }
+    }
+}

@@ -1,0 +1,193 @@
+//! The ledger: the only truth about intent, one SQLite file.
+//!
+//! One thread owns the connection and takes work from a channel; every write is an [`Intent`], authorised and committed by
+//! [`Ledger::commit`] in one transaction. Several dozens may share a file: `BEGIN IMMEDIATE` and a busy timeout keep them apart.
+//!
+//! **Invariant:** the ledger commits before anything starts.
+
+use crate::config::{Vault, VaultError};
+use crate::home::Home;
+use rusqlite::{Connection, OpenFlags};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+mod intent;
+mod read;
+
+pub use intent::{Committed, Intent, Principal};
+pub use read::{AppRow, OneOffRow, ReleaseRow};
+
+/// How long a write waits for another dozen's.
+const BUSY: Duration = Duration::from_secs(10);
+/// `PRAGMA user_version` of the schema in `schema.sql`.
+const SCHEMA: i64 = 1;
+
+type Work = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// A handle; clones share the thread.
+#[derive(Clone)]
+pub struct Ledger {
+    work: std::sync::mpsc::Sender<Work>,
+    vault: Arc<Vault>,
+    home: Home,
+}
+
+/// Why the ledger did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The home cannot be made or written.
+    #[error("cannot use {path} to keep dozen's state; set DOZEN_HOME to a folder that you can write")]
+    Home {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// SQLite said no.
+    #[error("cannot {attempt} in the ledger {path}{}", hint(.source))]
+    Sqlite {
+        /// "read the releases"
+        attempt: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A ledger from a later dozen.
+    #[error("the ledger {path} has schema {found}, newer than this dozen's {SCHEMA}; use the dozen that wrote it")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// The key or a sealed config.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The ledger holds what it should not.
+    #[error("the ledger {path} is inconsistent: {what}")]
+    Inconsistent {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// What was asked for is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The one who asks may not.
+    #[error("{who} may not {what}: only the owner of {home} may")]
+    Forbidden {
+        /// Who asked.
+        who: String,
+        /// What for.
+        what: &'static str,
+        /// Whose state it is.
+        home: PathBuf,
+    },
+    /// The ledger's thread has ended.
+    #[error("the ledger's writer has stopped")]
+    Stopped,
+}
+
+fn hint(e: &rusqlite::Error) -> &'static str {
+    match e.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => ": the disk is full, make room and try again",
+        Some(rusqlite::ErrorCode::ReadOnly) => ": it is read-only",
+        Some(rusqlite::ErrorCode::DatabaseBusy) => ": another dozen has been writing for 10 s",
+        _ => "",
+    }
+}
+
+impl Ledger {
+    /// Opens the ledger of a home, making both where they are missing, and its vault.
+    pub fn open(home: &Home) -> Result<Self, LedgerError> {
+        make_private(home.root()).map_err(|source| LedgerError::Home { path: home.root().to_owned(), source })?;
+        let path = home.ledger();
+        let failed = |attempt| {
+            let path = path.clone();
+            move |source| LedgerError::Sqlite { attempt, path, source }
+        };
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(&path, flags).map_err(failed("open"))?;
+        connection.busy_timeout(BUSY).map_err(failed("open"))?;
+        set_up(&mut connection, &path)?;
+        let sealed: bool =
+            connection.query_row("SELECT EXISTS (SELECT 1 FROM configs)", [], |r| r.get(0)).map_err(failed("look for config"))?;
+        let vault = Arc::new(Vault::open(&home.key(), !sealed)?);
+        let (work, jobs) = std::sync::mpsc::channel::<Work>();
+        std::thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || {
+                for job in jobs {
+                    job(&mut connection);
+                }
+            })
+            .map_err(|source| LedgerError::Home { path: home.root().to_owned(), source })?;
+        Ok(Self { work, vault, home: home.clone() })
+    }
+
+    /// The home that it is the ledger of.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Runs `job` on the ledger's thread.
+    async fn run<T: Send + 'static>(
+        &self,
+        attempt: &'static str,
+        job: impl FnOnce(&mut Connection) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let (answer, result) = tokio::sync::oneshot::channel();
+        let job: Work = Box::new(move |c| {
+            // Whoever asked may have gone; the work is done all the same.
+            let _ = answer.send(job(c));
+        });
+        self.work.send(job).map_err(|_| LedgerError::Stopped)?;
+        result.await.map_err(|_| LedgerError::Stopped)?.map_err(|p| match p {
+            Problem::Sqlite(source) => LedgerError::Sqlite { attempt, path: self.home.ledger(), source },
+            Problem::Inconsistent(what) => LedgerError::Inconsistent { path: self.home.ledger(), what },
+            Problem::NotFound(what) => LedgerError::NotFound(what),
+        })
+    }
+}
+
+/// What goes wrong on the ledger's thread.
+enum Problem {
+    Sqlite(rusqlite::Error),
+    Inconsistent(String),
+    NotFound(String),
+}
+
+impl From<rusqlite::Error> for Problem {
+    fn from(e: rusqlite::Error) -> Self {
+        Self::Sqlite(e)
+    }
+}
+
+/// Makes a folder that only its owner can enter, with its parents.
+fn make_private(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn set_up(c: &mut Connection, path: &std::path::Path) -> Result<(), LedgerError> {
+    let failed = |source| LedgerError::Sqlite { attempt: "set up the tables", path: path.to_owned(), source };
+    c.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    c.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+    c.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+    let t = c.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failed)?;
+    let found: i64 = t.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(failed)?;
+    match found {
+        0 => {
+            t.execute_batch(include_str!("ledger/schema.sql")).map_err(failed)?;
+            t.pragma_update(None, "user_version", SCHEMA).map_err(failed)?;
+            t.commit().map_err(failed)
+        }
+        SCHEMA => Ok(()),
+        found => Err(LedgerError::Newer { path: path.to_owned(), found }),
+    }
+}

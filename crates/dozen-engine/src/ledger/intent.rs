@@ -1,0 +1,306 @@
+//! Every write of intent: who may, and what it does to the ledger.
+
+use super::{Ledger, LedgerError, Problem};
+use dozen_core::backing::ResourceKind;
+use dozen_core::concurrency::formation::Formation;
+use dozen_core::config::Config;
+use dozen_core::ids::{DeployRef, Generation, Version};
+use dozen_core::release::{Slug, Status};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use std::path::PathBuf;
+
+/// The first uid that deploys get where dozen may choose: above what distributions, containers and systemd hand out (below 2¹⁹ and
+/// 524288 onwards in blocks of 65536; this block of 10,000 is none of theirs by default).
+const FIRST_UID: u32 = 480_000;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// Their uid on this machine.
+    pub uid: u32,
+    /// For the record: `root`, `uid 1000`.
+    pub name: String,
+}
+
+impl Principal {
+    /// Whoever runs this process.
+    pub fn me() -> Self {
+        Self::of(rustix::process::getuid().as_raw())
+    }
+    /// A user of this machine.
+    pub fn of(uid: u32) -> Self {
+        let name = if uid == 0 { "root".to_owned() } else { format!("uid {uid}") };
+        Self { uid, name }
+    }
+}
+
+/// One wish.
+#[derive(Debug)]
+pub enum Intent {
+    /// An app and a deploy of it shall exist; the app's folder is this now. An existing deploy's formation stays.
+    Adopt {
+        /// Which.
+        deploy: DeployRef,
+        /// Where its source is.
+        folder: PathBuf,
+    },
+    /// This config shall be the deploy's next version.
+    Configure {
+        /// Whose.
+        deploy: DeployRef,
+        /// All of it.
+        config: Config,
+    },
+    /// A resource shall exist and be attached under this name.
+    Attach {
+        /// To whom.
+        deploy: DeployRef,
+        /// `DATABASE`.
+        name: String,
+        /// What.
+        kind: ResourceKind,
+        /// Where its data is.
+        folder: PathBuf,
+    },
+    /// Slug + config + attachments shall be the next release. The attachments are those of `like`, or of the deploy now.
+    Release {
+        /// Whose.
+        deploy: DeployRef,
+        /// The code.
+        slug: Box<Slug>,
+        /// A version that was configured.
+        config_version: u32,
+        /// Take the attachments of this release.
+        like: Option<Version>,
+        /// `--use-python`, where it was given.
+        python: Option<String>,
+        /// Why.
+        description: String,
+    },
+    /// A pending release went well or failed. One that went well is the deploy's current.
+    Conclude {
+        /// Whose.
+        deploy: DeployRef,
+        /// Which.
+        version: Version,
+        /// How.
+        status: Status,
+        /// Why it failed.
+        failure: Option<String>,
+    },
+    /// So many of each.
+    Scale {
+        /// Whose.
+        deploy: DeployRef,
+        /// All types.
+        formation: Formation,
+    },
+    /// A one-off begins; gets the next number.
+    Run {
+        /// Whose.
+        deploy: DeployRef,
+        /// Of this release.
+        release: Version,
+        /// Masked.
+        command: String,
+    },
+    /// A one-off ended.
+    Ran {
+        /// Whose.
+        deploy: DeployRef,
+        /// 7 for `run.7`.
+        number: u32,
+        /// As a shell says it.
+        exit_code: i32,
+    },
+}
+
+impl Intent {
+    fn what(&self) -> &'static str {
+        match self {
+            Self::Adopt { .. } => "bring up an app",
+            Self::Configure { .. } => "change config",
+            Self::Attach { .. } => "attach a resource",
+            Self::Release { .. } => "make a release",
+            Self::Conclude { .. } => "conclude a release",
+            Self::Scale { .. } => "scale",
+            Self::Run { .. } => "run a one-off",
+            Self::Ran { .. } => "end a one-off",
+        }
+    }
+
+    fn deploy(&self) -> &DeployRef {
+        match self {
+            Self::Adopt { deploy, .. }
+            | Self::Configure { deploy, .. }
+            | Self::Attach { deploy, .. }
+            | Self::Release { deploy, .. }
+            | Self::Conclude { deploy, .. }
+            | Self::Scale { deploy, .. }
+            | Self::Run { deploy, .. }
+            | Self::Ran { deploy, .. } => deploy,
+        }
+    }
+}
+
+/// What a commit gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The deploy's generation after it.
+    pub generation: Generation,
+    /// The number of what was made: a release's, a config's, a one-off's or a resource's; 0 otherwise.
+    pub number: u32,
+}
+
+impl Ledger {
+    /// The one way in: authorises, then commits in one transaction that also counts the deploy's generation up.
+    pub async fn commit(&self, who: &Principal, intent: Intent) -> Result<Committed, LedgerError> {
+        self.authorise(who, intent.what())?;
+        let vault = self.vault.clone();
+        let (who, attempt) = (who.name.clone(), intent.what());
+        self.run(attempt, move |c| {
+            let t = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let deploy = intent.deploy().clone();
+            let number = write(&t, &vault, &who, intent)?;
+            let name = deploy.to_string();
+            t.execute("UPDATE deploys SET generation = generation + 1 WHERE name = ?1", [&name])?;
+            let generation: u64 = t
+                .query_row("SELECT generation FROM deploys WHERE name = ?1", [&name], |r| r.get(0))
+                .optional()?
+                .ok_or_else(|| Problem::NotFound(format!("there is no deploy {name}")))?;
+            t.commit()?;
+            Ok(Committed { generation: Generation(generation), number })
+        })
+        .await
+    }
+
+    /// The one place that decides who may: the owner of the home, and root.
+    pub fn authorise(&self, who: &Principal, what: &'static str) -> Result<(), LedgerError> {
+        use std::os::unix::fs::MetadataExt;
+        let home = self.home.root();
+        let owner = std::fs::metadata(home).map_err(|source| LedgerError::Home { path: home.to_owned(), source })?.uid();
+        if who.uid == owner || who.uid == 0 {
+            Ok(())
+        } else {
+            Err(LedgerError::Forbidden { who: who.name.clone(), what, home: home.to_owned() })
+        }
+    }
+}
+
+fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent) -> Result<u32, Problem> {
+    let now = Timestamp::now().to_string();
+    match intent {
+        Intent::Adopt { deploy, folder } => {
+            let folder = folder.to_string_lossy();
+            c.execute(
+                "INSERT INTO apps (name, folder, created_at) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET folder = ?2",
+                params![deploy.app.as_str(), folder, now],
+            )?;
+            c.execute(
+                "INSERT INTO deploys (name, app, uid, generation, created_at)
+                 VALUES (?1, ?2, (SELECT ifnull(max(uid) + 1, ?3) FROM deploys), 0, ?4) ON CONFLICT (name) DO NOTHING",
+                params![deploy.to_string(), deploy.app.as_str(), FIRST_UID, now],
+            )?;
+            Ok(0)
+        }
+        Intent::Configure { deploy, config } => {
+            let version = next(c, "SELECT ifnull(max(version), 0) + 1 FROM configs WHERE deploy = ?1", &deploy)?;
+            let names = serde_json::to_string(&config.vars.keys().collect::<Vec<_>>()).expect("strings are JSON");
+            let sealed = vault.seal(&deploy, version, &config);
+            c.execute(
+                "INSERT INTO configs (deploy, version, names, sealed, created_at, created_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![deploy.to_string(), version, names, sealed, now, who],
+            )?;
+            Ok(version)
+        }
+        Intent::Attach { deploy, name, kind, folder } => {
+            c.execute(
+                "INSERT INTO resources (deploy, kind, folder, created_at) VALUES (?1, ?2, ?3, ?4)",
+                params![deploy.to_string(), kind.as_str(), folder.to_string_lossy(), now],
+            )?;
+            let id = u32::try_from(c.last_insert_rowid()).map_err(|_| Problem::Inconsistent("resource ids ran out".into()))?;
+            c.execute("INSERT INTO attachments (deploy, name, resource) VALUES (?1, ?2, ?3)", params![deploy.to_string(), name, id])?;
+            Ok(id)
+        }
+        Intent::Release { deploy, slug, config_version, like, python, description } => {
+            record_slug(c, &slug, &now)?;
+            let attachments: String = match like {
+                Some(v) => c.query_row(
+                    "SELECT attachments FROM releases WHERE deploy = ?1 AND version = ?2",
+                    params![deploy.to_string(), v.0],
+                    |r| r.get(0),
+                )?,
+                None => c.query_row(
+                    "SELECT json_group_object(name, resource) FROM (SELECT name, resource FROM attachments WHERE deploy = ?1 ORDER BY name)",
+                    [deploy.to_string()],
+                    |r| r.get(0),
+                )?,
+            };
+            let version = next(c, "SELECT ifnull(max(version), 0) + 1 FROM releases WHERE deploy = ?1", &deploy)?;
+            c.execute(
+                "INSERT INTO releases (deploy, version, slug, config_version, attachments, python, description, status, created_at, created_by)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'pending', ?8, ?9)",
+                params![deploy.to_string(), version, slug.id.to_string(), config_version, attachments, python, description, now, who],
+            )?;
+            Ok(version)
+        }
+        Intent::Conclude { deploy, version, status, failure } => {
+            c.execute(
+                "UPDATE releases SET status = ?3, failure = ?4 WHERE deploy = ?1 AND version = ?2 AND status = 'pending'",
+                params![deploy.to_string(), version.0, status.as_str(), failure],
+            )?;
+            if status == Status::Succeeded {
+                c.execute("UPDATE deploys SET current_release = ?2 WHERE name = ?1", params![deploy.to_string(), version.0])?;
+            }
+            Ok(version.0)
+        }
+        Intent::Scale { deploy, formation } => {
+            c.execute("DELETE FROM formations WHERE deploy = ?1", [deploy.to_string()])?;
+            let mut insert = c.prepare("INSERT INTO formations (deploy, process_type, quantity) VALUES (?1, ?2, ?3)")?;
+            for (kind, quantity) in formation.iter() {
+                insert.execute(params![deploy.to_string(), kind.as_str(), quantity])?;
+            }
+            Ok(0)
+        }
+        Intent::Run { deploy, release, command } => {
+            let number = next(c, "SELECT ifnull(max(number), 0) + 1 FROM one_offs WHERE deploy = ?1", &deploy)?;
+            c.execute(
+                "INSERT INTO one_offs (deploy, number, release, command, started_at, started_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![deploy.to_string(), number, release.0, command, now, who],
+            )?;
+            Ok(number)
+        }
+        Intent::Ran { deploy, number, exit_code } => {
+            c.execute(
+                "UPDATE one_offs SET ended_at = ?3, exit_code = ?4 WHERE deploy = ?1 AND number = ?2 AND ended_at IS NULL",
+                params![deploy.to_string(), number, now, exit_code],
+            )?;
+            Ok(number)
+        }
+    }
+}
+
+fn next(c: &Connection, sql: &str, deploy: &DeployRef) -> Result<u32, Problem> {
+    Ok(c.query_row(sql, [deploy.to_string()], |r| r.get(0))?)
+}
+
+fn record_slug(c: &Connection, slug: &Slug, now: &str) -> Result<(), Problem> {
+    let processes: serde_json::Map<String, serde_json::Value> =
+        slug.processes.iter().map(|p| (p.name.to_string(), p.command.clone().into())).collect();
+    c.execute(
+        "INSERT INTO slugs (id, pack, runtime, processes, commit_hash, size, files, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING",
+        params![
+            slug.id.to_string(),
+            slug.stack.pack,
+            slug.stack.runtime,
+            serde_json::Value::Object(processes).to_string(),
+            slug.commit.as_ref().map(|k| k.hash.clone()),
+            slug.size,
+            slug.files,
+            now
+        ],
+    )?;
+    Ok(())
+}

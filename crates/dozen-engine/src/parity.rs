@@ -1,0 +1,134 @@
+//! X. Keep development, staging and production as similar as possible.
+//! The local driver: jails on this host. What it reports is gathered in [`Observed`], which is all that the rest of the house sees of it.
+
+use crate::concurrency::{self, Command, Site};
+use crate::logs::Store;
+use dozen_core::admin::OneOff;
+use dozen_core::concurrency::Desired;
+use dozen_core::ids::{DeployRef, InstanceName, Version};
+use dozen_core::logs::LogLine;
+use dozen_core::parity::{Capabilities, Driver, Io, Refusal, Report};
+use dozen_core::processes::{Isolation, Seen, State};
+use dozen_core::release::Release;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What was last seen of each instance, and where the platform's lines go.
+pub struct Observed {
+    store: Arc<Store>,
+    seen: Mutex<BTreeMap<(Version, InstanceName), Seen>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Observed {
+    /// Nothing seen yet; lines go to this store.
+    pub fn new(store: Arc<Store>) -> Arc<Self> {
+        Arc::new(Self { store, seen: Mutex::default(), changes: watch::Sender::new(0) })
+    }
+
+    /// The deploy's log.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Everything seen, by release and instance. What is down is forgotten when the next of its name comes.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Waits until `enough` says something of what is seen.
+    pub async fn until<T>(&self, mut enough: impl FnMut(&[Seen]) -> Option<T>) -> T {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.borrow_and_update();
+            if let Some(answer) = enough(&self.seen()) {
+                return answer;
+            }
+            // The sender is ours, so the channel cannot close while this borrows it.
+            let _ = changes.changed().await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(Version, InstanceName), Seen>> {
+        self.seen.lock().expect("no one panics while holding it")
+    }
+}
+
+impl Report for Observed {
+    fn seen(&self, seen: Seen) {
+        let mut all = self.lock();
+        all.retain(|(_, i), s| s.state != State::Down || *i != seen.instance);
+        all.insert((seen.release, seen.instance.clone()), seen);
+        drop(all);
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    fn line(&self, _deploy: &DeployRef, line: LogLine) {
+        self.store.write(&line.ps, &line.message);
+    }
+}
+
+/// This host.
+#[derive(Clone)]
+pub struct Local {
+    commands: mpsc::UnboundedSender<Command>,
+    isolation: Isolation,
+}
+
+impl Local {
+    /// Starts the driver's task.
+    pub fn start(site: Site) -> Self {
+        let isolation = site.isolation;
+        let (commands, inbox) = mpsc::unbounded_channel();
+        crate::tasks::spawn("driver", concurrency::run(site, inbox));
+        Self { commands, isolation }
+    }
+
+    /// Ends and starts again what `target` names: all, a process type, or one instance. Answers how many.
+    pub async fn restart(&self, target: Option<String>) -> Result<usize, Refusal> {
+        let (answer, result) = oneshot::channel();
+        self.send(Command::Restart { target, answer })?;
+        result.await.map_err(|_| Refusal::Gone)
+    }
+
+    /// Sends a signal to every process of a one-off.
+    pub fn signal(&self, instance: InstanceName, number: i32) -> Result<(), Refusal> {
+        self.send(Command::Signal { instance, number })
+    }
+
+    /// SIGKILL to everything, now.
+    pub fn kill(&self) -> Result<(), Refusal> {
+        self.send(Command::KillAll)
+    }
+
+    fn send(&self, command: Command) -> Result<(), Refusal> {
+        self.commands.send(command).map_err(|_| Refusal::Gone)
+    }
+}
+
+impl Driver for Local {
+    fn capabilities(&self) -> Capabilities {
+        let missing = match self.isolation {
+            Isolation::Namespaces => vec![],
+            Isolation::UserNamespaces => vec!["a uid of its own for each deploy (needs root)".to_owned()],
+            Isolation::Session => vec![
+                "a uid of its own for each deploy (needs root)".to_owned(),
+                "namespaces: processes see this host's files and processes (the host forbids them)".to_owned(),
+            ],
+        };
+        Capabilities { isolation: self.isolation, app_path: self.isolation != Isolation::Session, missing }
+    }
+
+    fn apply(&self, desired: &Desired) -> Result<(), Refusal> {
+        self.send(Command::Apply(desired.clone()))
+    }
+
+    fn start(&self, release: &Arc<Release>, one_off: &OneOff, io: Io) -> Result<(), Refusal> {
+        self.send(Command::OneOff { release: release.clone(), one_off: one_off.clone(), io })
+    }
+
+    fn forget(&self, deploy: &DeployRef) -> Result<(), Refusal> {
+        self.send(Command::Forget(deploy.clone()))
+    }
+}

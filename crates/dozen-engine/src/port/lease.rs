@@ -1,0 +1,63 @@
+//! Ports for instances, from a range of dozen's own below the kernel's ephemeral ports.
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+
+/// The range; Linux hands out ephemeral ports from 32768.
+const RANGE: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port that no other dozen on this machine uses while the lease lives.
+///
+/// The lease is an abstract Unix socket named after the port: it needs no file, holds across users and homes, and ends with its holder,
+/// however that ends.
+#[derive(Debug)]
+pub struct Lease {
+    port: u16,
+    _name: OwnedFd,
+}
+
+impl Lease {
+    /// Takes a free port. `None` where all are taken.
+    pub fn take() -> Option<Self> {
+        let start = rand::random_range(RANGE);
+        let all = (start..RANGE.end).chain(RANGE.start..start);
+        all.filter_map(Self::of).next()
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn of(port: u16) -> Option<Self> {
+        let name = socket(AddressFamily::UNIX, SocketType::STREAM, None).ok()?;
+        let address = SocketAddrUnix::new_abstract_name(format!("dozen-port-{port}").as_bytes()).ok()?;
+        bind(&name, &address).ok()?;
+        // Whoever else may hold it is found by binding it for a moment on every address, as the app may.
+        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).ok()?;
+        Some(Self { port, _name: name })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leased_port_is_not_leased_again_until_it_is_given_back() {
+        let first = Lease::take().expect("a free port");
+        assert!(RANGE.contains(&first.port()));
+        assert!(Lease::of(first.port()).is_none());
+        let port = first.port();
+        drop(first);
+        assert!(Lease::of(port).is_some());
+    }
+
+    #[test]
+    fn a_port_that_someone_listens_on_is_not_leased() {
+        let port = Lease::take().expect("a free port").port();
+        let _listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("free");
+        assert!(Lease::of(port).is_none());
+    }
+}
