@@ -1,1 +1,3 @@
 //! VIII. Scale out via the process model.
+
+pub mod formation;
