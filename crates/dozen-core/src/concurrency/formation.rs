@@ -3,7 +3,7 @@
 //! **Invariant:** a formation never counts `release`, and never more than [`MAX_QUANTITY`] of a type.
 
 use crate::diagnostic::{did_you_mean, excerpt};
-use crate::ids::TypeName;
+use crate::ids::{InstanceName, TypeName};
 use crate::processes::ProcessType;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -150,6 +150,11 @@ impl Formation {
     /// Types and counts, zeros among them, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&TypeName, u32)> {
         self.0.iter().map(|(kind, count)| (kind, *count))
+    }
+
+    /// Every instance, by type and number.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceName> + '_ {
+        self.iter().flat_map(|(kind, count)| (1..=count).map(|number| InstanceName { kind: kind.clone(), number }))
     }
 
     /// How many instances in all.
