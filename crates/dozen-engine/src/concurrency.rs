@@ -137,14 +137,14 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         let router = floor.site.router.as_mut();
         tokio::select! {
             command = commands.recv() => match command {
-                Some(command) => floor.command(command),
+                Some(command) => floor.command(command).await,
                 None => return,
             },
-            Some((key, incarnation, event)) = jail_events.recv() => floor.jail_event(key, incarnation, event),
-            event = next_router_event(router) => floor.router_event(event),
-            () = sleep_until(wake) => floor.tick(),
+            Some((key, incarnation, event)) = jail_events.recv() => floor.jail_event(key, incarnation, event).await,
+            event = next_router_event(router) => floor.router_event(event).await,
+            () = sleep_until(wake) => floor.tick().await,
         }
-        floor.settle();
+        floor.settle().await;
     }
 }
 
@@ -172,7 +172,7 @@ impl Floor {
         lives.chain(drains).min()
     }
 
-    fn command(&mut self, command: Command) {
+    async fn command(&mut self, command: Command) {
         match command {
             Command::Apply(desired) => {
                 if self.desired.as_ref().is_none_or(|d| d.generation <= desired.generation) {
@@ -189,12 +189,12 @@ impl Floor {
                     }
                 }
             }
-            Command::OneOff { release, one_off, io } => self.start_one_off(release, &one_off, io),
+            Command::OneOff { release, one_off, io } => self.start_one_off(release, &one_off, io).await,
             Command::Restart { target, answer } => {
                 let hit = |i: &InstanceName| target.as_ref().is_none_or(|t| i.kind.as_str() == t || i.to_string() == *t);
                 let keys: Vec<Key> = self.instances.keys().filter(|(_, i)| hit(i)).cloned().collect();
                 for key in &keys {
-                    self.feed(key, Event::Restart);
+                    self.feed(key, Event::Restart).await;
                 }
                 // Whoever asked may have gone.
                 let _ = answer.send(keys.len());
@@ -214,12 +214,12 @@ impl Floor {
         }
     }
 
-    fn router_event(&mut self, event: RouterEvent) {
+    async fn router_event(&mut self, event: RouterEvent) {
         match event {
             RouterEvent::Drained { port } => {
                 let of = |i: &Instance| i.drains.is_some() && i.port.as_ref().is_some_and(|l| l.port() == port);
                 if let Some(key) = self.instances.iter().find(|(_, i)| of(i)).map(|(k, _)| k.clone()) {
-                    self.drained(&key);
+                    self.drained(&key).await;
                 }
             }
             RouterEvent::Wrote => self.site.store.poke(),
@@ -238,29 +238,29 @@ impl Floor {
         }
     }
 
-    fn tick(&mut self) {
+    async fn tick(&mut self) {
         let now = Timestamp::now();
         let policy = self.site.policy.clone();
         let due: Vec<Key> =
             self.instances.iter().filter(|(_, i)| i.life.wake(&policy).is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
         for key in due {
-            self.feed(&key, Event::Tick);
+            self.feed(&key, Event::Tick).await;
         }
         let over: Vec<Key> =
             self.instances.iter().filter(|(_, i)| i.drains.is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
         for key in over {
-            self.drained(&key);
+            self.drained(&key).await;
         }
     }
 
-    fn drained(&mut self, key: &Key) {
+    async fn drained(&mut self, key: &Key) {
         if let Some(i) = self.instances.get_mut(key) {
             i.drains = None;
         }
-        self.feed(key, Event::Stop);
+        self.feed(key, Event::Stop).await;
     }
 
-    fn jail_event(&mut self, key: Key, incarnation: u64, event: JailEvent) {
+    async fn jail_event(&mut self, key: Key, incarnation: u64, event: JailEvent) {
         let one_off = !self.instances.get(&key).is_some_and(|i| i.incarnation == incarnation);
         let found = if one_off { self.one_offs.get_mut(&key.1) } else { self.instances.get_mut(&key) };
         let Some(instance) = found.filter(|i| i.incarnation == incarnation) else { return };
@@ -275,30 +275,30 @@ impl Floor {
                     self.report(&key);
                 }
             }
-            JailEvent::Listening { .. } => self.feed(&key, Event::Listening),
+            JailEvent::Listening { .. } => self.feed(&key, Event::Listening).await,
             JailEvent::Wrote => self.site.store.poke(),
             JailEvent::Killing => {
-                let grace = self.site.policy.grace.as_secs();
+                let grace = self.site.policy.grace.as_secs().await;
                 let text = format!("Error R12 (Exit timeout) -> At least one process failed to exit within {grace} seconds of SIGTERM");
                 self.line(&ps, &text);
                 self.line(&ps, "Stopping remaining processes with SIGKILL");
             }
             JailEvent::Exited(exit) => {
                 self.line(&ps, &format!("Process exited with status {}", exit.code()));
-                self.ended(&key, one_off, exit);
+                self.ended(&key, one_off, exit).await;
             }
             JailEvent::Failed { attempt, error, code } => {
                 self.line(&ps, &format!("Cannot start: {attempt}: {error}"));
-                self.ended(&key, one_off, Exit::Code(code));
+                self.ended(&key, one_off, Exit::Code(code)).await;
             }
             JailEvent::Lost => {
                 self.line(&ps, "The jail was killed from outside and its processes with it");
-                self.ended(&key, one_off, Exit::Lost);
+                self.ended(&key, one_off, Exit::Lost).await;
             }
         }
     }
 
-    fn ended(&mut self, key: &Key, one_off: bool, exit: Exit) {
+    async fn ended(&mut self, key: &Key, one_off: bool, exit: Exit) {
         self.site.store.poke();
         if one_off {
             self.report_one_off(&key.1, State::Down, Some(exit));
@@ -308,18 +308,18 @@ impl Floor {
         if let Some(i) = self.instances.get_mut(key) {
             (i.jail, i.pid, i.port, i.drains) = (None, None, None, None);
         }
-        self.feed(key, Event::Ended(exit));
+        self.feed(key, Event::Ended(exit)).await;
     }
 
     /// Asks `plan` until there is nothing more to do at this instant, then gives the router the table that comes of it.
-    fn settle(&mut self) {
+    async fn settle(&mut self) {
         while let Some(desired) = self.desired.clone() {
             self.instances.retain(|_, i| i.life.state != State::Down);
             let seen: Vec<Seen> = self.instances.iter().map(|(key, i)| self.seen(key, i)).collect();
             let steps = plan(&desired, &seen, Timestamp::now());
             let mut acted = false;
             for step in steps {
-                acted |= self.act(&desired, step);
+                acted |= self.act(&desired, step).await;
             }
             if !acted {
                 break;
@@ -329,11 +329,11 @@ impl Floor {
     }
 
     /// Does one step; answers whether it changed anything.
-    fn act(&mut self, desired: &Desired, step: Step) -> bool {
+    async fn act(&mut self, desired: &Desired, step: Step) -> bool {
         match step {
             Step::Start(version, instance) => {
                 let Some(share) = desired.releases.iter().find(|s| s.release.version == version) else { return false };
-                self.begin(share.release.clone(), desired.generation, instance);
+                self.begin(share.release.clone(), desired.generation, instance).await;
                 true
             }
             Step::Route(version, name) => self.change((version, name), |i| {
@@ -356,7 +356,7 @@ impl Floor {
                         true
                     }
                     _ => {
-                        self.feed(&key, Event::Stop);
+                        self.feed(&key, Event::Stop).await;
                         true
                     }
                 }
@@ -371,7 +371,7 @@ impl Floor {
         true
     }
 
-    fn begin(&mut self, release: Arc<Release>, generation: Generation, name: InstanceName) {
+    async fn begin(&mut self, release: Arc<Release>, generation: Generation, name: InstanceName) {
         let seed = blake3::hash(format!("{} {name}", release.deploy).as_bytes());
         let seed = u64::from_le_bytes(seed.as_bytes()[..8].try_into().expect("32 bytes hold 8"));
         let (life, todo) = Life::begin(name.kind.is_web(), seed, Timestamp::now());
@@ -389,25 +389,25 @@ impl Floor {
         };
         let key = (instance.release.version, name);
         self.instances.insert(key.clone(), instance);
-        self.perform(&key, todo);
+        self.perform(&key, todo).await;
     }
 
     /// Gives an instance's life an event and performs what it answers.
-    fn feed(&mut self, key: &Key, event: Event) {
+    async fn feed(&mut self, key: &Key, event: Event) {
         let Some(i) = self.instances.get_mut(key) else { return };
         let (life, todo) = i.life.clone().step(event, &self.site.policy, Timestamp::now());
         i.life = life;
         if i.life.state != State::Up {
             i.routed = false;
         }
-        self.perform(key, todo);
+        self.perform(key, todo).await;
     }
 
-    fn perform(&mut self, key: &Key, todo: Vec<Action>) {
+    async fn perform(&mut self, key: &Key, todo: Vec<Action>) {
         let ps = key.1.to_string();
         for action in todo {
             match action {
-                Action::Start => self.start(key),
+                Action::Start => self.start(key).await,
                 Action::Terminate { grace } => {
                     self.line(&ps, "Stopping all processes with SIGTERM");
                     if let Some(jail) = self.instances.get(key).and_then(|i| i.jail.as_ref()) {
@@ -433,7 +433,7 @@ impl Floor {
         }
     }
 
-    fn start(&mut self, key: &Key) {
+    async fn start(&mut self, key: &Key) {
         let Some(i) = self.instances.get(key) else { return };
         let release = i.release.clone();
         let command = release.command(&key.1.kind).unwrap_or_default().to_owned();
@@ -445,14 +445,14 @@ impl Floor {
         self.line(&key.1.to_string(), &format!("Starting process with command `{}`", release.mask().apply(&command)));
         let place = self.place();
         let spec = place.spec(&release, &key.1, &command, port, Some(spec::log(&self.site.home, &release)));
-        let (incarnation, jail) = self.launch(key.clone(), spec, None);
+        let (incarnation, jail) = self.launch(key.clone(), spec, None).await;
         if let Some(i) = self.instances.get_mut(key) {
             (i.incarnation, i.jail, i.port) = (incarnation, jail, lease);
         }
         self.report(key);
     }
 
-    fn start_one_off(&mut self, release: Arc<Release>, one_off: &OneOff, io: Io) {
+    async fn start_one_off(&mut self, release: Arc<Release>, one_off: &OneOff, io: Io) {
         let (log, given) = match io {
             Io::Given(fds) => (None, Some(fds)),
             Io::Logged => (Some(spec::log(&self.site.home, &release)), None),
@@ -462,7 +462,7 @@ impl Floor {
         let spec = self.place().spec(&release, &name, &one_off.command, None, log);
         let key = (release.version, name.clone());
         let (life, _) = Life::begin(false, 0, Timestamp::now());
-        let (incarnation, jail) = self.launch(key, spec, given);
+        let (incarnation, jail) = self.launch(key, spec, given).await;
         let generation = self.desired.as_ref().map_or(Generation(0), |d| d.generation);
         let instance =
             Instance { release, generation, life, port: None, jail, incarnation, routed: false, drains: None, pid: None, isolation: None };
@@ -471,7 +471,7 @@ impl Floor {
     }
 
     /// Starts a jail and a task that forwards its events. A jail that cannot even be started reports that as its one event.
-    fn launch(
+    async fn launch(
         &mut self,
         key: Key,
         spec: dozen_core::processes::jail::JailSpec,
@@ -479,7 +479,7 @@ impl Floor {
     ) -> (u64, Option<JailHandle>) {
         self.incarnations += 1;
         let (incarnation, events) = (self.incarnations, self.events.clone());
-        match crate::processes::spawn(&self.site.exe, spec, io) {
+        match crate::processes::spawn(&self.site.exe, spec, io).await {
             Ok(mut jail) => {
                 let handle = jail.handle();
                 crate::tasks::spawn("jail", async move { forward(&mut jail, key, incarnation, &events).await });
