@@ -258,6 +258,15 @@ impl Floor {
         Ok(self.driver.apply(&self.desired(release, formation, scaled.generation))?)
     }
 
+    /// Waits until every instance of the release is up, or says which one ended first and how.
+    pub async fn come_up(&self, release: &Release) -> Result<(), String> {
+        let formation = match self.formation(&release.slug).await {
+            Ok(formation) => formation,
+            Err(e) => return Err(crate::chain(&e)),
+        };
+        self.observed.until(|seen| outcome(seen, release.version, &formation)).await
+    }
+
     /// Stops everything and waits until it is gone. `kill` ends the wait: everything is killed at once.
     pub async fn stop(&self, who: &Principal, kill: impl Future<Output = ()>) -> Result<(), DeployError> {
         self.ledger.authorise(who, "stop a deploy")?;
@@ -500,8 +509,8 @@ impl Floor {
         let old = self.current().await.ok();
         let formation = self.formation(&release.slug).await?;
         let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
-        self.driver.apply(&self.desired(release, formation.clone(), scaled.generation))?;
-        let outcome = self.observed.until(|seen| outcome(seen, version, &formation)).await;
+        self.driver.apply(&self.desired(release.clone(), formation, scaled.generation))?;
+        let outcome = self.come_up(&release).await;
         match (outcome, old) {
             (Ok(()), _) | (Err(_), None) => self.conclude(who, version, None).await.map(|_| ()),
             (Err(reason), Some(old)) => {

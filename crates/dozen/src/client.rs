@@ -48,7 +48,7 @@ impl Client {
             return Self::over(deploy, stream).await;
         }
         let ledger = Ledger::open(&settings.home)?;
-        let floor = floor(settings, ledger, &deploy, None, false, false).await?;
+        let floor = floor(settings, ledger, &deploy, None, false).await?;
         let served = Arc::new(api::Served { floor, url: None, down: Notify::new() });
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         dozen_engine::tasks::spawn("api", api::answer(theirs, api::router(served), Principal::me()));
@@ -126,7 +126,6 @@ pub(crate) async fn floor(
     ledger: Ledger,
     deploy: &DeployRef,
     router: Option<Router>,
-    any_host: bool,
     serving: bool,
 ) -> Result<Floor> {
     let store = Arc::new(Store::open(&settings.home.logs(deploy))?);
@@ -141,7 +140,8 @@ pub(crate) async fn floor(
         uid,
         policy: Policy::UP,
         router,
-        any_host,
+        // `up` serves one app: whatever name the router is called by, it is meant.
+        any_host: true,
         report: observed.clone(),
     });
     Ok(Floor::new(ledger, deploy.clone(), driver, observed, serving))
