@@ -5,6 +5,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match std::env::args_os().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("__jail") => ExitCode::from(u8::try_from(dozen_jail::enter()).unwrap_or(1)),
+        Some("__router") => dozen_engine::port::router::main(),
         _ => ExitCode::from(2),
     }
 }
