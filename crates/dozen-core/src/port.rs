@@ -36,20 +36,26 @@ pub struct Backend {
     pub port: u16,
 }
 
-/// All routes at one generation.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RouteTable {
+/// All routes at one generation. The router keeps its own kind of route (`R`), with counters, under the same lookup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteTable<R = Route> {
     /// A table with an older generation than the current one is stale.
     pub generation: Generation,
     /// By host name, lower case, without a port.
-    pub hosts: BTreeMap<String, Arc<Route>>,
+    pub hosts: BTreeMap<String, Arc<R>>,
     /// Answers any other host, where a single app runs.
-    pub fallback: Option<Arc<Route>>,
+    pub fallback: Option<Arc<R>>,
 }
 
-impl RouteTable {
+impl<R> Default for RouteTable<R> {
+    fn default() -> Self {
+        Self { generation: Generation::default(), hosts: BTreeMap::new(), fallback: None }
+    }
+}
+
+impl<R> RouteTable<R> {
     /// The route for a `Host` header's value: case and a port do not matter, nor does a final dot.
-    pub fn lookup(&self, host: &str) -> Option<&Arc<Route>> {
+    pub fn lookup(&self, host: &str) -> Option<&Arc<R>> {
         let name = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
             _ => host,
