@@ -84,7 +84,14 @@ pub enum Command {
     },
     /// SIGKILL to everything.
     KillAll,
+    /// When nothing runs any more, end the router and then the driver.
+    Close(oneshot::Sender<()>),
 }
+
+/// How long the router may take to end what is in flight when everything ends.
+const ROUTER_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+/// A router that does not live this long is not replaced faster than this.
+const ROUTER_PACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
 type Key = (Version, InstanceName);
 
@@ -115,10 +122,15 @@ struct Floor {
     routes: Option<Web>,
     /// Ports to be drained once the router has a table without them.
     leaving: Vec<u16>,
+    /// The router is gone; another is started then.
+    revive: Option<Timestamp>,
+    revived: Option<Timestamp>,
+    /// Told when nothing runs any more and the router has ended.
+    closing: Option<oneshot::Sender<()>>,
     events: mpsc::UnboundedSender<(Key, u64, JailEvent)>,
 }
 
-/// Runs until every handle is gone and nothing is left running.
+/// Runs until it is told to close and nothing is left running, or until every handle is gone.
 pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
     let (events, mut jail_events) = mpsc::unbounded_channel();
     let mut floor = Floor {
@@ -130,11 +142,14 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         tables: 0,
         routes: None,
         leaving: Vec::new(),
+        revive: None,
+        revived: None,
+        closing: None,
         events,
     };
     loop {
         let wake = floor.wake();
-        let router = floor.site.router.as_mut();
+        let router = floor.site.router.as_mut().filter(|_| floor.revive.is_none());
         tokio::select! {
             command = commands.recv() => match command {
                 Some(command) => floor.command(command).await,
@@ -145,6 +160,16 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
             () = sleep_until(wake) => floor.tick().await,
         }
         floor.settle().await;
+        if floor.closing.is_some() && floor.instances.is_empty() && floor.one_offs.is_empty() {
+            break;
+        }
+    }
+    if let Some(router) = floor.site.router.take() {
+        router.stop(ROUTER_GRACE).await;
+    }
+    if let Some(done) = floor.closing {
+        // Whoever asked may have gone.
+        let _ = done.send(());
     }
 }
 
@@ -169,7 +194,7 @@ impl Floor {
     fn wake(&self) -> Option<Timestamp> {
         let lives = self.instances.values().filter_map(|i| i.life.wake(&self.site.policy));
         let drains = self.instances.values().filter_map(|i| i.drains);
-        lives.chain(drains).min()
+        lives.chain(drains).chain(self.revive).min()
     }
 
     async fn command(&mut self, command: Command) {
@@ -204,6 +229,7 @@ impl Floor {
                     jail.signal(number);
                 }
             }
+            Command::Close(done) => self.closing = Some(done),
             Command::KillAll => {
                 for i in self.instances.values().chain(self.one_offs.values()) {
                     if let Some(jail) = &i.jail {
@@ -222,19 +248,15 @@ impl Floor {
                     self.drained(&key).await;
                 }
             }
-            RouterEvent::Wrote => self.site.store.poke(),
+            RouterEvent::Wrote { .. } => self.site.store.poke(),
             RouterEvent::Lost => {
-                self.line("router", "Router ended unexpectedly; starting another on the same listeners");
-                self.routes = None;
-                if let Some(router) = &mut self.site.router
-                    && let Err(e) = router.respawn()
-                {
-                    let text = format!("cannot start another router: {e}");
-                    self.line("router", &text);
-                    self.site.router = None;
-                }
+                self.line("router", "Router ended unexpectedly; another one takes over its listeners");
+                // At once, unless the last one did not even live that long: then no faster than that.
+                let now = Timestamp::now();
+                let soon = self.revived.is_some_and(|at| now.duration_since(at) < ROUTER_PACE);
+                self.revive = Some(if soon { now + ROUTER_PACE } else { now });
             }
-            RouterEvent::Applied { .. } | RouterEvent::BackendRefused { .. } => {}
+            RouterEvent::Applied { .. } | RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {}
         }
     }
 
@@ -250,6 +272,16 @@ impl Floor {
             self.instances.iter().filter(|(_, i)| i.drains.is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
         for key in over {
             self.drained(&key).await;
+        }
+        if self.revive.is_some_and(|at| at <= now) {
+            self.revive = None;
+            self.revived = Some(now);
+            if let Some(router) = &mut self.site.router
+                && let Err(e) = router.revive().await
+            {
+                self.line("router", &format!("Cannot start another router: {}", crate::chain(&e)));
+                self.revive = Some(now + ROUTER_PACE);
+            }
         }
     }
 
@@ -278,7 +310,7 @@ impl Floor {
             JailEvent::Listening { .. } => self.feed(&key, Event::Listening).await,
             JailEvent::Wrote => self.site.store.poke(),
             JailEvent::Killing => {
-                let grace = self.site.policy.grace.as_secs().await;
+                let grace = self.site.policy.grace.as_secs();
                 let text = format!("Error R12 (Exit timeout) -> At least one process failed to exit within {grace} seconds of SIGTERM");
                 self.line(&ps, &text);
                 self.line(&ps, "Stopping remaining processes with SIGKILL");
@@ -313,8 +345,9 @@ impl Floor {
 
     /// Asks `plan` until there is nothing more to do at this instant, then gives the router the table that comes of it.
     async fn settle(&mut self) {
-        while let Some(desired) = self.desired.clone() {
+        loop {
             self.instances.retain(|_, i| i.life.state != State::Down);
+            let Some(desired) = self.desired.clone() else { break };
             let seen: Vec<Seen> = self.instances.iter().map(|(key, i)| self.seen(key, i)).collect();
             let steps = plan(&desired, &seen, Timestamp::now());
             let mut acted = false;
@@ -537,25 +570,24 @@ impl Floor {
         }
     }
 
-    /// The table that follows from what is routed; sent when it differs from the last.
+    /// The table that follows from what is routed; sent when it differs from the last. What left it is then drained.
     fn publish_routes(&mut self) {
-        let (Some(router), Some(desired)) = (&self.site.router, &self.desired) else { return };
+        let Some(desired) = &self.desired else { return };
         let web = self.web(desired);
-        if self.routes.as_ref() == Some(&web) {
-            self.leaving.drain(..).for_each(|port| router.drain(port));
-            return;
+        let changed = self.routes.as_ref() != Some(&web);
+        let Some(router) = &mut self.site.router else { return };
+        if changed {
+            self.tables += 1;
+            let route = Arc::new(Route { deploy: desired.deploy.clone(), web: web.clone() });
+            let host = format!("{}.localhost", desired.deploy.app);
+            router.set(&RouteTable {
+                generation: Generation(self.tables),
+                hosts: BTreeMap::from([(host, route.clone())]),
+                fallback: self.site.any_host.then_some(route),
+            });
+            self.routes = Some(web);
         }
-        self.tables += 1;
-        let route = Arc::new(Route { deploy: desired.deploy.clone(), web: web.clone() });
-        let host = format!("{}.localhost", desired.deploy.app);
-        let table = RouteTable {
-            generation: Generation(self.tables),
-            hosts: BTreeMap::from([(host, route.clone())]),
-            fallback: self.site.any_host.then_some(route),
-        };
-        router.set(&table);
         self.leaving.drain(..).for_each(|port| router.drain(port));
-        self.routes = Some(web);
     }
 
     fn web(&self, desired: &Desired) -> Web {

@@ -271,12 +271,13 @@ impl Floor {
     pub async fn stop(&self, who: &Principal, kill: impl Future<Output = ()>) -> Result<(), DeployError> {
         self.ledger.authorise(who, "stop a deploy")?;
         self.driver.forget(&self.deploy)?;
-        let gone = |seen: &[Seen]| seen.iter().all(|s| s.state == State::Down).then_some(());
+        let closed = self.driver.close();
+        tokio::pin!(closed);
         tokio::select! {
-            () = self.observed.until(gone) => {}
+            () = &mut closed => {}
             () = kill => {
                 self.driver.kill()?;
-                self.observed.until(gone).await;
+                closed.await;
             }
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! **Invariant:** nobody waits for "any child": each process is reaped by its own number.
 
 mod reaping;
+pub mod spec;
 
 use dozen_core::processes::jail::{CONTROL_FD, FromJail, JailSpec, PROTOCOL, ToJail, View};
 use dozen_core::processes::{Exit, Isolation};
