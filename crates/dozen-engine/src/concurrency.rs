@@ -217,7 +217,8 @@ impl Floor {
             Command::OneOff { release, one_off, io } => self.start_one_off(release, &one_off, io).await,
             Command::Restart { target, answer } => {
                 let hit = |i: &InstanceName| target.as_ref().is_none_or(|t| i.kind.as_str() == t || i.to_string() == *t);
-                let keys: Vec<Key> = self.instances.keys().filter(|(_, i)| hit(i)).cloned().collect();
+                let lives = |i: &Instance| !matches!(i.life.state, State::Stopping | State::Down) && i.drains.is_none();
+                let keys: Vec<Key> = self.instances.iter().filter(|((_, n), i)| hit(n) && lives(i)).map(|(k, _)| k.clone()).collect();
                 for key in &keys {
                     self.feed(key, Event::Restart).await;
                 }
