@@ -1,5 +1,7 @@
 //! dozen: the twelve-factor platform in one binary, four roles.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
