@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["test"] => test::run(),
+        ["test"] => return test::run(),
         ["tidy"] => tidy::run(root()),
         ["bench", "up", options @ ..] => options_of(options, 5).and_then(|options| bench::up(root(), options.rounds)),
         ["soak", "up", options @ ..] => options_of(options, 50).and_then(|options| soak::up(root(), options.rounds, options.seed)),
