@@ -15,10 +15,11 @@ use serde_json::json;
 
 use crate::machine::{on_path, target};
 use crate::process::{Running, answers, cargo, free_port, program, read, run, wait_until};
-use crate::{guestbook, process};
+use crate::{Options, guestbook, process};
 
 /// What is measured, in the order of an even round.
-const CASES: &[Case] = &[Case::BareCold, Case::DozenCold, Case::BareWarm, Case::DozenLine, Case::BareStart, Case::DozenAgain];
+const CASES: &[Case] =
+    &[Case::BareCold, Case::DozenCold, Case::BareWarm, Case::DozenLine, Case::BareLine, Case::BareStart, Case::DozenAgain];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Case {
@@ -26,6 +27,8 @@ enum Case {
     BareCold,
     /// The same with uv's cache warm.
     BareWarm,
+    /// What a change of source asks for: `collectstatic`, `migrate`, `gunicorn`.
+    BareLine,
     /// Only `gunicorn`: the app's own start.
     BareStart,
     /// `dozen up` with an empty home and no cache.
@@ -41,6 +44,7 @@ impl Case {
         match self {
             Self::BareCold => "bare, cold",
             Self::BareWarm => "bare, warm cache",
+            Self::BareLine => "bare, one line changed",
             Self::BareStart => "bare, gunicorn only",
             Self::DozenCold => "dozen up, cold",
             Self::DozenLine => "dozen up, one line changed",
@@ -52,15 +56,16 @@ impl Case {
     fn peer(self) -> Option<Self> {
         match self {
             Self::DozenCold => Some(Self::BareCold),
-            Self::DozenLine => Some(Self::BareWarm),
+            Self::DozenLine => Some(Self::BareLine),
             Self::DozenAgain => Some(Self::BareStart),
             _ => None,
         }
     }
 }
 
-pub(crate) fn up(root: &Path, rounds: u32) -> Result<()> {
-    let bench = Bench::prepare(root)?;
+pub(crate) fn up(root: &Path, options: &Options) -> Result<()> {
+    let rounds = options.rounds;
+    let bench = Bench::prepare(root, options.binary.clone())?;
     let mut samples: BTreeMap<Case, Vec<f64>> = BTreeMap::new();
     for round in 0..rounds {
         let mut order = CASES.to_vec();
@@ -98,6 +103,14 @@ impl Spread {
     }
 }
 
+/// From which of the bare commands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Bare {
+    All,
+    Changed,
+    Start,
+}
+
 /// The folder of one run, which stays where a case fails: `app`, `bare`, `uv-cache`, `home`, `dozen-cache`, `log`.
 struct Bench {
     folder: PathBuf,
@@ -106,9 +119,15 @@ struct Bench {
 }
 
 impl Bench {
-    fn prepare(root: &Path) -> Result<Self> {
-        println!("building dozen as it is shipped (profile dist) ...");
-        run(&mut cargo(&["build", "--quiet", "--locked", "--profile", "dist", "--package", "dozen"]))?;
+    fn prepare(root: &Path, binary: Option<PathBuf>) -> Result<Self> {
+        let dozen = match binary {
+            Some(path) => path,
+            None => {
+                println!("building dozen as it is shipped (profile dist) ...");
+                run(&mut cargo(&["build", "--quiet", "--locked", "--profile", "dist", "--package", "dozen"]))?;
+                target()?.join("dist/dozen")
+            }
+        };
         let folder = tempfile::Builder::new().prefix("dozen-bench-").tempdir()?.keep();
         guestbook::copy(root, &folder.join("app"))?;
         let uv = if on_path("uv") {
@@ -119,7 +138,7 @@ impl Bench {
             run(program(folder.join("uv/bin/python")).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv"]))?;
             folder.join("uv/bin/uv")
         };
-        let bench = Self { folder, dozen: target()?.join("dist/dozen"), uv };
+        let bench = Self { folder, dozen, uv };
         // What the warm cases start from, whichever comes first.
         bench.measure(Case::BareCold)?;
         bench.measure(Case::DozenCold)?;
@@ -135,13 +154,14 @@ impl Bench {
         match case {
             Case::BareCold => {
                 self.clear(&["uv-cache", "bare"])?;
-                self.bare(true)
+                self.bare(Bare::All)
             }
             Case::BareWarm => {
                 self.clear(&["bare"])?;
-                self.bare(true)
+                self.bare(Bare::All)
             }
-            Case::BareStart => self.bare(false),
+            Case::BareLine => self.bare(Bare::Changed),
+            Case::BareStart => self.bare(Bare::Start),
             Case::DozenCold => {
                 self.clear(&["home", "dozen-cache"])?;
                 self.dozen()
@@ -176,7 +196,7 @@ impl Bench {
         self.first_answer(&mut up, port, begin, Signal::INT)
     }
 
-    fn bare(&self, all: bool) -> Result<f64> {
+    fn bare(&self, from: Bare) -> Result<f64> {
         let (app, bare) = (self.folder.join("app"), self.folder.join("bare"));
         let (venv, port) = (bare.join("venv"), free_port()?);
         std::fs::create_dir_all(&bare)?;
@@ -187,13 +207,15 @@ impl Bench {
             command
         };
         let begin = Instant::now();
-        if all {
+        if from <= Bare::All {
             read(configured(program(&self.uv)).args(["venv", "--quiet"]).arg(&venv))?;
             let mut install = configured(program(&self.uv));
             install
                 .args(["pip", "install", "--quiet", "--require-hashes", "-r", "requirements.txt", "--python"])
                 .arg(venv.join("bin/python"));
             read(&mut install)?;
+        }
+        if from <= Bare::Changed {
             read(configured(program(venv.join("bin/python"))).args(["manage.py", "collectstatic", "--noinput"]))?;
             read(configured(program(venv.join("bin/python"))).args(["manage.py", "migrate", "--noinput"]))?;
         }
@@ -235,7 +257,8 @@ fn write(root: &Path, bench: &Bench, rounds: u32, samples: &BTreeMap<Case, Vec<f
         .map(|(case, spread)| {
             let seconds: Vec<f64> = samples[case].iter().map(|seconds| (seconds * 1e3).round() / 1e3).collect();
             let of_peer = case.peer().and_then(|peer| table.get(&peer)).map(|bare| spread.median / bare.median);
-            json!({ "case": case.name(), "seconds": seconds, "median": spread.median, "ratio_to_bare": of_peer })
+            let [median, ratio] = [Some(spread.median), of_peer].map(|number| number.map(|number| (number * 1e3).round() / 1e3));
+            json!({ "case": case.name(), "seconds": seconds, "median": median, "ratio_to_bare": ratio })
         })
         .collect();
     let report = json!({

@@ -14,14 +14,15 @@ mod soak;
 mod test;
 mod tidy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 cargo xtask test                              everything that CI checks
 cargo xtask tidy                              the rules of the house that no compiler knows
 cargo xtask bench up [--rounds N]             `dozen up` beside the bare commands, in one run
-cargo xtask soak up [--rounds N] [--seed N]   `dozen up` under SIGKILL";
+cargo xtask soak up [--rounds N] [--seed N]   `dozen up` under SIGKILL
+bench and soak build dozen, or take a built one with --binary PATH";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,8 +30,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test"] => return test::run(),
         ["tidy"] => tidy::run(root()),
-        ["bench", "up", options @ ..] => options_of(options, 5).and_then(|options| bench::up(root(), options.rounds)),
-        ["soak", "up", options @ ..] => options_of(options, 50).and_then(|options| soak::up(root(), options.rounds, options.seed)),
+        ["bench", "up", options @ ..] => options_of(options, 5).and_then(|options| bench::up(root(), &options)),
+        ["soak", "up", options @ ..] => options_of(options, 50).and_then(|options| soak::up(root(), &options)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -53,14 +54,16 @@ fn root() -> &'static Path {
 struct Options {
     rounds: u32,
     seed: u64,
+    binary: Option<PathBuf>,
 }
 
 fn options_of(words: &[&str], rounds: u32) -> anyhow::Result<Options> {
-    let mut options = Options { rounds, seed: rand::random() };
+    let mut options = Options { rounds, seed: rand::random(), binary: None };
     for pair in words.chunks(2) {
         match *pair {
             ["--rounds", count] => options.rounds = count.parse()?,
             ["--seed", seed] => options.seed = seed.parse()?,
+            ["--binary", path] => options.binary = Some(std::fs::canonicalize(path)?),
             _ => anyhow::bail!("unknown or incomplete option {pair:?}\n{USAGE}"),
         }
     }

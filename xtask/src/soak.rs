@@ -14,9 +14,9 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::guestbook;
 use crate::machine::target;
 use crate::process::{Running, answers, cargo, free_port, listens, pause, program, read, run, wait_until};
+use crate::{Options, guestbook};
 
 const HOST: &str = "guestbook.localhost";
 /// A parent that is lost: SIGTERM, SIGKILL after 1 s, and everything is gone after 2 s.
@@ -46,11 +46,20 @@ impl fmt::Display for Victim {
     }
 }
 
-pub(crate) fn up(root: &Path, rounds: u32, seed: u64) -> Result<()> {
-    run(&mut cargo(&["build", "--quiet", "--locked", "--package", "dozen"]))?;
+pub(crate) fn up(root: &Path, options: &Options) -> Result<()> {
+    let (rounds, seed) = (options.rounds, options.seed);
+    let dozen = match &options.binary {
+        Some(path) => path.clone(),
+        None => {
+            run(&mut cargo(&["build", "--quiet", "--locked", "--package", "dozen"]))?;
+            target()?.join("debug/dozen")
+        }
+    };
     let folder = tempfile::Builder::new().prefix("dozen-soak-").tempdir()?.keep();
-    let soak = Soak { dozen: target()?.join("debug/dozen"), app: folder.join("app"), home: folder.join("home"), log: folder.join("log") };
+    let soak = Soak { dozen: folder.join("dozen"), app: folder.join("app"), home: folder.join("home"), log: folder.join("log") };
     guestbook::copy(root, &soak.app)?;
+    // A copy of its own, so that who runs it belongs to this soak and to nobody else.
+    std::fs::copy(&dozen, &soak.dozen).with_context(|| format!("cannot copy {}", dozen.display()))?;
     println!("seed {seed}, everything under {}", folder.display());
     let mut random = StdRng::seed_from_u64(seed);
 
@@ -94,18 +103,29 @@ struct Soak {
 }
 
 impl Soak {
-    /// One `up`, one kill, and everything that must be true after it. Returns who was struck: what does not run yet is replaced by `up`.
+    /// One `up` and one kill. What a failed round leaves behind is ended, so that the next one begins clean.
     fn round(&self, victim: Victim, early: Option<Duration>, random: &mut StdRng) -> Result<Victim> {
+        let mut family = Family { known: BTreeMap::new(), binary: self.dozen.clone() };
+        let done = self.strike(victim, early, random, &mut family);
+        if done.is_err() {
+            for (pid, _) in family.alive()? {
+                let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+            }
+        }
+        done
+    }
+
+    /// Everything that must be true after a kill. Returns who was struck: what does not run yet is replaced by `up`.
+    fn strike(&self, victim: Victim, early: Option<Duration>, random: &mut StdRng, family: &mut Family) -> Result<Victim> {
         let port = free_port()?;
         let mut up = program(&self.dozen);
         up.arg("up").arg(&self.app).args(["--app", "guestbook", "--port", &port.to_string(), "--no-color"]).env("DOZEN_HOME", &self.home);
         let mut up = Running::start(&mut up, &self.log)?;
-        let mut family = Family::default();
         match early {
             Some(after) => pause(after),
             None => self.serves(&mut up, port, START).context("it does not start")?,
         }
-        family.look(up.pid(), &self.dozen)?;
+        family.look(up.pid())?;
         let struck = match family.find(victim, random) {
             Some(pid) => {
                 // It may have ended by itself meanwhile; then nothing is struck and everything else still has to be true.
@@ -119,13 +139,13 @@ impl Soak {
         };
         if struck != Victim::Up {
             self.serves(&mut up, port, if early.is_some() { START } else { BACK }).context("it does not serve again")?;
-            family.look(up.pid(), &self.dozen)?;
+            family.look(up.pid())?;
             kill_process(up.pid(), Signal::INT)?;
         }
         ensure!(wait_until(Duration::from_secs(15), || Ok(up.ended()?.is_some()))?, "`up` does not end");
         let mut left = Vec::new();
         let clean = wait_until(GONE, || {
-            left = self.left(&family, port)?;
+            left = self.left(family, port)?;
             Ok(left.is_empty())
         })?;
         ensure!(clean, "left behind after {GONE:?}: {}", left.join(", "));
@@ -186,7 +206,6 @@ fn databases(home: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The processes of one `up`, each with the time of its start, since numbers are used again.
-#[derive(Default)]
 struct Family {
     known: BTreeMap<(i32, u64), (Victim, String)>,
     binary: PathBuf,
@@ -194,8 +213,7 @@ struct Family {
 
 impl Family {
     /// Adds everyone who descends from `up` now.
-    fn look(&mut self, up: Pid, binary: &Path) -> Result<()> {
-        binary.clone_into(&mut self.binary);
+    fn look(&mut self, up: Pid) -> Result<()> {
         let all = processes()?;
         let mut inside = BTreeSet::from([up.as_raw_pid()]);
         loop {
@@ -294,8 +312,8 @@ mod tests {
     #[test]
     fn we_find_ourselves() {
         let me = rustix::process::getpid();
-        let mut family = Family::default();
-        family.look(me, Path::new("/nowhere")).expect("/proc can be read");
+        let mut family = Family { known: BTreeMap::new(), binary: PathBuf::new() };
+        family.look(me).expect("/proc can be read");
         assert_eq!(family.find(Victim::Up, &mut StdRng::seed_from_u64(1)), Some(me));
         assert!(family.alive().expect("/proc can be read").iter().any(|(pid, _)| *pid == me.as_raw_pid()));
     }
