@@ -3,8 +3,10 @@
 //!
 //! **Invariant:** no `Debug` of a config shows a value.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 pub mod dotenv;
 
@@ -108,7 +110,7 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.unset.is_empty()
     }
-    /// As a release's description says it: `Set A, B config vars, unset C config vars`.
+    /// As a release's description says it: `Set A, B config vars; Unset C config vars`.
     pub fn describe(&self) -> String {
         let mut parts = Vec::new();
         for (verb, names) in [("Set", &self.set), ("Unset", &self.unset)] {
@@ -154,7 +156,8 @@ impl Config {
     pub fn with_dotenv(&self, dotenv: &BTreeMap<String, String>) -> Result<(Self, Vec<String>), ConfigError> {
         let mut next = self.clone();
         let mut kept = Vec::new();
-        next.vars.retain(|k, v| v.origin != Origin::DotEnv || dotenv.contains_key(k));
+        // What is replaced goes first, so that the size is right at every step whichever variable grows and whichever shrinks.
+        next.vars.retain(|k, v| v.origin == Origin::Set || (v.origin != Origin::DotEnv && !dotenv.contains_key(k)));
         for (name, value) in dotenv {
             match next.vars.get(name) {
                 Some(var) if var.origin == Origin::Set => {
@@ -201,14 +204,37 @@ impl Mask {
         Self { values }
     }
 
-    /// The text with each value replaced by [`MASK`].
-    pub fn apply<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
-        let mut out = std::borrow::Cow::Borrowed(text);
-        for value in &self.values {
-            if out.contains(value.as_str()) {
-                out = out.replace(value.as_str(), MASK).into();
-            }
+    /// The text with each value replaced by [`MASK`]; values that overlap in it are replaced together, so that no rest of one stays.
+    pub fn apply<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut found: Vec<Range<usize>> = self.values.iter().flat_map(|value| occurrences(text, value)).collect();
+        if found.is_empty() {
+            return Cow::Borrowed(text);
         }
-        out
+        found.sort_by_key(|range| range.start);
+        let mut out = String::with_capacity(text.len());
+        let mut done = 0;
+        for range in found {
+            if range.start >= done {
+                out.push_str(&text[done..range.start]);
+                out.push_str(MASK);
+            }
+            done = done.max(range.end);
+        }
+        out.push_str(&text[done..]);
+        Cow::Owned(out)
     }
 }
+
+/// Where `value` stands in `text`, also where it overlaps itself, as `abab` does in `ababab`.
+fn occurrences<'a>(text: &'a str, value: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
+    let first = value.chars().next().map_or(1, char::len_utf8);
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at + text.get(at..)?.find(value)?;
+        at = start + first;
+        Some(start..start + value.len())
+    })
+}
+
+#[cfg(test)]
+mod tests;

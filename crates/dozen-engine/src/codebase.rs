@@ -1,1 +1,263 @@
-//! I. Reading a source from a folder.
+//! I. One codebase tracked in revision control, many deploys.
+//! Reads the state of a folder as a source: what git would track, else everything but what tools make.
+//!
+//! **Invariant:** reading runs no program that the folder names, follows no link, and takes nothing from outside the folder.
+
+use dozen_core::codebase::{FileKind, Source, SourceFile};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+pub mod fingerprint;
+mod git;
+
+/// The most bytes that a source may have: twice Heroku's limit for a packed slug.
+pub const MAX_BYTES: u64 = 1 << 30;
+/// The most files that a source may have.
+pub const MAX_FILES: usize = 200_000;
+/// The longest path, in bytes: with `/app/` before it, still a quarter of what Linux takes.
+pub const MAX_PATH: usize = 1024;
+/// The deepest path, in folders.
+pub const MAX_DEPTH: usize = 64;
+
+/// A source and what was remarked while it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The source.
+    pub source: Source,
+    /// What was left out that a person may miss, as sentences without a full stop.
+    pub warnings: Vec<String>,
+}
+
+/// Why a folder cannot be read as a source.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is no folder.
+    #[error("{} is not a folder", .0.display())]
+    NotAFolder(PathBuf),
+    /// Something in it cannot be read.
+    #[error("cannot read {}", .0.display())]
+    Io(PathBuf, #[source] io::Error),
+    /// git is there and did not answer.
+    #[error("git cannot list {}: {stderr}. Repair the repository, or move its .git folder away to deploy the files as they are", folder.display())]
+    Git {
+        /// The folder.
+        folder: PathBuf,
+        /// What git said.
+        stderr: String,
+    },
+    /// A name that is no text.
+    #[error("the file name {0:?} is not UTF-8. Rename it, or name its folder in .slugignore")]
+    Name(PathBuf),
+    /// A path beyond the limits.
+    #[error("the path {0} is longer than {MAX_PATH} bytes or deeper than {MAX_DEPTH} folders. Name it in .slugignore")]
+    Path(String),
+    /// Too many files.
+    #[error("{} has more than {MAX_FILES} files. Name what the app does not need in .slugignore", .0.display())]
+    TooMany(PathBuf),
+    /// Too many bytes.
+    #[error("the source has {} and may have {}. The largest files: {}. Name what the app does not need in .slugignore",
+        bytes(*.total), bytes(MAX_BYTES), .largest.iter().map(|(p, s)| format!("{p} ({})", bytes(*s))).collect::<Vec<_>>().join(", "))]
+    TooLarge {
+        /// Bytes of all files.
+        total: u64,
+        /// The five largest.
+        largest: Vec<(String, u64)>,
+    },
+}
+
+/// Reads a folder. Blocks; 3,000 files take some tens of milliseconds.
+pub fn read(folder: &Path) -> Result<Reading, ReadError> {
+    let folder = fs::canonicalize(folder).map_err(|e| ReadError::Io(folder.to_owned(), e))?;
+    if !folder.is_dir() {
+        return Err(ReadError::NotAFolder(folder));
+    }
+    let slugignore = slugignore(&folder)?;
+    let mut warnings = Vec::new();
+    let (listed, commit) = match git::list(&folder)? {
+        Some(listing) => {
+            warnings.extend(listing.warnings);
+            (listing.files, listing.commit)
+        }
+        None => (walk(&folder, &slugignore)?, None),
+    };
+    let mut files = Vec::with_capacity(listed.len());
+    for listed in listed {
+        if files.len() == MAX_FILES {
+            return Err(ReadError::TooMany(folder));
+        }
+        let Some(path) = listed.path.to_str() else {
+            if ignored(&slugignore, &listed.path) || left_out(&listed.path.to_string_lossy(), listed.tracked) {
+                continue;
+            }
+            return Err(ReadError::Name(listed.path));
+        };
+        if left_out(path, listed.tracked) || ignored(&slugignore, &listed.path) {
+            continue;
+        }
+        if path.len() > MAX_PATH || path.matches('/').count() > MAX_DEPTH {
+            return Err(ReadError::Path(path.chars().take(200).collect()));
+        }
+        match look(&folder, path) {
+            Ok(Some(file)) => files.push(file),
+            Ok(None) => warnings.push(format!("{path} is left out: it is no file, folder or link within the app's folder")),
+            // git knows files that were deleted since the last commit.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(ReadError::Io(folder.join(path), e)),
+        }
+    }
+    drop_environments(&mut files);
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    files.dedup_by(|a, b| a.path == b.path);
+    let total: u64 = files.iter().map(|f| f.size).sum();
+    if total > MAX_BYTES {
+        let mut largest: Vec<(String, u64)> = files.into_iter().map(|f| (f.path, f.size)).collect();
+        largest.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+        largest.truncate(5);
+        return Err(ReadError::TooLarge { total, largest });
+    }
+    Ok(Reading { source: Source { folder, commit, files }, warnings })
+}
+
+/// The text of a file of a source, for a pack. At most 16 MiB: the largest lock files in the wild have a fourth of it.
+pub fn text(source: &Source, path: &str) -> Option<String> {
+    const MAX_TEXT: u64 = 16 << 20;
+    let at = source.files.binary_search_by(|f| f.path.as_str().cmp(path)).ok()?;
+    let file = &source.files[at];
+    if file.size > MAX_TEXT || matches!(file.kind, FileKind::Link(_)) {
+        return None;
+    }
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(open(&source.folder.join(path)).ok()?, MAX_TEXT), &mut text).ok()?;
+    Some(text)
+}
+
+/// Opens a plain file, and nothing that took its place meanwhile: no link is followed, no FIFO waited for.
+pub(crate) fn open(path: &Path) -> io::Result<fs::File> {
+    use rustix::fs::{Mode, OFlags};
+    let file =
+        fs::File::from(rustix::fs::open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no plain file any more")) }
+}
+
+/// Bytes for people: `38.2M`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    match UNITS.iter().find(|(size, _)| n >= *size) {
+        #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+        Some((size, unit)) => format!("{:.1}{unit}", n as f64 / *size as f64),
+        None => format!("{n}B"),
+    }
+}
+
+/// A path that may go into the source.
+struct Listed {
+    path: PathBuf,
+    /// Whether git tracks it; then only what never goes into a slug is left out.
+    tracked: bool,
+}
+
+/// What never goes into a slug, whatever lists it; and what only tools make.
+fn left_out(path: &str, tracked: bool) -> bool {
+    path.split('/').any(|part| part == ".git" || part.starts_with(".env") || part == ".gitmodules")
+        || (!tracked && path.split('/').any(|part| part == "node_modules" || part == "__pycache__"))
+}
+
+fn look(folder: &Path, path: &str) -> io::Result<Option<SourceFile>> {
+    let full = folder.join(path);
+    let meta = fs::symlink_metadata(&full)?;
+    let kind = meta.file_type();
+    let file = |kind, size| Ok(Some(SourceFile { path: path.to_owned(), kind, size }));
+    if kind.is_symlink() {
+        let target = fs::read_link(&full)?;
+        return match target.to_str().filter(|t| stays_within(path, t)) {
+            Some(target) => file(FileKind::Link(target.to_owned()), 0),
+            None => Ok(None),
+        };
+    }
+    if !kind.is_file() || kind.is_fifo() || kind.is_socket() {
+        return Ok(None);
+    }
+    let executable = meta.permissions().mode() & 0o100 != 0;
+    file(if executable { FileKind::Executable } else { FileKind::Plain }, meta.len())
+}
+
+/// Whether a link at `path` with this target points into the tree.
+fn stays_within(path: &str, target: &str) -> bool {
+    let mut depth = path.matches('/').count();
+    if target.starts_with('/') || target.is_empty() {
+        return false;
+    }
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if depth == 0 => return false,
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+    }
+    true
+}
+
+/// Drops what lies in a virtual environment: it belongs to this machine and is made anew in the slug.
+fn drop_environments(files: &mut Vec<SourceFile>) {
+    let marker = "pyvenv.cfg";
+    let environments: Vec<String> =
+        files.iter().filter_map(|f| f.path.strip_suffix(marker)).filter(|p| p.ends_with('/')).map(str::to_owned).collect();
+    files.retain(|f| !environments.iter().any(|e| f.path.starts_with(e)));
+}
+
+fn slugignore(folder: &Path) -> Result<Gitignore, ReadError> {
+    let file = folder.join(".slugignore");
+    let mut builder = GitignoreBuilder::new(folder);
+    if file.is_file()
+        && let Some(e) = builder.add(&file)
+        && !e.is_partial()
+    {
+        return Err(ReadError::Io(file, e.into_io_error().unwrap_or_else(|| io::ErrorKind::InvalidData.into())));
+    }
+    builder.build().map_err(|e| ReadError::Io(file, io::Error::new(io::ErrorKind::InvalidData, e)))
+}
+
+fn ignored(slugignore: &Gitignore, path: &Path) -> bool {
+    !slugignore.is_empty() && slugignore.matched_path_or_any_parents(path, false).is_ignore()
+}
+
+/// Every file of a folder that no revision control knows.
+fn walk(folder: &Path, slugignore: &Gitignore) -> Result<Vec<Listed>, ReadError> {
+    let mut out = Vec::new();
+    let mut queue = vec![PathBuf::new()];
+    while let Some(relative) = queue.pop() {
+        let here = folder.join(&relative);
+        let failed = |e| ReadError::Io(here.clone(), e);
+        if relative.components().count() > MAX_DEPTH {
+            return Err(ReadError::Path(relative.to_string_lossy().chars().take(200).collect()));
+        }
+        for entry in fs::read_dir(&here).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name: OsString = entry.file_name();
+            let path = relative.join(&name);
+            let skipped = left_out(&String::from_utf8_lossy(name.as_bytes()), false);
+            let kind = entry.file_type().map_err(failed)?;
+            if skipped {
+                continue;
+            }
+            if kind.is_dir() {
+                let environment = here.join(&name).join("pyvenv.cfg").is_file();
+                if !environment && !slugignore.matched(&path, true).is_ignore() {
+                    queue.push(path);
+                }
+            } else {
+                if out.len() > MAX_FILES {
+                    return Err(ReadError::TooMany(folder.to_owned()));
+                }
+                out.push(Listed { path, tracked: false });
+            }
+        }
+    }
+    Ok(out)
+}

@@ -84,7 +84,14 @@ pub enum Command {
     },
     /// SIGKILL to everything.
     KillAll,
+    /// When nothing runs any more, end the router and then the driver.
+    Close(oneshot::Sender<()>),
 }
+
+/// How long the router may take to end what is in flight when everything ends.
+const ROUTER_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+/// A router that does not live this long is not replaced faster than this.
+const ROUTER_PACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
 type Key = (Version, InstanceName);
 
@@ -115,10 +122,15 @@ struct Floor {
     routes: Option<Web>,
     /// Ports to be drained once the router has a table without them.
     leaving: Vec<u16>,
+    /// The router is gone; another is started then.
+    revive: Option<Timestamp>,
+    revived: Option<Timestamp>,
+    /// Told when nothing runs any more and the router has ended.
+    closing: Option<oneshot::Sender<()>>,
     events: mpsc::UnboundedSender<(Key, u64, JailEvent)>,
 }
 
-/// Runs until every handle is gone and nothing is left running.
+/// Runs until it is told to close and nothing is left running, or until every handle is gone.
 pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
     let (events, mut jail_events) = mpsc::unbounded_channel();
     let mut floor = Floor {
@@ -130,21 +142,34 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         tables: 0,
         routes: None,
         leaving: Vec::new(),
+        revive: None,
+        revived: None,
+        closing: None,
         events,
     };
     loop {
         let wake = floor.wake();
-        let router = floor.site.router.as_mut();
+        let router = floor.site.router.as_mut().filter(|_| floor.revive.is_none());
         tokio::select! {
             command = commands.recv() => match command {
-                Some(command) => floor.command(command),
+                Some(command) => floor.command(command).await,
                 None => return,
             },
-            Some((key, incarnation, event)) = jail_events.recv() => floor.jail_event(key, incarnation, event),
-            event = next_router_event(router) => floor.router_event(event),
-            () = sleep_until(wake) => floor.tick(),
+            Some((key, incarnation, event)) = jail_events.recv() => floor.jail_event(key, incarnation, event).await,
+            event = next_router_event(router) => floor.router_event(event).await,
+            () = sleep_until(wake) => floor.tick().await,
         }
-        floor.settle();
+        floor.settle().await;
+        if floor.closing.is_some() && floor.instances.is_empty() && floor.one_offs.is_empty() {
+            break;
+        }
+    }
+    if let Some(router) = floor.site.router.take() {
+        router.stop(ROUTER_GRACE).await;
+    }
+    if let Some(done) = floor.closing {
+        // Whoever asked may have gone.
+        let _ = done.send(());
     }
 }
 
@@ -169,10 +194,10 @@ impl Floor {
     fn wake(&self) -> Option<Timestamp> {
         let lives = self.instances.values().filter_map(|i| i.life.wake(&self.site.policy));
         let drains = self.instances.values().filter_map(|i| i.drains);
-        lives.chain(drains).min()
+        lives.chain(drains).chain(self.revive).min()
     }
 
-    fn command(&mut self, command: Command) {
+    async fn command(&mut self, command: Command) {
         match command {
             Command::Apply(desired) => {
                 if self.desired.as_ref().is_none_or(|d| d.generation <= desired.generation) {
@@ -189,12 +214,12 @@ impl Floor {
                     }
                 }
             }
-            Command::OneOff { release, one_off, io } => self.start_one_off(release, &one_off, io),
+            Command::OneOff { release, one_off, io } => self.start_one_off(release, &one_off, io).await,
             Command::Restart { target, answer } => {
                 let hit = |i: &InstanceName| target.as_ref().is_none_or(|t| i.kind.as_str() == t || i.to_string() == *t);
                 let keys: Vec<Key> = self.instances.keys().filter(|(_, i)| hit(i)).cloned().collect();
                 for key in &keys {
-                    self.feed(key, Event::Restart);
+                    self.feed(key, Event::Restart).await;
                 }
                 // Whoever asked may have gone.
                 let _ = answer.send(keys.len());
@@ -204,6 +229,7 @@ impl Floor {
                     jail.signal(number);
                 }
             }
+            Command::Close(done) => self.closing = Some(done),
             Command::KillAll => {
                 for i in self.instances.values().chain(self.one_offs.values()) {
                     if let Some(jail) = &i.jail {
@@ -214,53 +240,59 @@ impl Floor {
         }
     }
 
-    fn router_event(&mut self, event: RouterEvent) {
+    async fn router_event(&mut self, event: RouterEvent) {
         match event {
             RouterEvent::Drained { port } => {
                 let of = |i: &Instance| i.drains.is_some() && i.port.as_ref().is_some_and(|l| l.port() == port);
                 if let Some(key) = self.instances.iter().find(|(_, i)| of(i)).map(|(k, _)| k.clone()) {
-                    self.drained(&key);
+                    self.drained(&key).await;
                 }
             }
-            RouterEvent::Wrote => self.site.store.poke(),
+            RouterEvent::Wrote { .. } => self.site.store.poke(),
             RouterEvent::Lost => {
-                self.line("router", "Router ended unexpectedly; starting another on the same listeners");
-                self.routes = None;
-                if let Some(router) = &mut self.site.router
-                    && let Err(e) = router.respawn()
-                {
-                    let text = format!("cannot start another router: {e}");
-                    self.line("router", &text);
-                    self.site.router = None;
-                }
+                self.line("router", "Router ended unexpectedly; another one takes over its listeners");
+                // At once, unless the last one did not even live that long: then no faster than that.
+                let now = Timestamp::now();
+                let soon = self.revived.is_some_and(|at| now.duration_since(at) < ROUTER_PACE);
+                self.revive = Some(if soon { now + ROUTER_PACE } else { now });
             }
-            RouterEvent::Applied { .. } | RouterEvent::BackendRefused { .. } => {}
+            RouterEvent::Applied { .. } | RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {}
         }
     }
 
-    fn tick(&mut self) {
+    async fn tick(&mut self) {
         let now = Timestamp::now();
         let policy = self.site.policy.clone();
         let due: Vec<Key> =
             self.instances.iter().filter(|(_, i)| i.life.wake(&policy).is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
         for key in due {
-            self.feed(&key, Event::Tick);
+            self.feed(&key, Event::Tick).await;
         }
         let over: Vec<Key> =
             self.instances.iter().filter(|(_, i)| i.drains.is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
         for key in over {
-            self.drained(&key);
+            self.drained(&key).await;
+        }
+        if self.revive.is_some_and(|at| at <= now) {
+            self.revive = None;
+            self.revived = Some(now);
+            if let Some(router) = &mut self.site.router
+                && let Err(e) = router.revive().await
+            {
+                self.line("router", &format!("Cannot start another router: {}", crate::chain(&e)));
+                self.revive = Some(now + ROUTER_PACE);
+            }
         }
     }
 
-    fn drained(&mut self, key: &Key) {
+    async fn drained(&mut self, key: &Key) {
         if let Some(i) = self.instances.get_mut(key) {
             i.drains = None;
         }
-        self.feed(key, Event::Stop);
+        self.feed(key, Event::Stop).await;
     }
 
-    fn jail_event(&mut self, key: Key, incarnation: u64, event: JailEvent) {
+    async fn jail_event(&mut self, key: Key, incarnation: u64, event: JailEvent) {
         let one_off = !self.instances.get(&key).is_some_and(|i| i.incarnation == incarnation);
         let found = if one_off { self.one_offs.get_mut(&key.1) } else { self.instances.get_mut(&key) };
         let Some(instance) = found.filter(|i| i.incarnation == incarnation) else { return };
@@ -275,7 +307,7 @@ impl Floor {
                     self.report(&key);
                 }
             }
-            JailEvent::Listening { .. } => self.feed(&key, Event::Listening),
+            JailEvent::Listening { .. } => self.feed(&key, Event::Listening).await,
             JailEvent::Wrote => self.site.store.poke(),
             JailEvent::Killing => {
                 let grace = self.site.policy.grace.as_secs();
@@ -285,20 +317,20 @@ impl Floor {
             }
             JailEvent::Exited(exit) => {
                 self.line(&ps, &format!("Process exited with status {}", exit.code()));
-                self.ended(&key, one_off, exit);
+                self.ended(&key, one_off, exit).await;
             }
             JailEvent::Failed { attempt, error, code } => {
                 self.line(&ps, &format!("Cannot start: {attempt}: {error}"));
-                self.ended(&key, one_off, Exit::Code(code));
+                self.ended(&key, one_off, Exit::Code(code)).await;
             }
             JailEvent::Lost => {
                 self.line(&ps, "The jail was killed from outside and its processes with it");
-                self.ended(&key, one_off, Exit::Lost);
+                self.ended(&key, one_off, Exit::Lost).await;
             }
         }
     }
 
-    fn ended(&mut self, key: &Key, one_off: bool, exit: Exit) {
+    async fn ended(&mut self, key: &Key, one_off: bool, exit: Exit) {
         self.site.store.poke();
         if one_off {
             self.report_one_off(&key.1, State::Down, Some(exit));
@@ -308,18 +340,19 @@ impl Floor {
         if let Some(i) = self.instances.get_mut(key) {
             (i.jail, i.pid, i.port, i.drains) = (None, None, None, None);
         }
-        self.feed(key, Event::Ended(exit));
+        self.feed(key, Event::Ended(exit)).await;
     }
 
     /// Asks `plan` until there is nothing more to do at this instant, then gives the router the table that comes of it.
-    fn settle(&mut self) {
-        while let Some(desired) = self.desired.clone() {
+    async fn settle(&mut self) {
+        loop {
             self.instances.retain(|_, i| i.life.state != State::Down);
+            let Some(desired) = self.desired.clone() else { break };
             let seen: Vec<Seen> = self.instances.iter().map(|(key, i)| self.seen(key, i)).collect();
             let steps = plan(&desired, &seen, Timestamp::now());
             let mut acted = false;
             for step in steps {
-                acted |= self.act(&desired, step);
+                acted |= self.act(&desired, step).await;
             }
             if !acted {
                 break;
@@ -329,11 +362,11 @@ impl Floor {
     }
 
     /// Does one step; answers whether it changed anything.
-    fn act(&mut self, desired: &Desired, step: Step) -> bool {
+    async fn act(&mut self, desired: &Desired, step: Step) -> bool {
         match step {
             Step::Start(version, instance) => {
                 let Some(share) = desired.releases.iter().find(|s| s.release.version == version) else { return false };
-                self.begin(share.release.clone(), desired.generation, instance);
+                self.begin(share.release.clone(), desired.generation, instance).await;
                 true
             }
             Step::Route(version, name) => self.change((version, name), |i| {
@@ -356,7 +389,7 @@ impl Floor {
                         true
                     }
                     _ => {
-                        self.feed(&key, Event::Stop);
+                        self.feed(&key, Event::Stop).await;
                         true
                     }
                 }
@@ -371,7 +404,7 @@ impl Floor {
         true
     }
 
-    fn begin(&mut self, release: Arc<Release>, generation: Generation, name: InstanceName) {
+    async fn begin(&mut self, release: Arc<Release>, generation: Generation, name: InstanceName) {
         let seed = blake3::hash(format!("{} {name}", release.deploy).as_bytes());
         let seed = u64::from_le_bytes(seed.as_bytes()[..8].try_into().expect("32 bytes hold 8"));
         let (life, todo) = Life::begin(name.kind.is_web(), seed, Timestamp::now());
@@ -389,25 +422,25 @@ impl Floor {
         };
         let key = (instance.release.version, name);
         self.instances.insert(key.clone(), instance);
-        self.perform(&key, todo);
+        self.perform(&key, todo).await;
     }
 
     /// Gives an instance's life an event and performs what it answers.
-    fn feed(&mut self, key: &Key, event: Event) {
+    async fn feed(&mut self, key: &Key, event: Event) {
         let Some(i) = self.instances.get_mut(key) else { return };
         let (life, todo) = i.life.clone().step(event, &self.site.policy, Timestamp::now());
         i.life = life;
         if i.life.state != State::Up {
             i.routed = false;
         }
-        self.perform(key, todo);
+        self.perform(key, todo).await;
     }
 
-    fn perform(&mut self, key: &Key, todo: Vec<Action>) {
+    async fn perform(&mut self, key: &Key, todo: Vec<Action>) {
         let ps = key.1.to_string();
         for action in todo {
             match action {
-                Action::Start => self.start(key),
+                Action::Start => self.start(key).await,
                 Action::Terminate { grace } => {
                     self.line(&ps, "Stopping all processes with SIGTERM");
                     if let Some(jail) = self.instances.get(key).and_then(|i| i.jail.as_ref()) {
@@ -433,7 +466,7 @@ impl Floor {
         }
     }
 
-    fn start(&mut self, key: &Key) {
+    async fn start(&mut self, key: &Key) {
         let Some(i) = self.instances.get(key) else { return };
         let release = i.release.clone();
         let command = release.command(&key.1.kind).unwrap_or_default().to_owned();
@@ -445,14 +478,14 @@ impl Floor {
         self.line(&key.1.to_string(), &format!("Starting process with command `{}`", release.mask().apply(&command)));
         let place = self.place();
         let spec = place.spec(&release, &key.1, &command, port, Some(spec::log(&self.site.home, &release)));
-        let (incarnation, jail) = self.launch(key.clone(), spec, None);
+        let (incarnation, jail) = self.launch(key.clone(), spec, None).await;
         if let Some(i) = self.instances.get_mut(key) {
             (i.incarnation, i.jail, i.port) = (incarnation, jail, lease);
         }
         self.report(key);
     }
 
-    fn start_one_off(&mut self, release: Arc<Release>, one_off: &OneOff, io: Io) {
+    async fn start_one_off(&mut self, release: Arc<Release>, one_off: &OneOff, io: Io) {
         let (log, given) = match io {
             Io::Given(fds) => (None, Some(fds)),
             Io::Logged => (Some(spec::log(&self.site.home, &release)), None),
@@ -462,7 +495,7 @@ impl Floor {
         let spec = self.place().spec(&release, &name, &one_off.command, None, log);
         let key = (release.version, name.clone());
         let (life, _) = Life::begin(false, 0, Timestamp::now());
-        let (incarnation, jail) = self.launch(key, spec, given);
+        let (incarnation, jail) = self.launch(key, spec, given).await;
         let generation = self.desired.as_ref().map_or(Generation(0), |d| d.generation);
         let instance =
             Instance { release, generation, life, port: None, jail, incarnation, routed: false, drains: None, pid: None, isolation: None };
@@ -471,7 +504,7 @@ impl Floor {
     }
 
     /// Starts a jail and a task that forwards its events. A jail that cannot even be started reports that as its one event.
-    fn launch(
+    async fn launch(
         &mut self,
         key: Key,
         spec: dozen_core::processes::jail::JailSpec,
@@ -479,7 +512,7 @@ impl Floor {
     ) -> (u64, Option<JailHandle>) {
         self.incarnations += 1;
         let (incarnation, events) = (self.incarnations, self.events.clone());
-        match crate::processes::spawn(&self.site.exe, spec, io) {
+        match crate::processes::spawn(&self.site.exe, spec, io).await {
             Ok(mut jail) => {
                 let handle = jail.handle();
                 crate::tasks::spawn("jail", async move { forward(&mut jail, key, incarnation, &events).await });
@@ -537,25 +570,24 @@ impl Floor {
         }
     }
 
-    /// The table that follows from what is routed; sent when it differs from the last.
+    /// The table that follows from what is routed; sent when it differs from the last. What left it is then drained.
     fn publish_routes(&mut self) {
-        let (Some(router), Some(desired)) = (&self.site.router, &self.desired) else { return };
+        let Some(desired) = &self.desired else { return };
         let web = self.web(desired);
-        if self.routes.as_ref() == Some(&web) {
-            self.leaving.drain(..).for_each(|port| router.drain(port));
-            return;
+        let changed = self.routes.as_ref() != Some(&web);
+        let Some(router) = &mut self.site.router else { return };
+        if changed {
+            self.tables += 1;
+            let route = Arc::new(Route { deploy: desired.deploy.clone(), web: web.clone() });
+            let host = format!("{}.localhost", desired.deploy.app);
+            router.set(&RouteTable {
+                generation: Generation(self.tables),
+                hosts: BTreeMap::from([(host, route.clone())]),
+                fallback: self.site.any_host.then_some(route),
+            });
+            self.routes = Some(web);
         }
-        self.tables += 1;
-        let route = Arc::new(Route { deploy: desired.deploy.clone(), web: web.clone() });
-        let host = format!("{}.localhost", desired.deploy.app);
-        let table = RouteTable {
-            generation: Generation(self.tables),
-            hosts: BTreeMap::from([(host, route.clone())]),
-            fallback: self.site.any_host.then_some(route),
-        };
-        router.set(&table);
         self.leaving.drain(..).for_each(|port| router.drain(port));
-        self.routes = Some(web);
     }
 
     fn web(&self, desired: &Desired) -> Web {

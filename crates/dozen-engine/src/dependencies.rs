@@ -1,1 +1,308 @@
-//! II. Packs at work: plans are run, layers cached, slugs made.
+//! II. Packs at work: a plan is run, dependencies are layered, a slug is made.
+//!
+//! **Invariant:** a build writes its own app's cache and the slug store, nothing else; what it does not finish leaves no trace there.
+
+use crate::codebase::{self, fingerprint};
+use crate::home::Home;
+use crate::output::{Event, Output};
+use crate::release::scratch::Scratch;
+use crate::release::store::{self, Facts, StoreError, cure};
+use dozen_core::codebase::Source;
+use dozen_core::config::Mask;
+use dozen_core::dependencies::{PACK_VERSION, Plan, PlanError, Stack};
+use dozen_core::ids::{AppName, SlugId};
+use dozen_core::processes::ProcessType;
+use dozen_core::release::Slug;
+use interpreters::{ChooseError, Interpreter, Places};
+use runner::{Plain, Runner};
+use std::borrow::Cow;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tree::CopyError;
+use uv::UvError;
+
+pub mod interpreters;
+mod layers;
+pub mod runner;
+mod steps;
+mod tree;
+mod uv;
+
+/// The most time that a build may take, as on Heroku.
+pub const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// What is to be built.
+#[derive(Clone)]
+pub struct Request<'a> {
+    /// Where things are kept.
+    pub home: &'a Home,
+    /// Whose cache is used.
+    pub app: &'a AppName,
+    /// The code.
+    pub source: &'a Source,
+    /// What the Procfile declares; empty where there is none.
+    pub processes: Vec<ProcessType>,
+    /// The deploy's config, for build steps that load the app's settings.
+    pub config: &'a [(String, String)],
+    /// Names that the app requires; those that the config lacks get a placeholder in such steps.
+    pub placeholders: &'a [String],
+    /// Hides the config's values in what tools say.
+    pub mask: &'a Mask,
+    /// `--use-python`: a version or a path.
+    pub use_python: Option<&'a str>,
+    /// The version that this app was last built with.
+    pub last_python: Option<&'a str>,
+    /// Hears how it goes.
+    pub output: Arc<dyn Output>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// The slug, with the commit of this source.
+    pub slug: Slug,
+    /// Whether it was there already.
+    pub reused: bool,
+    /// The version of Python it was built with.
+    pub python: Option<String>,
+}
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// No pack has a plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The source cannot be hashed.
+    #[error(transparent)]
+    Hash(#[from] fingerprint::HashError),
+    /// The source cannot be copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// No interpreter.
+    #[error(transparent)]
+    Interpreter(#[from] ChooseError),
+    /// No uv.
+    #[error(transparent)]
+    Uv(#[from] UvError),
+    /// Nothing says what to run.
+    #[error("nothing says how this app is started: there is no Procfile, and its code gives no certain answer. {cure}")]
+    NoProcesses {
+        /// What to do.
+        cure: String,
+    },
+    /// A program of the build failed.
+    #[error("`{command}` failed with {status}{}\n{cure}", tail(.last))]
+    Step {
+        /// What ran, for people.
+        command: String,
+        /// `exit code 1`, `signal 9`.
+        status: String,
+        /// Its last lines, masked.
+        last: Vec<String>,
+        /// What to do.
+        cure: String,
+    },
+    /// A program of the build could not be started.
+    #[error("cannot run `{command}`")]
+    Start {
+        /// What.
+        command: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A folder of dozen's own cannot be written.
+    #[error("cannot write {}{}", path.display(), cure(source))]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The slug cannot be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It took longer than [`LIMIT`].
+    #[error("the build was stopped after {} minutes", LIMIT.as_secs() / 60)]
+    TooLong,
+}
+
+fn tail(last: &[String]) -> String {
+    last.iter().map(|l| format!("\n  {l}")).collect()
+}
+
+/// Builds a slug with plain processes. Dropping the future ends every program it started and leaves nothing behind.
+pub async fn build(request: Request<'_>) -> Result<Built, BuildError> {
+    build_with(request, &Plain).await
+}
+
+/// Builds a slug with another way of running programs.
+pub async fn build_with(request: Request<'_>, runner: &dyn Runner) -> Result<Built, BuildError> {
+    tokio::time::timeout(LIMIT, run(request, runner)).await.map_err(|_| BuildError::TooLong)?
+}
+
+async fn run(request: Request<'_>, runner: &dyn Runner) -> Result<Built, BuildError> {
+    let cache = request.home.cache(request.app);
+    let output = request.output.clone();
+    let print = {
+        let (source, stats) = (request.source.clone(), cache.join("sources.json"));
+        blocking(move || fingerprint::of(&source, &stats)).await?
+    };
+    let plan = dozen_core::dependencies::plan(request.source, &|path| codebase::text(request.source, path))?;
+    output.step(&format!("{} app detected", plan.language.unwrap_or("Procfile")));
+    for note in &plan.notes {
+        output.detail(note);
+    }
+    let places = Places::here();
+    let (python, found) = match &plan.runtime {
+        None => (None, interpreters::Found::default()),
+        Some(runtime) => {
+            let found = interpreters::find(&places, &cache.join("interpreters.json")).await;
+            let python = interpreters::choose(&found, runtime, request.use_python, request.last_python).await?;
+            let why = match (request.use_python, &runtime.pinned) {
+                (Some(_), _) => "--use-python".into(),
+                (None, Some(pinned)) => pinned.clone(),
+                (None, None) if request.last_python == Some(python.number().as_str()) => "as before".into(),
+                (None, None) => "the default here; pin it in .python-version".into(),
+            };
+            output.detail(&format!("Using Python {} ({why}) from {}", python.number(), python.prefix.display()));
+            (Some(python), found)
+        }
+    };
+    let processes = processes(&request, &plan)?;
+    let types = processes.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+    let skip_static = request.config.iter().any(|(n, v)| n == "DISABLE_COLLECTSTATIC" && !matches!(v.as_str(), "" | "0"));
+
+    let key = build_key(&print.whole, &processes, python.as_ref(), skip_static);
+    let index = cache.join("builds").join(&store::hex(&key)[..32]);
+    if let Some(slug) = built_before(request.home, &index) {
+        output.detail(&format!("Unchanged since slug {} was built", slug.id.short()));
+        let slug = Slug { commit: request.source.commit.clone(), ..slug };
+        return Ok(Built { slug, reused: true, python: python.map(|p| p.number()) });
+    }
+
+    let slugs = request.home.slugs();
+    let scratch = Scratch::new(&slugs).map_err(|source| BuildError::Write { path: slugs, source })?;
+    let tree = scratch.path().join("tree");
+    {
+        let (source, print, tree) = (request.source.clone(), print.clone(), tree.clone());
+        let own = if plan.layer.is_some() { Some(".venv") } else { None };
+        blocking(move || tree::copy(&source, &print, &tree, own)).await?;
+    }
+    let mut known = std::collections::HashMap::new();
+    if let Some(python) = &python {
+        let job = steps::Job {
+            request: &request,
+            runner,
+            plan: &plan,
+            python,
+            found: &found,
+            cache: &cache,
+            scratch: scratch.path(),
+            tree: &tree,
+        };
+        let layer = job.layer().await?;
+        if let Some(layer) = &layer {
+            let written = |source| BuildError::Write { path: tree.clone(), source };
+            layer.link(&tree).map_err(written)?;
+            known = layer.known();
+        }
+        job.project(&known).await?;
+        job.collect_static(skip_static).await?;
+        job.compile(&known).await?;
+    }
+    output.step("Discovering process types");
+    let declared_by = if request.processes.is_empty() {
+        format!("Default types for {}", plan.language.unwrap_or("this app"))
+    } else {
+        "Procfile declares types".into()
+    };
+    output.detail(&format!("{declared_by} -> {types}"));
+
+    output.step("Storing slug...");
+    let began = Instant::now();
+    let facts = Facts {
+        stack: Stack { pack: plan.pack.into(), runtime: python.as_ref().map(|p| format!("Python {}", p.number())) },
+        processes,
+        env: plan.env.clone(),
+        // The system's own folders are there anyway.
+        needs: python.iter().map(|p| p.prefix.clone()).filter(|p| !p.starts_with("/usr")).collect(),
+        commit: request.source.commit.clone(),
+    };
+    let home = request.home.clone();
+    let (slug, reused) = blocking(move || store::take(&home, &scratch, &facts, &known)).await?;
+    output.detail(&format!("Done: {}", codebase::bytes(slug.size)));
+    output.emit(Event::Done(began.elapsed()));
+    // Without this the next build of the same source only takes longer.
+    let _ = fs::create_dir_all(cache.join("builds")).and_then(|()| tree::write_whole(&index, slug.id.to_string().as_bytes()));
+    let slug = Slug { commit: request.source.commit.clone(), ..slug };
+    Ok(Built { slug, reused, python: python.map(|p| p.number()) })
+}
+
+fn processes(request: &Request<'_>, plan: &Plan) -> Result<Vec<ProcessType>, BuildError> {
+    if !request.processes.is_empty() {
+        return Ok(request.processes.clone());
+    }
+    if plan.processes.is_empty() {
+        return Err(BuildError::NoProcesses { cure: plan.cure.clone() });
+    }
+    Ok(plan.processes.iter().map(|(name, command)| ProcessType { name: name.clone(), command: command.clone() }).collect())
+}
+
+/// What decides a build's result. The config is no part of it, by factor V: a changed value makes a release, not a slug.
+fn build_key(source: &fingerprint::Hash, processes: &[ProcessType], python: Option<&Interpreter>, skip_static: bool) -> fingerprint::Hash {
+    let processes: Vec<(&str, &str)> = processes.iter().map(|p| (p.name.as_str(), p.command.as_str())).collect();
+    let python = python.map(|p| (p.version, &p.prefix));
+    let parts = (PACK_VERSION, store::hex(source), processes, python, skip_static);
+    *blake3::hash(&serde_json::to_vec(&parts).unwrap_or_default()).as_bytes()
+}
+
+fn built_before(home: &Home, index: &Path) -> Option<Slug> {
+    let id: SlugId = fs::read_to_string(index).ok()?.trim().parse().ok()?;
+    store::open(home, &id).ok().filter(|_| home.slug(&id).join("tree").is_dir())
+}
+
+/// Runs what blocks on a thread of its own; a panic there is a panic here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Blocking work is never aborted; only a runtime that shuts down could, and then nobody waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// A line without the credentials of the URLs in it: `https://user:word@host` loses `user:word`.
+pub(crate) fn without_userinfo(line: &str) -> Cow<'_, str> {
+    let mut out = Cow::Borrowed(line);
+    let mut from = 0;
+    while let Some(at) = out[from..].find("://").map(|i| from + i + 3) {
+        let end = out[at..].find(|c: char| c == '/' || c.is_whitespace() || c == '"' || c == '\'').map_or(out.len(), |i| at + i);
+        if let Some(sign) = out[at..end].rfind('@') {
+            out.to_mut().replace_range(at..at + sign, dozen_core::config::MASK);
+        }
+        from = at;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_leave_urls() {
+        let check = |line: &str, want: &str| assert_eq!(without_userinfo(line), want);
+        check("see https://u:p@host/simple and http://x/y@z", "see https://********@host/simple and http://x/y@z");
+        check("git+ssh://git@host/x", "git+ssh://********@host/x");
+        check("plain", "plain");
+        check("a://b://c@d", "a://********@d");
+    }
+}

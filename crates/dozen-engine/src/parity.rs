@@ -65,7 +65,7 @@ impl Report for Observed {
     }
 
     fn line(&self, _deploy: &DeployRef, line: LogLine) {
-        self.store.write(&line.ps, &line.message);
+        self.store.write(&line.ps, &line.text());
     }
 }
 
@@ -100,6 +100,15 @@ impl Local {
     /// SIGKILL to everything, now.
     pub fn kill(&self) -> Result<(), Refusal> {
         self.send(Command::KillAll)
+    }
+
+    /// Waits until nothing runs any more and the router has written its last lines. The driver has ended then.
+    pub async fn close(&self) {
+        let (answer, closed) = oneshot::channel();
+        if self.send(Command::Close(answer)).is_ok() {
+            // A driver that ended without answering is closed as well.
+            let _ = closed.await;
+        }
     }
 
     fn send(&self, command: Command) -> Result<(), Refusal> {

@@ -1,1 +1,193 @@
-//! VII. The router.
+//! VII. Export services via port binding.
+//! The router: a process of its own that owns every public request, and the control plane's side of it, which owns the listeners.
+//!
+//! **Invariant:** the control plane binds, the router accepts. A router that dies leaves connections waiting in the backlog; its successor
+//! answers them.
+//! **Invariant:** a request's way is decided by one immutable table; a table is swapped whole, and one of an older generation is refused.
+//! **Invariant:** only what was never sent to an instance is sent to another.
+//! **Absent on purpose:** buffering of bodies, retries of requests that an instance may have seen, HTTP/2 without TLS.
+
+pub mod control;
+pub mod lease;
+mod log;
+mod pages;
+mod pool;
+mod proxy;
+pub mod router;
+mod stream;
+
+pub use control::{Limits, Router, RouterEvent, RouterSpec};
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+/// The first port that is tried where none is named.
+pub const FIRST_PORT: u16 = 8000;
+/// So many ports from [`FIRST_PORT`] upward are tried.
+const TRIED_PORTS: u16 = 200;
+/// Connections that wait in the kernel while no router accepts; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// The public listeners, held by the control plane: 127.0.0.1 and, where the machine has it, ::1, on one port.
+#[derive(Debug)]
+pub struct Listeners {
+    sockets: Vec<TcpListener>,
+    port: u16,
+}
+
+/// What can fail on the control plane's side.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PortError {
+    /// The port that was asked for is in use.
+    #[error("cannot listen on port {port}: {} holds it; stop that, or choose another port", .holder.as_deref().unwrap_or("another program"))]
+    Taken {
+        /// The port.
+        port: u16,
+        /// `process 4711 (node)`, where /proc tells.
+        holder: Option<String>,
+    },
+    /// The port that was asked for cannot be had for another reason.
+    #[error("cannot listen on port {port}; choose another port")]
+    Bind {
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Every port that was tried is in use.
+    #[error("no port between {FIRST_PORT} and {} is free; name one", FIRST_PORT + TRIED_PORTS - 1)]
+    NoneFree,
+    /// The router could not be started.
+    #[error("cannot start the router ({})", .exe.display())]
+    Start {
+        /// The program.
+        exe: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Binds `port` on both loopback addresses, or the next free one from [`FIRST_PORT`] upward. Port 0 lets the kernel choose.
+///
+/// # Errors
+/// The port is taken ([`PortError::Taken`] says by whom) or may not be bound.
+pub fn bind(port: Option<u16>) -> Result<Listeners, PortError> {
+    let fail = |port| move |source: io::Error| explain(port, source);
+    match port {
+        // The kernel chooses for IPv4; the same number may be taken on IPv6, so it gets a few chances.
+        Some(0) => {
+            let mut last = bind_both(0);
+            for _ in 0..16 {
+                if last.is_ok() {
+                    break;
+                }
+                last = bind_both(0);
+            }
+            last.map_err(fail(0))
+        }
+        Some(port) => bind_both(port).map_err(fail(port)),
+        None => (FIRST_PORT..FIRST_PORT + TRIED_PORTS)
+            .find_map(|port| match bind_both(port) {
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => None,
+                other => Some(other.map_err(fail(port))),
+            })
+            .unwrap_or(Err(PortError::NoneFree)),
+    }
+}
+
+impl Listeners {
+    /// The port, on both addresses.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+    /// Where it listens.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().filter_map(|s| s.local_addr().ok()).collect()
+    }
+    fn sockets(&self) -> &[TcpListener] {
+        &self.sockets
+    }
+}
+
+fn bind_both(port: u16) -> io::Result<Listeners> {
+    let four = listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?;
+    let port = four.local_addr()?.port();
+    match listen(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
+        Ok(six) => Ok(Listeners { sockets: vec![four, six], port }),
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(e),
+        // A machine without IPv6 answers EADDRNOTAVAIL or EAFNOSUPPORT: IPv4 alone serves.
+        Err(_) => Ok(Listeners { sockets: vec![four], port }),
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpListener::bind(address)?;
+    // The standard library listens with a short backlog; a second listen(2) changes it.
+    rustix::net::listen(&socket, BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn explain(port: u16, source: io::Error) -> PortError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => PortError::Taken { port, holder: holder(Path::new("/proc"), port) },
+        _ => PortError::Bind { port, source },
+    }
+}
+
+/// Who listens on the port, from /proc: other users' processes stay unknown to an ordinary user.
+fn holder(proc: &Path, port: u16) -> Option<String> {
+    let inodes: Vec<String> = ["net/tcp", "net/tcp6"]
+        .iter()
+        .filter_map(|table| std::fs::read_to_string(proc.join(table)).ok())
+        .flat_map(|table| {
+            let links = table.lines().filter_map(|line| listening_inode(line, port)).map(|inode| format!("socket:[{inode}]"));
+            links.collect::<Vec<_>>()
+        })
+        .collect();
+    if inodes.is_empty() {
+        return None;
+    }
+    std::fs::read_dir(proc).ok()?.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let holds = std::fs::read_dir(entry.path().join("fd"))
+            .ok()?
+            .flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+            .any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()));
+        let name = || std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        holds.then(|| format!("process {pid} ({})", name().trim()))
+    })
+}
+
+/// One line of /proc/net/tcp: `sl local rem st …`; state 0A listens; the tenth column is the inode.
+fn listening_inode(line: &str, port: u16) -> Option<&str> {
+    let columns: Vec<&str> = line.split_whitespace().collect();
+    let local = u16::from_str_radix(columns.get(1)?.rsplit_once(':')?.1, 16).ok()?;
+    (local == port && *columns.get(3)? == "0A").then_some(*columns.get(9)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_names_its_holder() {
+        let taken = bind(Some(0)).expect("a free port");
+        let error = bind(Some(taken.port())).expect_err("taken");
+        let text = error.to_string();
+        assert!(text.contains(&format!("port {}", taken.port())), "{text}");
+        assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+    }
+
+    #[test]
+    fn without_a_port_the_next_free_one_is_taken() {
+        let (a, b) = (bind(None).expect("free"), bind(None).expect("free"));
+        assert!(a.port() >= FIRST_PORT && b.port() >= FIRST_PORT && a.port() != b.port());
+        assert_eq!(a.addresses().len(), a.sockets().len());
+    }
+}

@@ -1,1 +1,316 @@
 //! VI. Starting jails and talking to them.
+//!
+//! **Invariant:** everything that dozen runs for an app is started by [`spawn`]; there is no second way.
+//! **Invariant:** nobody waits for "any child": each process is reaped by its own number.
+
+mod reaping;
+pub mod spec;
+
+use dozen_core::processes::jail::{CONTROL_FD, FromJail, JailSpec, PROTOCOL, ToJail, View};
+use dozen_core::processes::{Exit, Isolation};
+use reaping::Target;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
+use tokio::sync::{OnceCell, mpsc};
+
+/// A jail that was started. Dropping it and all its handles is losing it: what is inside gets SIGTERM and, after the spec's grace, SIGKILL.
+#[derive(Debug)]
+pub struct Jail {
+    events: mpsc::Receiver<JailEvent>,
+    handle: JailHandle,
+}
+
+/// What is told of a jail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JailEvent {
+    /// The program runs.
+    Started {
+        /// The jail's process id on this host.
+        pid: u32,
+        /// What isolates it.
+        isolation: Isolation,
+        /// Layers that could not be had, for people.
+        missing: Vec<String>,
+    },
+    /// Something inside listens on the spec's port.
+    Listening {
+        /// The port.
+        port: u16,
+    },
+    /// Lines were written to its segment.
+    Wrote,
+    /// The grace ended and what was left got SIGKILL.
+    Killing,
+    /// The program and all that it started are gone. The last event.
+    Exited(Exit),
+    /// There is no jail, or no program in it. The last event.
+    Failed {
+        /// What was attempted.
+        attempt: String,
+        /// Why it failed.
+        error: String,
+        /// As a shell would exit: 126, 127, or 1.
+        code: i32,
+    },
+    /// The jail vanished without a word: killed from outside, and all inside with it. The last event.
+    Lost,
+}
+
+/// Steers a jail from anywhere. Nothing here waits; a jail that is gone is no error.
+#[derive(Debug, Clone)]
+pub struct JailHandle {
+    orders: mpsc::UnboundedSender<ToJail>,
+}
+
+/// Why a jail could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// No socket to it.
+    #[error("cannot make the control socket of a jail")]
+    Socket(#[source] std::io::Error),
+    /// No process.
+    #[error("cannot start {program} as a jail")]
+    Start {
+        /// The dozen binary.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The spec did not reach it.
+    #[error("cannot send the spec to the jail of {instance}")]
+    Send {
+        /// `web.1`
+        instance: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What this host allows a jail to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layers {
+    /// The strongest isolation that worked.
+    pub isolation: Isolation,
+    /// [`View::Minimal`] where mounts are possible.
+    pub view: View,
+    /// Layers that could not be had, for people.
+    pub missing: Vec<String>,
+}
+
+/// The longest message taken from a jail.
+const MAX_MESSAGE: u64 = 256 * 1024;
+/// A jail that was told to kill and is still there after this is killed itself.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a last event waits for the jail's processes to be reaped.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Starts `exe __jail` and hands it the spec. `io` are the program's standard descriptors where the spec has no log.
+///
+/// # Errors
+/// The process cannot be started or does not take the spec. What goes wrong later is a [`JailEvent::Failed`].
+pub async fn spawn(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>) -> Result<Jail, SpawnError> {
+    use command_fds::{CommandFdExt, FdMapping};
+    let (ours, theirs) = StdStream::pair().map_err(SpawnError::Socket)?;
+    ours.set_nonblocking(true).map_err(SpawnError::Socket)?;
+    let socket = UnixStream::from_std(ours).map_err(SpawnError::Socket)?;
+
+    let starting = |source| SpawnError::Start { program: exe.to_owned(), source };
+    let mut command = Command::new(exe);
+    command.arg("__jail").env_clear().current_dir("/").process_group(0);
+    match io {
+        Some([stdin, stdout, stderr]) => command.stdin(stdin).stdout(stdout).stderr(stderr),
+        None => command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()),
+    };
+    command
+        .fd_mappings(vec![FdMapping { parent_fd: theirs.into(), child_fd: CONTROL_FD }])
+        .map_err(|e| starting(std::io::Error::other(e)))?;
+    let starter = command.spawn().map_err(starting)?;
+    // Until it says which process the jail is. Where it stays as the guard, the jail ends with it.
+    let target = Target::default();
+    if let Some(pid) = starter.id() {
+        target.aim(pid);
+    }
+    // The command holds the jail's end of the socket: while it lives, the end of a jail would not show.
+    drop(command);
+
+    let instance = spec.instance.clone();
+    let (reader, mut writer) = socket.into_split();
+    let start = serde_json::to_vec(&ToJail::Start { spec: Box::new(spec) });
+    let sent = match start {
+        Ok(mut line) => {
+            line.push(b'\n');
+            writer.write_all(&line).await
+        }
+        Err(error) => Err(std::io::Error::other(error)),
+    };
+    sent.map_err(|source| SpawnError::Send { instance, source })?;
+
+    let (orders, queue) = mpsc::unbounded_channel();
+    let (told, events) = mpsc::channel(64);
+    tokio::spawn(send(queue, writer, target.clone()));
+    tokio::spawn(listen(BufReader::new(reader), starter, target, told));
+    Ok(Jail { events, handle: JailHandle { orders } })
+}
+
+/// What this host allows; tried once with a real jail, then remembered.
+pub async fn isolation(exe: &Path) -> &'static Layers {
+    static FOUND: OnceCell<Layers> = OnceCell::const_new();
+    FOUND.get_or_init(|| probe(exe)).await
+}
+
+async fn probe(exe: &Path) -> Layers {
+    let mut missing = Vec::new();
+    for view in [View::Minimal, View::Host] {
+        match attempt(exe, view).await {
+            Ok((isolation, more)) => {
+                missing.extend(more);
+                return Layers { isolation, view, missing };
+            }
+            Err(why) => missing.push(why),
+        }
+    }
+    Layers { isolation: Isolation::Session, view: View::Host, missing }
+}
+
+async fn attempt(exe: &Path, view: View) -> Result<(Isolation, Vec<String>), String> {
+    let spec = JailSpec {
+        protocol: PROTOCOL,
+        instance: "probe.1".into(),
+        hostname: "probe".into(),
+        argv: vec!["/bin/sh".into(), "-c".into(), ":".into()],
+        env: Vec::new(),
+        cwd: "/".into(),
+        mounts: Vec::new(),
+        view,
+        user: None,
+        port: None,
+        log: None,
+        lost_grace_ms: 0,
+    };
+    let mut jail = spawn(exe, spec, None).await.map_err(|e| e.to_string())?;
+    let mut found = Err("the jail ended at once".to_owned());
+    loop {
+        match jail.next().await {
+            JailEvent::Started { isolation, missing, .. } => found = Ok((isolation, missing)),
+            JailEvent::Failed { attempt, error, .. } => return Err(format!("{attempt}: {error}")),
+            JailEvent::Exited(_) | JailEvent::Lost => return found,
+            _ => {}
+        }
+    }
+}
+
+impl Jail {
+    /// The next event. After a last one it is [`JailEvent::Lost`] for ever. Safe to drop half-way.
+    pub async fn next(&mut self) -> JailEvent {
+        self.events.recv().await.unwrap_or(JailEvent::Lost)
+    }
+
+    /// Steers it, from anywhere.
+    pub fn handle(&self) -> JailHandle {
+        self.handle.clone()
+    }
+}
+
+impl JailHandle {
+    /// Sends a signal to every process inside.
+    pub fn signal(&self, number: i32) {
+        self.order(ToJail::Signal { number });
+    }
+
+    /// SIGTERM (and SIGCONT) to every process inside, SIGKILL to what is left after the grace.
+    pub fn stop(&self, grace: Duration) {
+        self.order(ToJail::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) });
+    }
+
+    /// SIGKILL to every process inside, now; to the jail itself if it does not do that.
+    pub fn kill(&self) {
+        self.order(ToJail::Kill);
+    }
+
+    fn order(&self, order: ToJail) {
+        // A jail that is gone takes no orders and needs none.
+        let _ = self.orders.send(order);
+    }
+}
+
+impl JailEvent {
+    /// Whether nothing comes after it.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Exited(_) | Self::Failed { .. } | Self::Lost)
+    }
+}
+
+/// Passes orders on until nobody can give any: then the writing side closes, and the jail sees its parent lost.
+async fn send(mut queue: mpsc::UnboundedReceiver<ToJail>, mut writer: OwnedWriteHalf, target: Target) {
+    while let Some(order) = queue.recv().await {
+        let Ok(mut line) = serde_json::to_vec(&order) else { continue };
+        line.push(b'\n');
+        if matches!(order, ToJail::Kill) {
+            target.kill_after(KILL_PATIENCE);
+        }
+        // A jail that does not read must not keep the driver from killing it: the next order may be that.
+        if tokio::time::timeout(KILL_PATIENCE, writer.write_all(&line)).await.is_ok_and(|sent| sent.is_err()) {
+            return;
+        }
+    }
+}
+
+/// Turns messages into events, and sees to it that each process of the jail is reaped, whether somebody takes the events or not.
+async fn listen(mut reader: BufReader<OwnedReadHalf>, mut starter: Child, target: Target, told: mpsc::Sender<JailEvent>) {
+    let mut ends = vec![tokio::spawn(async move {
+        let _ = starter.wait().await;
+    })];
+    let mut last = JailEvent::Lost;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(MAX_MESSAGE).read_until(b'\n', &mut line).await {
+            Ok(1..) if line.ends_with(b"\n") => {}
+            _ => break,
+        }
+        // What this version does not know is passed over.
+        let Ok(message) = serde_json::from_slice(&line) else { continue };
+        let event = match message {
+            FromJail::Made { pid } => {
+                ends.extend(target.adopt(pid));
+                continue;
+            }
+            FromJail::Started { pid, isolation, missing, .. } => {
+                let isolation = Isolation::parse(&isolation).unwrap_or(Isolation::Session);
+                JailEvent::Started { pid, isolation, missing }
+            }
+            FromJail::Listening { port } => JailEvent::Listening { port },
+            FromJail::Wrote => JailEvent::Wrote,
+            FromJail::Killing => JailEvent::Killing,
+            FromJail::Exited { code, signal } => JailEvent::Exited(match (code, signal) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Lost,
+            }),
+            FromJail::Failed { attempt, error, code } => JailEvent::Failed { attempt, error, code },
+        };
+        if event.is_last() {
+            last = event;
+            break;
+        }
+        // Nobody may be interested any more; the jail is listened to until it ends all the same.
+        let _ = told.send(event).await;
+    }
+    // Only when its processes are reaped has the kernel ended all that was inside.
+    let all = async {
+        for end in ends {
+            let _ = end.await;
+        }
+    };
+    let _ = tokio::time::timeout(END_PATIENCE, all).await;
+    let _ = told.send(last).await;
+}

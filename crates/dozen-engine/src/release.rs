@@ -1,1 +1,5 @@
-//! V. The slug store.
+//! V. Strictly separate build and run stages.
+//! Keeps what builds made, and never changes it.
+
+pub mod scratch;
+pub mod store;

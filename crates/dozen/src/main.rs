@@ -1,12 +1,65 @@
 //! dozen: the twelve-factor platform in one binary, four roles.
+//!
+//! The two internal roles are recognised before anything else starts: a jail must stay single-threaded, a router wants its own runtimes.
 
 #![forbid(unsafe_code)]
 
+mod api;
+mod cli;
+mod client;
+mod printer;
+mod running;
+mod settings;
+
+use printer::Printer;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match std::env::args_os().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
-        Some("__jail") => ExitCode::from(u8::try_from(dozen_jail::enter()).unwrap_or(1)),
-        _ => ExitCode::from(2),
+        Some("__jail") => exit(dozen_jail::enter()),
+        Some("__router") => exit(dozen_engine::port::router::main()),
+        _ => person(),
     }
+}
+
+/// The role that a person calls.
+fn person() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(e) => {
+            let code = e.exit_code();
+            // Help and version go to standard output, mistakes to standard error; clap knows which, and a closed pipe is no failure.
+            let _ = e.print();
+            return exit(code);
+        }
+    };
+    let settings = match settings::Settings::resolve(&command.common) {
+        Ok(settings) => settings,
+        Err(e) => {
+            Printer::plain().error(&e);
+            return exit(2);
+        }
+    };
+    let printer = settings.printer();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            printer.error(&anyhow::Error::new(e).context("cannot start the runtime"));
+            return exit(2);
+        }
+    };
+    let code = match runtime.block_on(cli::run(command, &settings, &printer)) {
+        Ok(code) => code,
+        Err(e) => {
+            printer.error(&e);
+            cli::exit_code_of(&e)
+        }
+    };
+    // A thread that still waits for standard input must not hold the exit up.
+    runtime.shutdown_background();
+    exit(code)
+}
+
+fn exit(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1))
 }

@@ -231,7 +231,8 @@ pub fn parse_scale<S: AsRef<str>>(arguments: &[S]) -> Result<Vec<Scale>, Formati
     arguments.iter().flat_map(|a| a.as_ref().split_whitespace()).map(str::parse).collect()
 }
 
-fn unknown_type(kind: &TypeName, types: &[ProcessType]) -> UnknownType {
+/// A type that is named and that `types` does not declare.
+pub(crate) fn unknown_type(kind: &TypeName, types: &[ProcessType]) -> UnknownType {
     let declared = types.iter().filter(|t| !t.name.is_release()).map(|t| t.name.to_string()).collect();
     UnknownType { name: kind.to_string(), declared }
 }

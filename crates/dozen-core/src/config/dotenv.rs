@@ -221,7 +221,8 @@ impl Reader<'_> {
         let after = &self.text[close + 1..end];
         let tail = after.trim_start_matches(is_blank);
         let tail_start = end - tail.len();
-        let value = if !tail.is_empty() && !(tail.starts_with('#') && tail.len() < after.len()) {
+        let is_comment = tail.starts_with('#') && tail.len() < after.len();
+        let value = if !tail.is_empty() && !is_comment {
             let why = "there is more after the closing quote";
             Err(Refusal { severity: Severity::Warning, at: tail_start, why, help: "Quote the whole value, or put a blank before `#`." })
         } else if value.contains('\0') {

@@ -112,6 +112,11 @@ pub enum ToJail {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub enum FromJail {
+    /// A process was made that is a child of the driver, which must reap it. First, and again when a lesser isolation is tried after it.
+    Made {
+        /// Its process id as the driver sees it.
+        pid: u32,
+    },
     /// The program runs.
     Started {
         /// [`PROTOCOL`] of the jail.

@@ -45,6 +45,11 @@ pub enum Intent {
         /// Where its source is.
         folder: PathBuf,
     },
+    /// Whoever ran this deploy before is gone: what it left unfinished is concluded as failed.
+    Recover {
+        /// Whose.
+        deploy: DeployRef,
+    },
     /// This config shall be the deploy's next version.
     Configure {
         /// Whose.
@@ -120,6 +125,7 @@ impl Intent {
     fn what(&self) -> &'static str {
         match self {
             Self::Adopt { .. } => "bring up an app",
+            Self::Recover { .. } => "take up a deploy again",
             Self::Configure { .. } => "change config",
             Self::Attach { .. } => "attach a resource",
             Self::Release { .. } => "make a release",
@@ -133,6 +139,7 @@ impl Intent {
     fn deploy(&self) -> &DeployRef {
         match self {
             Self::Adopt { deploy, .. }
+            | Self::Recover { deploy }
             | Self::Configure { deploy, .. }
             | Self::Attach { deploy, .. }
             | Self::Release { deploy, .. }
@@ -202,6 +209,17 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
                  VALUES (?1, ?2, (SELECT ifnull(max(uid) + 1, ?3) FROM deploys), 0, ?4) ON CONFLICT (name) DO NOTHING",
                 params![deploy.to_string(), deploy.app.as_str(), FIRST_UID, now],
             )?;
+            Ok(0)
+        }
+        Intent::Recover { deploy } => {
+            let name = deploy.to_string();
+            c.execute(
+                "UPDATE releases SET status = 'failed', failure = 'dozen was ended before the release was concluded'
+                 WHERE deploy = ?1 AND status = 'pending'",
+                [&name],
+            )?;
+            // 137: a lost parent ends its one-offs with SIGKILL at the latest.
+            c.execute("UPDATE one_offs SET ended_at = ?2, exit_code = 137 WHERE deploy = ?1 AND ended_at IS NULL", [&name, &now])?;
             Ok(0)
         }
         Intent::Configure { deploy, config } => {

@@ -1,0 +1,331 @@
+//! The Python interpreters of this machine: pyenv's, uv's, the system's, those on PATH. Each is asked once for its facts.
+//!
+//! **Invariant:** what is found is an interpreter's real place, never a shim's or a virtual environment's.
+
+use dozen_core::dependencies::Runtime;
+use dozen_core::dependencies::python::version::{Constraint, Release};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// The oldest version that uv installs for.
+pub const OLDEST: Release = [3, 8, 0];
+
+/// One interpreter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interpreter {
+    /// Major, minor, micro.
+    pub version: Release,
+    /// `sys.base_prefix`, without links.
+    pub prefix: PathBuf,
+    /// The program itself, without links.
+    pub executable: PathBuf,
+}
+
+impl Interpreter {
+    /// `3.11.7`.
+    pub fn number(&self) -> String {
+        let [major, minor, micro] = self.version;
+        format!("{major}.{minor}.{micro}")
+    }
+}
+
+/// All interpreters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Newest first.
+    pub all: Vec<Interpreter>,
+    /// The executable that `python3` on PATH comes to.
+    pub default: Option<PathBuf>,
+}
+
+/// Why no interpreter can be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ChooseError {
+    /// None satisfies what the app asks for.
+    #[error("the app asks for Python {wanted} ({place}), and no interpreter here is that.{}", list(.found))]
+    Unsatisfied {
+        /// The constraint.
+        wanted: String,
+        /// Where it is written.
+        place: String,
+        /// Those found.
+        found: Vec<Interpreter>,
+    },
+    /// There is none at all.
+    #[error(
+        "there is no Python here that can be used (3.8 or newer). Install one, for example with `apt install python3`, `uv python install` or pyenv"
+    )]
+    None,
+    /// `--use-python` names a file that is no interpreter.
+    #[error("{0} is no CPython of 3.8 or newer that could be run; `--use-python` takes a version or the path of one")]
+    Path(String),
+}
+
+fn list(found: &[Interpreter]) -> String {
+    let lines: Vec<String> = found.iter().map(|i| format!("\n  {:<8} {}", i.number(), i.executable.display())).collect();
+    let cure = "\nInstall it, or build with another: `--use-python VERSION` or `--use-python PATH`";
+    if lines.is_empty() { format!(" There is none at all.{cure}") } else { format!(" Found:{}{cure}", lines.concat()) }
+}
+
+/// Where interpreters are looked for.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// The folders of PATH.
+    pub path: Vec<PathBuf>,
+    /// pyenv's root.
+    pub pyenv: Option<PathBuf>,
+    /// `PYENV_VERSION`.
+    pub pyenv_version: Option<String>,
+    /// Folders whose subfolders are installations: uv's, asdf's, mise's.
+    pub managed: Vec<PathBuf>,
+}
+
+impl Places {
+    /// From this process's environment.
+    pub fn here() -> Self {
+        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+        let home = var("HOME").map(PathBuf::from);
+        let under_home = |path: &str| home.as_ref().map(|h| h.join(path));
+        let data = var("XDG_DATA_HOME").map(PathBuf::from).or_else(|| under_home(".local/share"));
+        let uv = var("UV_PYTHON_INSTALL_DIR").map(PathBuf::from).or_else(|| data.as_ref().map(|d| d.join("uv/python")));
+        let mise = data.map(|d| d.join("mise/installs/python"));
+        let mut path: Vec<PathBuf> = var("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
+        path.extend(["/usr/local/bin", "/usr/bin"].map(PathBuf::from));
+        Self {
+            path,
+            pyenv: var("PYENV_ROOT").map(PathBuf::from).or_else(|| under_home(".pyenv")).filter(|p| p.is_dir()),
+            pyenv_version: var("PYENV_VERSION").and_then(|v| v.into_string().ok()),
+            managed: [uv, mise, under_home(".asdf/installs/python")].into_iter().flatten().collect(),
+        }
+    }
+
+    /// Programs that may be interpreters, without links, and the one that `python3` is.
+    fn candidates(&self) -> (Vec<PathBuf>, Option<PathBuf>) {
+        let mut all = Vec::new();
+        let mut default = None;
+        let versions = self.pyenv.as_ref().map(|p| p.join("versions"));
+        for folder in self.path.iter().filter(|f| f.is_absolute()) {
+            let shims = self.pyenv.as_ref().is_some_and(|p| *folder == p.join("shims"));
+            if shims {
+                // What a shim runs depends on the folder it is called in; outside of any it is pyenv's global version.
+                if default.is_none() {
+                    default = self.pyenv_global().and_then(|version| real(&versions.as_ref()?.join(version).join("bin/python3")));
+                }
+                continue;
+            }
+            let named =
+                |name: &str| name == "python3" || name.strip_prefix("python3.").is_some_and(|m| m.bytes().all(|b| b.is_ascii_digit()));
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                if let Some(name) = entry.file_name().to_str().filter(|n| named(n))
+                    && let Some(program) = real(&folder.join(name))
+                {
+                    if name == "python3" && default.is_none() {
+                        default = Some(program.clone());
+                    }
+                    all.push(program);
+                }
+            }
+        }
+        for installations in self.managed.iter().chain(&versions) {
+            for entry in fs::read_dir(installations).into_iter().flatten().flatten() {
+                if !entry.path().join("pyvenv.cfg").exists() {
+                    all.extend(real(&entry.path().join("bin/python3")));
+                }
+            }
+        }
+        all.extend(default.clone());
+        all.sort();
+        all.dedup();
+        (all, default)
+    }
+
+    fn pyenv_global(&self) -> Option<String> {
+        let file = || fs::read_to_string(self.pyenv.as_ref()?.join("version")).ok();
+        let text = self.pyenv_version.clone().or_else(file)?;
+        let first = text.split([':', '\n', ' ']).next()?.trim();
+        (!first.is_empty() && first != "system" && !first.contains('/')).then(|| first.to_owned())
+    }
+}
+
+/// The real file behind a program; `None` for scripts, which shims are.
+fn real(program: &Path) -> Option<PathBuf> {
+    let path = fs::canonicalize(program).ok()?;
+    let meta = fs::metadata(&path).ok()?;
+    let mut magic = [0u8; 2];
+    let read = fs::File::open(&path).and_then(|mut f| std::io::Read::read_exact(&mut f, &mut magic));
+    (meta.is_file() && meta.permissions().mode() & 0o111 != 0 && read.is_ok() && &magic != b"#!").then_some(path)
+}
+
+/// Finds them all. `cache` keeps their facts by path, time and size of the program.
+pub async fn find(places: &Places, cache: &Path) -> Found {
+    let (candidates, default) = places.candidates();
+    let known: BTreeMap<PathBuf, Known> = fs::read(cache).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+    let mut kept = BTreeMap::new();
+    let mut probes = tokio::task::JoinSet::new();
+    for path in candidates {
+        let Ok(meta) = fs::metadata(&path) else { continue };
+        let stat = (meta.mtime(), meta.size());
+        match known.get(&path) {
+            Some(k) if k.stat == stat => {
+                kept.insert(path, k.clone());
+            }
+            _ => {
+                probes.spawn(async move {
+                    let facts = probe(&path).await;
+                    (path, Known { stat, facts })
+                });
+            }
+        }
+    }
+    let fresh = !probes.is_empty() || kept.len() != known.len();
+    while let Some(done) = probes.join_next().await {
+        kept.extend(done);
+    }
+    if fresh && let (Ok(bytes), Some(folder)) = (serde_json::to_vec(&kept), cache.parent()) {
+        let new = cache.with_extension(format!("{}.new", std::process::id()));
+        // Without the cache they are asked again; nothing else is lost.
+        let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&new, bytes)).and_then(|()| fs::rename(&new, cache));
+    }
+    let mut all: Vec<Interpreter> = kept.into_values().filter_map(|k| k.facts).map(Facts::interpreter).collect();
+    all.sort_by(|a, b| b.version.cmp(&a.version).then(a.executable.cmp(&b.executable)));
+    all.dedup_by(|a, b| a.executable == b.executable);
+    Found { all, default }
+}
+
+/// Chooses the one to build with, by contract: `--use-python`, else the pin, else the one last used, else the default.
+pub async fn choose(found: &Found, runtime: &Runtime, use_python: Option<&str>, last: Option<&str>) -> Result<Interpreter, ChooseError> {
+    if let Some(path) = use_python.filter(|p| p.contains('/')) {
+        let real = fs::canonicalize(path).map_err(|_| ChooseError::Path(path.to_owned()))?;
+        let facts = probe(&real).await.map(Facts::interpreter).filter(|i| i.version >= OLDEST);
+        return facts.ok_or_else(|| ChooseError::Path(path.to_owned()));
+    }
+    let asked = match use_python {
+        Some(version) => Some(Constraint::pin(version).ok_or_else(|| ChooseError::Path(version.to_owned()))?),
+        None => None,
+    };
+    let constraint = asked.as_ref().unwrap_or(&runtime.constraint);
+    let fitting: Vec<&Interpreter> = found.all.iter().filter(|i| i.version >= OLDEST && constraint.admits(i.version)).collect();
+    let last = last.and_then(Constraint::pin);
+    let is_default = |i: &&&Interpreter| found.default.as_ref() == Some(&i.executable);
+    let chosen = last
+        .as_ref()
+        .and_then(|last| fitting.iter().find(|i| last.admits(i.version)))
+        .or_else(|| fitting.iter().find(is_default))
+        .or_else(|| fitting.first());
+    match chosen {
+        Some(interpreter) => Ok((*interpreter).clone()),
+        None if found.all.iter().all(|i| i.version < OLDEST) && *constraint == Constraint::Any => Err(ChooseError::None),
+        None => Err(ChooseError::Unsatisfied {
+            wanted: constraint.to_string(),
+            place: if asked.is_some() { "--use-python".into() } else { runtime.pinned.clone().unwrap_or_default() },
+            found: found.all.iter().filter(|i| i.version >= OLDEST).cloned().collect(),
+        }),
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Known {
+    /// Modification time in seconds, and size.
+    stat: (i64, u64),
+    /// `None`: it is no interpreter that can be used.
+    facts: Option<Facts>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Facts {
+    implementation: String,
+    version: Release,
+    level: String,
+    prefix: PathBuf,
+    executable: PathBuf,
+}
+
+impl Facts {
+    fn interpreter(self) -> Interpreter {
+        Interpreter { version: self.version, prefix: self.prefix, executable: self.executable }
+    }
+}
+
+/// Asked with `-S`, an interpreter answers in 10 ms; one that takes this long hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const QUESTION: &str = "import sys, os, json; print(json.dumps(dict(\
+    implementation=sys.implementation.name, version=sys.version_info[:3], level=sys.version_info[3], \
+    prefix=os.path.realpath(sys.base_prefix), \
+    executable=os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable))))";
+
+async fn probe(program: &Path) -> Option<Facts> {
+    let asked = tokio::process::Command::new(program)
+        .args(["-I", "-S", "-c", QUESTION])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let out = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
+    let facts: Facts = serde_json::from_slice(&out.stdout).ok()?;
+    (out.status.success() && facts.implementation == "cpython" && facts.level == "final").then_some(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interpreter(version: Release) -> Interpreter {
+        let [major, minor, micro] = version;
+        let prefix = PathBuf::from(format!("/opt/{major}.{minor}.{micro}"));
+        Interpreter { version, executable: prefix.join("bin/python3"), prefix }
+    }
+
+    fn found() -> Found {
+        let all: Vec<_> = [[3, 13, 0], [3, 12, 1], [3, 11, 7], [3, 11, 2], [3, 7, 9]].map(interpreter).to_vec();
+        Found { default: Some(all[2].executable.clone()), all }
+    }
+
+    #[tokio::test]
+    async fn the_pin_then_the_last_one_then_the_default() {
+        let check = async |pin: &str, use_python: Option<&str>, last: Option<&str>, want: &str| {
+            let constraint = if pin.is_empty() { Constraint::Any } else { Constraint::specifiers(pin).expect("valid") };
+            let runtime = Runtime { constraint, pinned: Some("here:1".into()) };
+            let got = choose(&found(), &runtime, use_python, last).await.map(|i| i.number());
+            assert_eq!(got.as_deref().unwrap_or("none"), want, "{pin} {use_python:?} {last:?}");
+        };
+        check("", None, None, "3.11.7").await;
+        check("", None, Some("3.12.1"), "3.12.1").await;
+        check(">=3.12", None, Some("3.11.7"), "3.13.0").await;
+        check("==3.11.2", None, None, "3.11.2").await;
+        check("3.11", None, Some("3.11.2"), "3.11.2").await;
+        check("", Some("3.13"), Some("3.12.1"), "3.13.0").await;
+        check("", None, Some("3.9.1"), "3.11.7").await;
+        check("<3.8", None, None, "none").await;
+        check("", Some("/nowhere/python"), None, "none").await;
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_and_what_is_there_is_said() {
+        let runtime = Runtime { constraint: Constraint::Prefix(vec![3, 9]), pinned: Some(".python-version:1".into()) };
+        let error = choose(&found(), &runtime, None, None).await.expect_err("none").to_string();
+        for part in ["Python 3.9 (.python-version:1)", "3.12.1   /opt/3.12.1/bin/python3", "--use-python PATH"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(!error.contains("3.7.9"));
+    }
+
+    #[tokio::test]
+    async fn interpreters_of_this_machine_are_found_without_shims_and_remembered() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let cache = dir.path().join("interpreters.json");
+        let first = find(&Places::here(), &cache).await;
+        assert!(!first.all.is_empty(), "the tests need a python3");
+        assert!(first.all.iter().all(|i| i.prefix.is_dir() && !i.executable.starts_with("/root/.pyenv/shims")));
+        assert_eq!(find(&Places::here(), &cache).await, first);
+        let nowhere = Places { path: vec![dir.path().to_owned()], ..Places::default() };
+        assert_eq!(find(&nowhere, &dir.path().join("other.json")).await, Found::default());
+    }
+}

@@ -1,0 +1,463 @@
+//! The steps of a plan, run: the layer, the source's own packages, static files, bytecode.
+
+use super::interpreters::{Found, Interpreter};
+use super::layers::{self, Layer};
+use super::runner::{Command, OnLine, Runner};
+use super::uv::{self, Uv};
+use super::{BuildError, Request, blocking, tree, without_userinfo};
+use crate::codebase::{self, fingerprint::Hash};
+use crate::output::Event;
+use crate::release::scratch::Scratch;
+use crate::release::store::Entry;
+use dozen_core::dependencies::python::requirements;
+use dozen_core::dependencies::{Lock, PACK_VERSION, Plan, Step};
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// The release of poetry that exports its own lock files, and of the plugin that it needs for that.
+const POETRY: [&str; 2] = ["poetry==2.5.1", "poetry-plugin-export==1.10.1"];
+/// The oldest Python that this poetry runs on.
+const POETRY_PYTHON: [u32; 3] = [3, 10, 0];
+/// How many of a failed program's last lines an error repeats.
+const LAST_LINES: usize = 12;
+
+/// One build under way.
+pub(super) struct Job<'a> {
+    pub(super) request: &'a Request<'a>,
+    pub(super) runner: &'a dyn Runner,
+    pub(super) plan: &'a Plan,
+    pub(super) python: &'a Interpreter,
+    pub(super) found: &'a Found,
+    pub(super) cache: &'a Path,
+    pub(super) scratch: &'a Path,
+    pub(super) tree: &'a Path,
+}
+
+/// What a program said and how it ended.
+struct Ran {
+    status: ExitStatus,
+    last: Vec<String>,
+}
+
+impl Job<'_> {
+    /// The layer that the plan asks for, kept or made.
+    pub(super) async fn layer(&self) -> Result<Option<Layer>, BuildError> {
+        let Some(wanted) = &self.plan.layer else { return Ok(None) };
+        let began = Instant::now();
+        let mut inputs = blake3::Hasher::new();
+        for file in &wanted.key_files {
+            let text = codebase::text(self.request.source, file).unwrap_or_default();
+            for part in [file.as_str(), text.as_str()] {
+                inputs.update(&(part.len() as u64).to_le_bytes());
+                inputs.update(part.as_bytes());
+            }
+        }
+        let inputs = *inputs.finalize().as_bytes();
+        let locks = self.cache.join("locks");
+        let lock = locks.join(format!("{}.txt", &self.key(&["lock", &wanted.from], &inputs)[..32]));
+        let (list, named) = match &wanted.lock {
+            Lock::Own => (None, "hash-checked"),
+            Lock::Made(text) => (Some(text.clone()), "locked"),
+            Lock::Poetry | Lock::Resolved { .. } => (fs::read_to_string(&lock).ok(), "resolved"),
+        };
+        let place = |list: &Option<String>| {
+            let content = list.as_ref().map_or(inputs, |l| *blake3::hash(l.as_bytes()).as_bytes());
+            let key = self.key(&["layer", &wanted.from, &wanted.install.join(" ")], &content);
+            layers::place(self.cache, blake3::hash(key.as_bytes()).as_bytes())
+        };
+        if (list.is_some() || wanted.lock == Lock::Own)
+            && let Some(layer) = Layer::open(&place(&list))
+        {
+            self.request.output.step(&format!("Installing dependencies ({})", wanted.from));
+            self.request.output.detail("Restored from cache (lock unchanged)");
+            return Ok(Some(layer));
+        }
+
+        let on_fetch = || self.request.output.busy("fetching uv");
+        let uv = Uv::get(self.request.home, self.found, self.runner, &on_fetch).await?;
+        self.request.output.step(&format!("Installing dependencies with uv {} ({}, {named})", uv.version, wanted.from));
+        let source = self.source_copy().await?;
+        let list = match (&wanted.lock, list) {
+            (_, Some(list)) => Some(list),
+            (Lock::Own | Lock::Made(_), None) => None,
+            (Lock::Poetry, None) => Some(self.export(&uv, &source).await?),
+            (Lock::Resolved { input, pinned, advice }, None) => Some(self.resolve(&uv, &source, input, pinned, advice).await?),
+        };
+        if let (Some(list), Lock::Poetry | Lock::Resolved { .. }) = (&list, &wanted.lock) {
+            let written = |source| BuildError::Write { path: lock.clone(), source };
+            fs::create_dir_all(&locks).and_then(|()| tree::write_whole(&lock, list.as_bytes())).map_err(written)?;
+        }
+
+        let layers = self.cache.join("layers");
+        let scratch = Scratch::new(&layers).map_err(|source| BuildError::Write { path: layers, source })?;
+        let made = scratch.path().join("tree");
+        let venv = made.join(".venv");
+        let text = |p: &Path| p.to_string_lossy().into_owned();
+        let args = ["venv", "--quiet", "--relocatable", "--no-project", "--python", &text(&self.python.executable), &text(&venv)];
+        self.uv(&uv, args.map(str::to_owned).to_vec(), &venv, self.scratch, "uv venv").await?;
+        if list.as_deref() != Some("") {
+            let file = scratch.path().join("list.txt");
+            fs::write(&file, list.as_deref().unwrap_or_default()).map_err(|source| BuildError::Write { path: file.clone(), source })?;
+            self.uv(&uv, fill(&wanted.install, &venv, &source, &file), &venv, &source, &format!("uv {}", wanted.install[..2].join(" ")))
+                .await?;
+        }
+        self.request.output.busy("compiling bytecode");
+        self.compile_layer(&made).await?;
+        let place = place(&list);
+        let layer = blocking(move || Layer::keep(&scratch, &place)).await?;
+        self.request.output.emit(Event::Done(began.elapsed()));
+        Ok(Some(layer))
+    }
+
+    /// Installs the source's own packages on top of the layer.
+    pub(super) async fn project(&self, known: &HashMap<String, (Entry, i64)>) -> Result<(), BuildError> {
+        for step in &self.plan.steps {
+            let Step::Project { args } = step else { continue };
+            let began = Instant::now();
+            let uv = Uv::get(self.request.home, self.found, self.runner, &|| ()).await?;
+            self.request.output.step("Installing the app's own packages");
+            let source = self.source_copy().await?;
+            let venv = self.tree.join(".venv");
+            self.uv(&uv, fill(args, &venv, &source, Path::new("")), &venv, &source, &format!("uv {}", args[..2].join(" "))).await?;
+            let written = |source| BuildError::Write { path: venv.clone(), source };
+            layers::strip(&venv).map_err(written)?;
+            self.request.output.emit(Event::Done(began.elapsed()));
+        }
+        let _ = known;
+        Ok(())
+    }
+
+    /// Collects Django's static files, with the deploy's config.
+    pub(super) async fn collect_static(&self, skip: bool) -> Result<(), BuildError> {
+        for step in &self.plan.steps {
+            let Step::CollectStatic { manage } = step else { continue };
+            let venv = self.tree.join(".venv");
+            if !layers::site_packages(&venv).iter().any(|s| s.join("django/__init__.py").is_file()) {
+                continue;
+            }
+            let shown = format!("python {manage} collectstatic --noinput");
+            if skip {
+                self.request.output.detail("collectstatic is skipped (DISABLE_COLLECTSTATIC)");
+                continue;
+            }
+            let began = Instant::now();
+            self.request.output.step(&format!("$ {shown}"));
+            let mut env = self.base_env()?;
+            let app = self.tree.to_string_lossy();
+            env.extend(self.plan.env.iter().map(|(k, v)| (k.clone(), v.replace("{app}", &app))));
+            env.extend(self.request.placeholders.iter().map(|n| (n.clone(), "placeholder".to_owned())));
+            env.extend(self.request.config.iter().cloned());
+            let python = venv.join("bin/python").to_string_lossy().into_owned();
+            let argv = [python.as_str(), manage, "collectstatic", "--noinput"].map(str::to_owned).to_vec();
+            let ran = self.run(argv, env, self.tree, &shown, true).await?;
+            if !ran.status.success() {
+                let said = |text: &str| ran.last.iter().any(|l| l.contains(text));
+                if said("Unknown command: 'collectstatic'") {
+                    self.request.output.detail("Skipped: django.contrib.staticfiles is not among INSTALLED_APPS");
+                } else if said("without having set the STATIC_ROOT") {
+                    self.request.output.detail("Skipped: the settings name no STATIC_ROOT");
+                } else {
+                    let missing = ran.last.iter().rev().find_map(|l| l.strip_prefix("KeyError: ")).map(|n| n.trim_matches(['\'', '"']));
+                    let cure = match missing {
+                        Some(name) => format!(
+                            "The settings need the config var {name}: give it a value with `dozen config set {name}=...`, or skip this step with `dozen config set DISABLE_COLLECTSTATIC=1`"
+                        ),
+                        None => "Make that command work, or skip this step with `dozen config set DISABLE_COLLECTSTATIC=1`".into(),
+                    };
+                    return Err(failed(&shown, &ran, cure));
+                }
+            }
+            self.request.output.emit(Event::Done(began.elapsed()));
+        }
+        Ok(())
+    }
+
+    /// Compiles what the layer did not bring, so that a slug that nothing can write to starts fast.
+    pub(super) async fn compile(&self, known: &HashMap<String, (Entry, i64)>) -> Result<(), BuildError> {
+        let [major, minor, _] = self.python.version;
+        let mut sources = Vec::new();
+        python_files(self.tree, Path::new(""), &mut |path| {
+            if !known.contains_key(path) {
+                sources.push(self.tree.join(path).to_string_lossy().into_owned());
+            }
+        });
+        if sources.is_empty() {
+            return Ok(());
+        }
+        sources.sort();
+        let began = Instant::now();
+        self.request.output.busy("compiling bytecode");
+        let mut args =
+            vec!["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"].into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let tree = self.tree.to_string_lossy().into_owned();
+        if [major, minor] >= [3, 9] {
+            let list = self.scratch.join("compile.txt");
+            fs::write(&list, sources.join("\n")).map_err(|source| BuildError::Write { path: list.clone(), source })?;
+            // A pool of processes costs more than it saves below this.
+            let jobs = if sources.len() > 200 { "0" } else { "1" };
+            args.extend(["-j", jobs, "-s", &tree, "-p", "/app", "-i", &list.to_string_lossy()].map(str::to_owned));
+        } else {
+            args.extend(["-d", "/app", "-x", "/\\.venv/", &tree].map(str::to_owned));
+        }
+        self.python(args).await?;
+        tracing::debug!(files = sources.len(), took = ?began.elapsed(), "compiled the app");
+        Ok(())
+    }
+
+    async fn compile_layer(&self, made: &Path) -> Result<(), BuildError> {
+        let [major, minor, _] = self.python.version;
+        let folder = made.join(".venv/lib").to_string_lossy().into_owned();
+        let mut args = ["-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"].map(str::to_owned).to_vec();
+        if [major, minor] >= [3, 9] {
+            args.extend(["-s".into(), made.to_string_lossy().into_owned(), "-p".into(), "/app".into()]);
+        } else {
+            args.extend(["-d".into(), "/app/.venv/lib".into()]);
+        }
+        args.push(folder);
+        self.python(args).await
+    }
+
+    /// Runs the bare interpreter. That a file does not compile is no error: packages carry templates and tests for other versions.
+    async fn python(&self, args: Vec<String>) -> Result<(), BuildError> {
+        let mut argv = vec![self.python.executable.to_string_lossy().into_owned(), "-I".into()];
+        argv.extend(args);
+        let mut env = self.base_env()?;
+        // Sets would otherwise be written in another order each time.
+        env.push(("PYTHONHASHSEED".into(), "0".into()));
+        let ran = self.run(argv, env, self.scratch, "python -m compileall", false).await?;
+        if ran.status.signal().is_some() {
+            return Err(failed("python -m compileall", &ran, "Run the command again; is there enough memory?".into()));
+        }
+        Ok(())
+    }
+
+    /// Resolves what the input leaves open, once.
+    async fn resolve(&self, uv: &Uv, source: &Path, input: &str, pinned: &[String], advice: &str) -> Result<String, BuildError> {
+        self.request.output.busy("resolving");
+        let out = self.scratch.join("resolved.txt");
+        let python = self.python.executable.to_string_lossy().into_owned();
+        let args = [
+            "pip",
+            "compile",
+            "--quiet",
+            "--generate-hashes",
+            "--no-header",
+            "--no-annotate",
+            "--emit-index-url",
+            "--emit-find-links",
+            "--python",
+            &python,
+            input,
+            "-o",
+            &out.to_string_lossy(),
+        ];
+        self.uv(uv, args.map(str::to_owned).to_vec(), Path::new(""), source, "uv pip compile").await?;
+        let resolved = fs::read_to_string(&out).map_err(|source| BuildError::Write { path: out.clone(), source })?;
+        let list = requirements::without_local(&resolved);
+        let open = requirements::names(&list).iter().filter(|n| !pinned.contains(n)).count();
+        if open > 0 {
+            self.request
+                .output
+                .warning(&format!("{input} leaves the versions of {open} packages open; what was resolved now is kept for this app"));
+            self.request.output.warning(&format!("To lock them for everyone: {advice}"));
+        }
+        Ok(list)
+    }
+
+    /// Has poetry say what its lock means.
+    async fn export(&self, uv: &Uv, source: &Path) -> Result<String, BuildError> {
+        self.request.output.busy("reading poetry.lock");
+        let out = self.scratch.join("exported.txt");
+        let able = |i: &&Interpreter| i.version >= POETRY_PYTHON;
+        let python = if able(&self.python) { Some(self.python) } else { self.found.all.iter().find(able) };
+        let python = python.map(|p| p.executable.to_string_lossy().into_owned()).unwrap_or_default();
+        let [poetry, plugin] = POETRY;
+        let out_arg = out.to_string_lossy();
+        let args = [
+            "tool",
+            "run",
+            "--quiet",
+            "--python",
+            &python,
+            "--from",
+            poetry,
+            "--with",
+            plugin,
+            "poetry",
+            "export",
+            "--no-ansi",
+            "--no-interaction",
+            "--only",
+            "main",
+            "-f",
+            "requirements.txt",
+            "-o",
+            &out_arg,
+        ];
+        self.uv(uv, args.map(str::to_owned).to_vec(), Path::new(""), source, "poetry export").await?;
+        let exported = fs::read_to_string(&out).unwrap_or_default();
+        Ok(requirements::without_local(&exported))
+    }
+
+    /// A copy of the source that builds of packages may write into; made once a build.
+    async fn source_copy(&self) -> Result<PathBuf, BuildError> {
+        let copy = self.scratch.join("source");
+        if !copy.exists() {
+            let (from, to) = (self.tree.to_owned(), copy.clone());
+            let done = blocking(move || copy_tree(&from, &to)).await;
+            done.map_err(|source| BuildError::Write { path: copy.clone(), source })?;
+        }
+        Ok(copy)
+    }
+
+    /// Runs uv for an environment; its output is shown.
+    async fn uv(&self, uv: &Uv, mut args: Vec<String>, venv: &Path, cwd: &Path, shown: &str) -> Result<(), BuildError> {
+        let home = self.work("home")?;
+        let mut env = uv::environment(&home, &self.cache.join("uv"), &self.python.executable);
+        env.push(("TMPDIR".into(), self.work("tmp")?.to_string_lossy().into_owned()));
+        // The source has no history here to read a version from.
+        env.push(("SETUPTOOLS_SCM_PRETEND_VERSION".into(), "0".into()));
+        env.extend(
+            [("POETRY_VIRTUALENVS_CREATE", "false"), ("POETRY_KEYRING_ENABLED", "false")].map(|(k, v)| (k.to_owned(), v.to_owned())),
+        );
+        match args.first().map(String::as_str) {
+            Some("sync") => env.push(("UV_PROJECT_ENVIRONMENT".into(), venv.to_string_lossy().into_owned())),
+            Some("pip") if args.get(1).is_some_and(|a| a == "install") => {
+                let python = venv.join("bin/python").to_string_lossy().into_owned();
+                args.splice(2..2, ["--python".to_owned(), python]);
+            }
+            _ => {}
+        }
+        let mut argv = vec![uv.program.to_string_lossy().into_owned()];
+        argv.extend(args);
+        let ran = self.run(argv, env, cwd, shown, true).await?;
+        if ran.status.success() {
+            Ok(())
+        } else {
+            Err(failed(shown, &ran, uv_cure(&ran.last, &self.plan.layer.as_ref().map_or("", |l| &l.from))))
+        }
+    }
+
+    async fn run(&self, argv: Vec<String>, env: Vec<(String, String)>, cwd: &Path, shown: &str, show: bool) -> Result<Ran, BuildError> {
+        let last = Arc::new(Mutex::new(VecDeque::with_capacity(LAST_LINES)));
+        let on_line: OnLine = {
+            let (last, mask, output) = (last.clone(), self.request.mask.clone(), self.request.output.clone());
+            let scratch = self.scratch.to_string_lossy().into_owned();
+            Arc::new(move |line: &str| {
+                let line = mask
+                    .apply(&without_userinfo(line))
+                    .replace(&format!("{scratch}/tree"), "/app")
+                    .replace(&format!("{scratch}/source"), "/app");
+                if line.trim().is_empty() || line.starts_with("Using Python ") {
+                    return;
+                }
+                if show {
+                    output.detail(&line);
+                }
+                if let Ok(mut last) = last.lock() {
+                    if last.len() == LAST_LINES {
+                        last.pop_front();
+                    }
+                    last.push_back(line);
+                }
+            })
+        };
+        let command = Command { argv, env, cwd: cwd.to_owned(), writable: vec![self.scratch.to_owned(), self.cache.to_owned()] };
+        let status = self.runner.run(command, on_line).await.map_err(|source| BuildError::Start { command: shown.into(), source })?;
+        let last = last.lock().map(|l| l.iter().cloned().collect()).unwrap_or_default();
+        Ok(Ran { status, last })
+    }
+
+    fn base_env(&self) -> Result<Vec<(String, String)>, BuildError> {
+        let text = |p: PathBuf| p.to_string_lossy().into_owned();
+        let mut env = uv::passed(&["PATH"]);
+        env.extend([
+            ("HOME".into(), text(self.work("home")?)),
+            ("TMPDIR".into(), text(self.work("tmp")?)),
+            ("LANG".into(), "C.UTF-8".into()),
+        ]);
+        Ok(env)
+    }
+
+    /// A folder of this build's own.
+    fn work(&self, name: &str) -> Result<PathBuf, BuildError> {
+        let path = self.scratch.join(name);
+        fs::create_dir_all(&path).map_err(|source| BuildError::Write { path: path.clone(), source })?;
+        Ok(path)
+    }
+
+    /// A key of the cache: what is done, with what, on what.
+    fn key(&self, parts: &[&str], content: &Hash) -> String {
+        let parts =
+            (PACK_VERSION, parts, crate::release::store::hex(content), self.python.number(), &self.python.prefix, std::env::consts::ARCH);
+        blake3::hash(&serde_json::to_vec(&parts).unwrap_or_default()).to_hex().to_string()
+    }
+}
+
+fn fill(args: &[String], venv: &Path, source: &Path, list: &Path) -> Vec<String> {
+    let text = |p: &Path| p.to_string_lossy().into_owned();
+    let (venv, source, list) = (text(venv), text(source), text(list));
+    args.iter().map(|a| a.replace("{venv}", &venv).replace("{source}", &source).replace("{lock}", &list)).collect()
+}
+
+fn failed(shown: &str, ran: &Ran, cure: String) -> BuildError {
+    let status = match (ran.status.code(), ran.status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "no exit code".into(),
+    };
+    BuildError::Step { command: shown.to_owned(), status, last: ran.last.clone(), cure }
+}
+
+/// What to do about what uv said.
+fn uv_cure(last: &[String], from: &str) -> String {
+    let said = |words: &[&str]| last.iter().any(|l| words.iter().any(|w| l.contains(w)));
+    if said(&["error sending request", "dns error", "Failed to fetch", "Could not connect", "Connection refused", "tcp connect error"]) {
+        "No package index could be reached. Is there a network, or an index or proxy to name (UV_DEFAULT_INDEX, PIP_INDEX_URL, HTTPS_PROXY)?".into()
+    } else if said(&["Hash mismatch", "hash mismatch", "missing a hash"]) {
+        format!("A package is not the one that {from} was made with. Make the lock anew if you trust it")
+    } else if said(&["No solution found"]) {
+        format!("The versions that {from} asks for do not exist or do not fit together; correct it")
+    } else if said(&["Failed to build", "Build backend"]) {
+        "A package has no ready-made wheel for this Python and could not be compiled. Install what it needs (see above), or choose another Python with --use-python".into()
+    } else {
+        format!("Correct {from} and run the command again")
+    }
+}
+
+/// Calls `each` with every `.py` file of a tree.
+fn python_files(root: &Path, relative: &Path, each: &mut dyn FnMut(&str)) {
+    for entry in fs::read_dir(root.join(relative)).into_iter().flatten().flatten() {
+        let path = relative.join(entry.file_name());
+        match entry.file_type() {
+            Ok(t) if t.is_dir() => python_files(root, &path, each),
+            Ok(t) if t.is_file() && path.extension().is_some_and(|e| e == "py") => {
+                if let Some(text) = path.to_str().filter(|t| !t.contains('\n')) {
+                    each(text);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target, kind) = (entry.path(), to.join(entry.file_name()), entry.file_type()?);
+        if kind.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(&source)?, &target)?;
+        } else if kind.is_dir() && entry.file_name() != ".venv" {
+            copy_tree(&source, &target)?;
+        } else if kind.is_file() {
+            fs::copy(&source, &target)?;
+        }
+    }
+    Ok(())
+}

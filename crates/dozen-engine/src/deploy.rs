@@ -1,0 +1,614 @@
+//! The one place that walks Source → Slug → Release, left to right, and hands what comes of it to the driver.
+//!
+//! [`Floor`] is one deploy under way: its ledger, its driver, what is seen of it. `up` has one; nothing here knows whether a person or an API asks.
+//!
+//! **Invariant:** a release is in the ledger before anything of it starts, and it is concluded before it is called current.
+//! **Invariant:** whatever fails after that, the release before it keeps serving.
+
+use crate::codebase::{self, ReadError};
+use crate::dependencies::{self, BuildError};
+use crate::home::Home;
+use crate::ledger::{Intent, Ledger, LedgerError, Principal, ReleaseRow};
+use crate::output::Output;
+use crate::parity::{Local, Observed};
+use crate::release::store::{self, StoreError};
+use dozen_core::admin::OneOff;
+use dozen_core::concurrency::formation::{First, Formation, FormationError, Scale};
+use dozen_core::concurrency::{Desired, Share};
+use dozen_core::config::{Changes, Config, ConfigError, Origin, Var};
+use dozen_core::diagnostic::Diagnostic;
+use dozen_core::ids::{DeployRef, Generation, InstanceName, TypeName, Version};
+use dozen_core::parity::{Driver, Io, Refusal};
+use dozen_core::processes::{Exit, Seen, State};
+use dozen_core::release::{Cause, Release, Slug, Status};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+mod declared;
+
+/// The longest that a release phase may take (Heroku: one hour).
+const RELEASE_PHASE: Duration = Duration::from_secs(60 * 60);
+
+/// One deploy and everything that acts on it.
+pub struct Floor {
+    /// The truth about intent.
+    pub ledger: Ledger,
+    /// Which deploy.
+    pub deploy: DeployRef,
+    /// Where it runs.
+    pub driver: Local,
+    /// What is seen of it, and its log.
+    pub observed: Arc<Observed>,
+    /// Whether a formation is kept running; otherwise only one-offs run and releases wait for the next `up`.
+    pub serving: bool,
+    /// Changes of releases wait for each other here.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// What `up` was told about a build.
+#[derive(Debug, Clone, Default)]
+pub struct BuildOptions {
+    /// A Python version or path instead of the one that the app's files ask for.
+    pub use_python: Option<String>,
+}
+
+/// Why a deploy did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(#[from] ReadError),
+    /// A file of the app says something that cannot be used.
+    #[error("{file} cannot be used")]
+    Input {
+        /// `Procfile`
+        file: String,
+        /// Its text, for the excerpt; `None` where it may hold secrets.
+        text: Option<String>,
+        /// What is wrong with it.
+        diagnostics: Vec<Diagnostic>,
+    },
+    /// A file of the app cannot be read.
+    #[error("cannot read {file}")]
+    File {
+        /// `.env`
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The build failed.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The slug store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A config var was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A change of the formation was refused.
+    #[error(transparent)]
+    Formation(#[from] FormationError),
+    /// The driver has ended.
+    #[error(transparent)]
+    Driver(#[from] Refusal),
+    /// A resource could not be made.
+    #[error(transparent)]
+    Resource(#[from] crate::backing::ResourceError),
+    /// app.json requires config that nobody gave.
+    #[error("{deploy} lacks config that app.json requires: {}", .names.join(", "))]
+    Required {
+        /// Whose.
+        deploy: DeployRef,
+        /// Which.
+        names: Vec<String>,
+    },
+    /// The release phase failed.
+    #[error("the release phase of {version} (`{command}`) failed with exit code {code}")]
+    ReleasePhase {
+        /// Which release.
+        version: Version,
+        /// Masked.
+        command: String,
+        /// As a shell says it.
+        code: i32,
+    },
+    /// The new release did not come up; the old one serves.
+    #[error("{version} did not come up: {reason}; {kept} keeps serving")]
+    Start {
+        /// Which release.
+        version: Version,
+        /// Which instance and how it ended.
+        reason: String,
+        /// The old one.
+        kept: Version,
+    },
+    /// There is no release to act on.
+    #[error("{0} has no release yet")]
+    NoRelease(DeployRef),
+    /// There is nothing to roll back to.
+    #[error("{0} has no earlier release that succeeded")]
+    NoEarlier(DeployRef),
+    /// It would bring back a release that never worked.
+    #[error("{0} failed and cannot be rolled back to")]
+    FailedRelease(Version),
+    /// Only a running deploy can do that.
+    #[error("{0} is not running")]
+    NotServing(DeployRef),
+}
+
+/// How a change of config ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configured {
+    /// What changed.
+    pub changes: Changes,
+    /// The release that came of it; `None` where nothing changed, or where it waits for the next `up`.
+    pub version: Option<Version>,
+}
+
+impl Floor {
+    /// A floor for a deploy.
+    pub fn new(ledger: Ledger, deploy: DeployRef, driver: Local, observed: Arc<Observed>, serving: bool) -> Self {
+        Self { ledger, deploy, driver, observed, serving, turn: tokio::sync::Mutex::default() }
+    }
+
+    fn home(&self) -> &Home {
+        self.ledger.home()
+    }
+
+    /// Source to release: reads the folder, builds or finds the slug, makes a release where anything changed, and runs its release phase.
+    /// Answers the release that shall serve and whether it is new.
+    pub async fn bring_up(
+        &self,
+        who: &Principal,
+        folder: PathBuf,
+        options: &BuildOptions,
+        output: &dyn Output,
+    ) -> Result<(Arc<Release>, bool), DeployError> {
+        let _turn = self.turn.lock().await;
+        let deploy = &self.deploy;
+        let reading = codebase::read(&folder)?;
+        reading.warnings.iter().for_each(|w| output.warning(w));
+        let source = reading.source;
+        let declared = declared::read(&source, &folder, output)?;
+        self.ledger.commit(who, Intent::Adopt { deploy: deploy.clone(), folder: source.folder.clone() }).await?;
+        self.ledger.commit(who, Intent::Recover { deploy: deploy.clone() }).await?;
+
+        let before = self.current_row().await?;
+        let (config_version, config, changes) = self.import_config(who, &declared, output).await?;
+        self.create_resources(who, &declared, &config, output).await?;
+        let ids = self.ledger.attachments(deploy).await?;
+        let attachments = self.ledger.resolve(ids.clone()).await?;
+        let missing = declared.missing(&config, &attachments);
+        if !missing.is_empty() {
+            output.warning(&format!("app.json requires config that is not set: {}", missing.join(", ")));
+        }
+
+        let last = match &before {
+            Some(row) => store::open(self.home(), &row.slug).ok(),
+            None => None,
+        };
+        let python = options.use_python.clone().or_else(|| before.as_ref().and_then(|b| b.python.clone()));
+        let last_python = last.as_ref().and_then(|s| s.stack.runtime.as_deref()).and_then(|r| r.strip_prefix("Python ")).map(str::to_owned);
+        let mut draft = Release {
+            deploy: deploy.clone(),
+            version: Version(1),
+            slug: empty_slug(),
+            config,
+            attachments,
+            description: String::new(),
+            created: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let variables: Vec<(String, String)> = draft.variables().into_iter().collect();
+        let built = dependencies::build(dependencies::Request {
+            home: self.home(),
+            app: &deploy.app,
+            source: &source,
+            processes: declared.processes.clone(),
+            env: &variables,
+            placeholders: &missing,
+            mask: &draft.mask(),
+            use_python: python.as_deref(),
+            last_python: last_python.as_deref(),
+            output,
+        })
+        .await?;
+        draft.slug = built.slug;
+        if !missing.is_empty() {
+            return Err(DeployError::Required { deploy: deploy.clone(), names: missing });
+        }
+        self.first_formation(who, &draft.slug, &declared.formation, output).await?;
+
+        if let Some(row) = &before
+            && row.slug == draft.slug.id
+            && row.attachments == ids
+            && row.python == python
+            && (row.config_version == config_version || self.ledger.config_at(deploy, row.config_version).await? == draft.config)
+        {
+            return Ok((Arc::new(self.load(row).await?), false));
+        }
+        let code_changed = before.as_ref().is_none_or(|b| b.slug != draft.slug.id);
+        let cause = if code_changed {
+            let config = if before.is_some() { changes } else { Changes::default() };
+            Cause::Deploy { commit: draft.slug.commit.clone(), slug: draft.slug.id, config }
+        } else if before.as_ref().is_some_and(|b| b.attachments != ids) {
+            let old = before.as_ref().map(|b| b.attachments.clone()).unwrap_or_default();
+            Cause::Attach(ids.keys().find(|k| !old.contains_key(*k)).cloned().unwrap_or_default())
+        } else {
+            let old = self.ledger.config_at(deploy, before.as_ref().map_or(config_version, |b| b.config_version)).await?;
+            Cause::Config(old.changes(&draft.config))
+        };
+        let release = self.make(who, draft.slug, config_version, None, python, &cause).await?;
+        self.phase(who, &release, output).await?;
+        if !self.serving_now() {
+            self.conclude(who, release.version, None).await?;
+        }
+        Ok((release, true))
+    }
+
+    /// Starts the formation of a release that [`Floor::bring_up`] answered, and answers at once: what comes of it is seen.
+    pub async fn serve(&self, who: &Principal, release: Arc<Release>) -> Result<(), DeployError> {
+        let formation = self.formation(&release.slug).await?;
+        let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
+        Ok(self.driver.apply(&self.desired(release, formation, scaled.generation))?)
+    }
+
+    /// Waits until every instance of the release is up, or says which one ended first and how.
+    pub async fn come_up(&self, release: &Release) -> Result<(), String> {
+        let formation = match self.formation(&release.slug).await {
+            Ok(formation) => formation,
+            Err(e) => return Err(crate::chain(&e)),
+        };
+        self.observed.until(|seen| outcome(seen, release.version, &formation)).await
+    }
+
+    /// Stops everything and waits until it is gone. `kill` ends the wait: everything is killed at once.
+    pub async fn stop(&self, who: &Principal, kill: impl Future<Output = ()>) -> Result<(), DeployError> {
+        self.ledger.authorise(who, "stop a deploy")?;
+        self.driver.forget(&self.deploy)?;
+        let closed = self.driver.close();
+        tokio::pin!(closed);
+        tokio::select! {
+            () = &mut closed => {}
+            () = kill => {
+                self.driver.kill()?;
+                closed.await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets and unsets config vars. On a running deploy that makes a release; otherwise the next `up` makes it.
+    pub async fn configure(
+        &self,
+        who: &Principal,
+        set: Vec<(String, Var)>,
+        unset: Vec<String>,
+        output: &dyn Output,
+    ) -> Result<Configured, DeployError> {
+        let _turn = self.turn.lock().await;
+        let (_, config) = self.ledger.config(&self.deploy).await?;
+        let mut next = config.clone();
+        for (name, var) in set {
+            next.set(&name, var)?;
+        }
+        for name in &unset {
+            next.vars.remove(name);
+        }
+        let changes = config.changes(&next);
+        if config == next {
+            return Ok(Configured { changes, version: None });
+        }
+        let configured = self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config: next }).await?;
+        if !self.serving {
+            return Ok(Configured { changes, version: None });
+        }
+        let current = self.current_row().await?.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
+        let slug = store::open(self.home(), &current.slug)?;
+        let cause = Cause::Config(changes.clone());
+        let release = self.make(who, slug, configured.number, None, current.python, &cause).await?;
+        self.roll(who, release.clone(), output).await?;
+        Ok(Configured { changes, version: Some(release.version) })
+    }
+
+    /// Makes an earlier release's code and config current again, as a new release. `None` goes to the one before the current.
+    pub async fn rollback(&self, who: &Principal, to: Option<Version>, output: &dyn Output) -> Result<(Version, Version), DeployError> {
+        let _turn = self.turn.lock().await;
+        if !self.serving {
+            return Err(DeployError::NotServing(self.deploy.clone()));
+        }
+        let current = self.current_row().await?.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
+        let row = match to {
+            Some(version) => self.ledger.release(&self.deploy, version).await?,
+            None => {
+                let rows = self.ledger.releases(&self.deploy).await?;
+                let earlier = rows.into_iter().find(|r| r.version < current.version && r.status == Status::Succeeded);
+                earlier.ok_or_else(|| DeployError::NoEarlier(self.deploy.clone()))?
+            }
+        };
+        if row.status != Status::Succeeded {
+            return Err(DeployError::FailedRelease(row.version));
+        }
+        let slug = store::open(self.home(), &row.slug)?;
+        let config = self.ledger.config_at(&self.deploy, row.config_version).await?;
+        let (latest, now) = self.ledger.config(&self.deploy).await?;
+        let config_version = if now == config {
+            latest
+        } else {
+            self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config }).await?.number
+        };
+        let release = self.make(who, slug, config_version, Some(row.version), row.python, &Cause::Rollback(row.version)).await?;
+        self.roll(who, release.clone(), output).await?;
+        Ok((row.version, release.version))
+    }
+
+    /// Changes the formation.
+    pub async fn scale(&self, who: &Principal, changes: &[Scale]) -> Result<Formation, DeployError> {
+        let _turn = self.turn.lock().await;
+        let release = Arc::new(self.current().await?);
+        let formation = self.formation(&release.slug).await?.scale(changes, &release.slug.processes)?;
+        let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
+        if self.serving {
+            self.driver.apply(&self.desired(release, formation.clone(), scaled.generation))?;
+        }
+        Ok(formation)
+    }
+
+    /// Ends and starts again all instances, those of a type, or one. Answers how many.
+    pub async fn restart(&self, who: &Principal, target: Option<String>) -> Result<usize, DeployError> {
+        self.ledger.authorise(who, "restart")?;
+        if !self.serving {
+            return Err(DeployError::NotServing(self.deploy.clone()));
+        }
+        Ok(self.driver.restart(target).await?)
+    }
+
+    /// Starts a one-off of the current release on these descriptors. Answers its name; [`Floor::ran`] waits for its end.
+    pub async fn run(&self, who: &Principal, command: String, io: Io) -> Result<InstanceName, DeployError> {
+        let release = Arc::new(self.current().await?);
+        let masked = release.mask().apply(&command).into_owned();
+        let run = Intent::Run { deploy: self.deploy.clone(), release: release.version, command: masked };
+        let number = self.ledger.commit(who, run).await?.number;
+        let instance = InstanceName { kind: kind("run"), number };
+        let one_off = OneOff { instance: instance.clone(), release: release.version, command };
+        self.driver.start(&release, &one_off, io)?;
+        Ok(instance)
+    }
+
+    /// Waits for a one-off's end and records it.
+    pub async fn ran(&self, who: &Principal, instance: &InstanceName) -> Result<Exit, DeployError> {
+        let exit = self.end_of(instance).await;
+        let ran = Intent::Ran { deploy: self.deploy.clone(), number: instance.number, exit_code: exit.code() };
+        self.ledger.commit(who, ran).await?;
+        Ok(exit)
+    }
+
+    /// The release that serves, or would.
+    pub async fn current(&self) -> Result<Release, DeployError> {
+        let row = self.current_row().await?.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
+        self.load(&row).await
+    }
+
+    /// The formation as it was scaled, for the types that this slug has.
+    pub async fn formation(&self, slug: &Slug) -> Result<Formation, DeployError> {
+        let was = self.ledger.formation(&self.deploy).await?.unwrap_or_default();
+        Ok(was.next(&slug.processes, &BTreeMap::new(), First::OneOfEach).0)
+    }
+
+    async fn current_row(&self) -> Result<Option<ReleaseRow>, DeployError> {
+        Ok(match self.ledger.current(&self.deploy).await? {
+            Some(version) => Some(self.ledger.release(&self.deploy, version).await?),
+            None => None,
+        })
+    }
+
+    async fn load(&self, row: &ReleaseRow) -> Result<Release, DeployError> {
+        Ok(Release {
+            deploy: self.deploy.clone(),
+            version: row.version,
+            slug: store::open(self.home(), &row.slug)?,
+            config: self.ledger.config_at(&self.deploy, row.config_version).await?,
+            attachments: self.ledger.resolve(row.attachments.clone()).await?,
+            description: row.description.clone(),
+            created: row.created,
+        })
+    }
+
+    /// Takes in what `.env` and app.json say about config; makes a new version where that changes anything.
+    async fn import_config(
+        &self,
+        who: &Principal,
+        declared: &declared::Declared,
+        output: &dyn Output,
+    ) -> Result<(u32, Config, Changes), DeployError> {
+        let (version, config) = self.ledger.config(&self.deploy).await?;
+        let (next, kept) = config.with_dotenv(&declared.dotenv)?;
+        let next = declared.defaults(next)?;
+        for name in kept {
+            output.warning(&format!(".env gives {name} another value than `config set` did; the one that was set stays"));
+        }
+        if next == config && version > 0 {
+            return Ok((version, config, Changes::default()));
+        }
+        let changes = config.changes(&next);
+        let configured = self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config: next.clone() }).await?;
+        Ok((configured.number, next, changes))
+    }
+
+    async fn create_resources(
+        &self,
+        who: &Principal,
+        declared: &declared::Declared,
+        config: &Config,
+        output: &dyn Output,
+    ) -> Result<(), DeployError> {
+        let have = self.ledger.attachments(&self.deploy).await?;
+        for wanted in declared.resources(config, &have, output) {
+            let folder = crate::backing::create(self.home(), &self.deploy, &wanted.name, wanted.kind)?;
+            output.step(&format!("Attaching {} ({})", wanted.name, wanted.kind.as_str()));
+            let attach = Intent::Attach { deploy: self.deploy.clone(), name: wanted.name, kind: wanted.kind, folder };
+            self.ledger.commit(who, attach).await?;
+        }
+        Ok(())
+    }
+
+    async fn first_formation(
+        &self,
+        who: &Principal,
+        slug: &Slug,
+        declared: &BTreeMap<TypeName, u32>,
+        output: &dyn Output,
+    ) -> Result<(), DeployError> {
+        let was = self.ledger.formation(&self.deploy).await?;
+        let (next, unknown) = was.clone().unwrap_or_default().next(&slug.processes, declared, First::OneOfEach);
+        for u in unknown {
+            output.warning(&format!("app.json's formation: {u}"));
+        }
+        if was.as_ref() != Some(&next) {
+            self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: next }).await?;
+        }
+        Ok(())
+    }
+
+    async fn make(
+        &self,
+        who: &Principal,
+        slug: Slug,
+        config_version: u32,
+        like: Option<Version>,
+        python: Option<String>,
+        cause: &Cause,
+    ) -> Result<Arc<Release>, DeployError> {
+        let release = Intent::Release {
+            deploy: self.deploy.clone(),
+            slug: Box::new(slug),
+            config_version,
+            like,
+            python,
+            description: cause.describe(),
+        };
+        let made = self.ledger.commit(who, release).await?;
+        let row = self.ledger.release(&self.deploy, Version(made.number)).await?;
+        let release = self.load(&row).await?;
+        if let Some((uid, _)) = self.ledger.deploy(&self.deploy).await?.filter(|_| rustix::process::getuid().is_root()) {
+            for folder in release.attachments.iter().filter_map(|a| a.folder.as_ref()) {
+                crate::backing::hand_over(folder, uid).map_err(|source| DeployError::File { file: folder.clone(), source })?;
+            }
+        }
+        Ok(Arc::new(release))
+    }
+
+    /// A new release beside a running one: its release phase, its start, the switch. Whatever fails, the old one serves on.
+    async fn roll(&self, who: &Principal, release: Arc<Release>, output: &dyn Output) -> Result<(), DeployError> {
+        let version = release.version;
+        self.phase(who, &release, output).await?;
+        let old = self.current().await.ok();
+        let formation = self.formation(&release.slug).await?;
+        let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
+        self.driver.apply(&self.desired(release.clone(), formation, scaled.generation))?;
+        let outcome = self.come_up(&release).await;
+        match (outcome, old) {
+            (Ok(()), _) | (Err(_), None) => self.conclude(who, version, None).await.map(|_| ()),
+            (Err(reason), Some(old)) => {
+                let generation = self.conclude(who, version, Some(reason.clone())).await?;
+                let formation = self.formation(&old.slug).await?;
+                let kept = old.version;
+                self.driver.apply(&self.desired(Arc::new(old), formation, generation))?;
+                Err(DeployError::Start { version, reason, kept })
+            }
+        }
+    }
+
+    /// The release phase, where the slug has one. A failure concludes the release as failed.
+    async fn phase(&self, who: &Principal, release: &Arc<Release>, output: &dyn Output) -> Result<(), DeployError> {
+        let Some(command) = release.command(&kind(TypeName::RELEASE)) else { return Ok(()) };
+        let masked = release.mask().apply(command).into_owned();
+        output.step(&format!("Running release command: {masked}"));
+        let started = Instant::now();
+        let instance = InstanceName { kind: kind(TypeName::RELEASE), number: release.version.0 };
+        let one_off = OneOff { instance: instance.clone(), release: release.version, command: command.to_owned() };
+        self.driver.start(release, &one_off, Io::Logged)?;
+        let code = match tokio::time::timeout(RELEASE_PHASE, self.end_of(&instance)).await {
+            Ok(exit) => exit.code(),
+            Err(_) => {
+                self.driver.signal(instance.clone(), rustix::process::Signal::KILL.as_raw())?;
+                self.end_of(&instance).await;
+                124
+            }
+        };
+        if code == 0 {
+            output.emit(crate::output::Event::Done(started.elapsed()));
+            return Ok(());
+        }
+        self.conclude(who, release.version, Some(format!("the release phase failed with exit code {code}"))).await?;
+        Err(DeployError::ReleasePhase { version: release.version, command: masked, code })
+    }
+
+    async fn conclude(&self, who: &Principal, version: Version, failure: Option<String>) -> Result<Generation, DeployError> {
+        let status = if failure.is_some() { Status::Failed } else { Status::Succeeded };
+        let conclude = Intent::Conclude { deploy: self.deploy.clone(), version, status, failure };
+        Ok(self.ledger.commit(who, conclude).await?.generation)
+    }
+
+    async fn end_of(&self, instance: &InstanceName) -> Exit {
+        let end = |seen: &[Seen]| {
+            let it = seen.iter().find(|s| s.instance == *instance)?;
+            (it.state == State::Down).then_some(it.exit.unwrap_or(Exit::Lost))
+        };
+        self.observed.until(end).await
+    }
+
+    fn serving_now(&self) -> bool {
+        self.observed.seen().iter().any(|s| s.state != State::Down)
+    }
+
+    fn desired(&self, release: Arc<Release>, formation: Formation, generation: Generation) -> Desired {
+        Desired { deploy: self.deploy.clone(), generation, releases: vec![Share { release, weight: 1, formation }] }
+    }
+}
+
+/// Whether a new release is up as a whole, or which of its instances ended before it was.
+fn outcome(seen: &[Seen], version: Version, formation: &Formation) -> Option<Result<(), String>> {
+    let mine = |i: &InstanceName| seen.iter().find(|s| s.release == version && s.instance == *i);
+    let mut all_up = true;
+    for instance in formation.instances() {
+        match mine(&instance) {
+            Some(s) if matches!(s.state, State::Crashed | State::Down) || s.restarts > 0 => {
+                let code = s.exit.map_or(1, Exit::code);
+                return Some(Err(format!("{instance} ended with exit code {code}")));
+            }
+            Some(s) if s.state == State::Up && (s.routed || !instance.kind.is_web()) => {}
+            _ => all_up = false,
+        }
+    }
+    all_up.then_some(Ok(()))
+}
+
+fn kind(name: &str) -> TypeName {
+    name.parse().expect("a literal process type is valid")
+}
+
+fn empty_slug() -> Slug {
+    Slug {
+        id: dozen_core::ids::SlugId([0; 32]),
+        stack: dozen_core::dependencies::Stack { pack: String::new(), runtime: None },
+        processes: vec![],
+        env: vec![],
+        needs: vec![],
+        commit: None,
+        size: 0,
+        files: 0,
+    }
+}
+
+/// A value made for `generator: secret`: 256 random bits, in hexadecimal as Heroku makes them.
+fn generated_secret() -> Var {
+    let bytes: [u8; 32] = rand::random();
+    let value = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    Var { value, origin: Origin::Generated, plain: false }
+}

@@ -1,0 +1,152 @@
+//! What an app declares beside its code: Procfile, app.json, dozen.toml, and the `.env` of a developer's own deploy.
+
+use super::{DeployError, generated_secret};
+use crate::codebase;
+use crate::output::Output;
+use dozen_core::backing::{Attachment, ResourceKind};
+use dozen_core::codebase::Source;
+use dozen_core::config::{Config, ConfigError, Origin, Var, dotenv};
+use dozen_core::diagnostic::{Diagnostic, has_errors};
+use dozen_core::ids::TypeName;
+use dozen_core::manifest::{AppJson, app_json, dozen_toml};
+use dozen_core::processes::{ProcessType, procfile};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A `.env` of more is refused unread.
+const MAX_DOTENV: u64 = 1 << 20;
+
+/// All of it.
+pub(super) struct Declared {
+    /// The Procfile's types; empty where there is no Procfile.
+    pub(super) processes: Vec<ProcessType>,
+    /// app.json's formation.
+    pub(super) formation: BTreeMap<TypeName, u32>,
+    /// The variables of `.env`.
+    pub(super) dotenv: BTreeMap<String, String>,
+    app_json: AppJson,
+}
+
+/// A resource that app.json asks for and that is not there yet.
+pub(super) struct Wanted {
+    pub(super) name: String,
+    pub(super) kind: ResourceKind,
+}
+
+/// Reads them; warnings are told, errors end it.
+pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Result<Declared, DeployError> {
+    let text = |name: &str| codebase::text(source, name);
+    let processes = match text("Procfile") {
+        Some(t) => {
+            let (processes, remarks) = procfile::parse(&t);
+            told("Procfile", Some(t), remarks, output)?;
+            processes
+        }
+        None => vec![],
+    };
+    let app_json = match text("app.json") {
+        Some(t) => {
+            let (app_json, remarks) = app_json::parse(&t);
+            // No excerpt: what stands there may be somebody's secret, though it should not.
+            told("app.json", None, remarks, output)?;
+            app_json
+        }
+        None => AppJson::default(),
+    };
+    if let Some(t) = text("dozen.toml") {
+        let (settings, remarks) = dozen_toml::parse(&t);
+        told("dozen.toml", Some(t), remarks, output)?;
+        for unknown in settings.unknown_types(&processes) {
+            output.warning(&format!("dozen.toml: {unknown}"));
+        }
+    }
+    let dotenv = read_dotenv(folder, output)?;
+    Ok(Declared { processes, formation: app_json.quantities(), dotenv, app_json })
+}
+
+fn read_dotenv(folder: &Path, output: &dyn Output) -> Result<BTreeMap<String, String>, DeployError> {
+    let file = folder.join(".env");
+    let failed = |source| DeployError::File { file: file.clone(), source };
+    match std::fs::metadata(&file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(e) => return Err(failed(e)),
+        Ok(m) if !m.is_file() => return Err(failed(std::io::Error::other("it is not a file"))),
+        Ok(m) if m.len() > MAX_DOTENV => return Err(failed(std::io::Error::other(format!("it is larger than {MAX_DOTENV} bytes")))),
+        Ok(_) => {}
+    }
+    let (vars, remarks) = dotenv::parse_bytes(&std::fs::read(&file).map_err(failed)?);
+    told(".env", None, remarks, output)?;
+    Ok(vars)
+}
+
+fn told(file: &str, text: Option<String>, diagnostics: Vec<Diagnostic>, output: &dyn Output) -> Result<(), DeployError> {
+    if has_errors(&diagnostics) {
+        return Err(DeployError::Input { file: file.to_owned(), text, diagnostics });
+    }
+    for d in diagnostics {
+        let help = if d.help.is_empty() { String::new() } else { format!(". {}", d.help) };
+        output.warning(&format!("{file}:{d}{help}"));
+    }
+    Ok(())
+}
+
+impl Declared {
+    /// The config with app.json's defaults: a `value` fills what nothing else gives and follows app.json when that changes; a secret is made once.
+    pub(super) fn defaults(&self, mut config: Config) -> Result<Config, ConfigError> {
+        let env = &self.app_json.env;
+        config.vars.retain(|k, v| v.origin != Origin::AppJson || env.get(k).is_some_and(|e| e.value.is_some()));
+        for (name, wanted) in env {
+            let has = config.vars.get(name).map(|v| v.origin);
+            match &wanted.value {
+                Some(value) if matches!(has, None | Some(Origin::AppJson)) => {
+                    // What stands in a file of the codebase is no secret.
+                    config.set(name, Var { value: value.clone(), origin: Origin::AppJson, plain: true })?;
+                }
+                None if wanted.generated && has.is_none() => config.set(name, generated_secret())?,
+                _ => {}
+            }
+        }
+        Ok(config)
+    }
+
+    /// Required names that neither config nor an attachment gives.
+    pub(super) fn missing(&self, config: &Config, attachments: &[Attachment]) -> Vec<String> {
+        let given = |name: &str| config.vars.contains_key(name) || attachments.iter().any(|a| a.variable() == name);
+        self.app_json.required().filter(|name| !given(name)).map(str::to_owned).collect()
+    }
+
+    /// The resources to be made. What dozen cannot run, and config does not give, is warned of.
+    pub(super) fn resources(&self, config: &Config, have: &BTreeMap<String, u32>, output: &dyn Output) -> Vec<Wanted> {
+        let mut wanted = Vec::new();
+        for addon in &self.app_json.addons {
+            let kind = ResourceKind::from_addon(&addon.plan);
+            let default = kind.map_or_else(|| variable_of(&addon.plan), ResourceKind::default_attachment);
+            let name = addon.alias.clone().unwrap_or_else(|| default.to_owned());
+            let variable = format!("{name}_URL");
+            let given = config.vars.contains_key(&variable);
+            match kind {
+                _ if have.contains_key(&name) || wanted.iter().any(|w: &Wanted| w.name == name) => {}
+                Some(_) if given => output.detail(&format!("{variable} is set; app.json's add-on {} is not needed", addon.plan)),
+                Some(kind) => wanted.push(Wanted { name, kind }),
+                None if given => {}
+                None => output.warning(&format!(
+                    "app.json asks for the add-on {}, which dozen cannot run by itself; give it by its URL: `dozen config set {variable}=…` or in .env",
+                    addon.plan
+                )),
+            }
+        }
+        wanted
+    }
+}
+
+/// The attachment that a well-known add-on makes on Heroku.
+fn variable_of(plan: &str) -> &'static str {
+    let service = plan.split(':').next().unwrap_or(plan);
+    let service = service.strip_prefix("heroku-").unwrap_or(service);
+    match service {
+        "redis" | "rediscloud" | "keyvalue" => "REDIS",
+        "cloudamqp" => "CLOUDAMQP",
+        "memcachier" => "MEMCACHIER",
+        _ => "DATABASE",
+    }
+}

@@ -1,0 +1,156 @@
+//! Connections to instances: idle ones are kept per worker, the youngest is used first.
+//!
+//! **Invariant:** a connection is used only for the instance that it was opened to, told apart by a number that is never given twice.
+
+use super::stream::Upload;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+/// Node closes a connection that idles for 5 s; what is younger than this is not yet being closed.
+const IDLE: Duration = Duration::from_millis(3_500);
+/// So many idle connections to one instance are kept by one worker.
+const KEPT: usize = 256;
+/// Headers in an answer, and their bytes in all, by the limits of the contract.
+pub(super) const MAX_HEADERS: usize = 1_000;
+pub(super) const MAX_HEAD: usize = 256 * 1024;
+
+/// One instance, as all workers see it, for as long as any table or request knows it.
+pub(super) struct Target {
+    /// Never given twice in one router.
+    pub(super) id: u64,
+    pub(super) deploy: String,
+    pub(super) instance: String,
+    pub(super) port: u16,
+    pub(super) in_flight: AtomicUsize,
+    /// Milliseconds since the router's start; it is asked last until then.
+    pub(super) quarantined_until: AtomicU64,
+    /// Whether someone waits for its last request.
+    pub(super) draining: AtomicBool,
+    pub(super) drained: Arc<Notify>,
+}
+
+/// A request in flight, counted at its instance until dropped.
+pub(super) struct Busy(Arc<Target>);
+
+impl Busy {
+    pub(super) fn with(target: Arc<Target>) -> Self {
+        // Ordered against the swap of the table: either the swap sees this request, or this request sees the swap. See `Core::pick`.
+        target.in_flight.fetch_add(1, Ordering::SeqCst);
+        Self(target)
+    }
+    pub(super) fn target(&self) -> &Arc<Target> {
+        &self.0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.draining.load(Ordering::SeqCst) {
+            self.0.drained.notify_one();
+        }
+    }
+}
+
+type Sender = SendRequest<Upload>;
+
+/// A worker's idle connections.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: RefCell<HashMap<u64, Vec<(Sender, Instant)>>>,
+}
+
+/// A connection in use.
+pub(super) struct Lease {
+    pub(super) sender: Sender,
+    pub(super) pool: Rc<Pool>,
+    pub(super) target: u64,
+}
+
+impl Lease {
+    /// Its answer was read to the end: the next request may use it.
+    pub(super) fn give_back(self) {
+        if self.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.pool.idle.borrow_mut();
+        let kept = idle.entry(self.target).or_default();
+        if kept.len() < KEPT {
+            kept.push((self.sender, Instant::now()));
+        }
+    }
+}
+
+/// Why there is no connection.
+pub(super) enum Unreachable {
+    Refused,
+    Timeout,
+    Other,
+}
+
+impl Pool {
+    /// The youngest idle connection that is still open.
+    pub(super) fn take(self: &Rc<Self>, target: u64) -> Option<Lease> {
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.get_mut(&target)?;
+        while let Some((sender, since)) = kept.pop() {
+            if since.elapsed() >= IDLE {
+                // All below it are older.
+                kept.clear();
+                return None;
+            }
+            if !sender.is_closed() && sender.is_ready() {
+                return Some(Lease { sender, pool: self.clone(), target });
+            }
+        }
+        None
+    }
+
+    /// Opens a connection; its own task drives it.
+    pub(super) async fn connect(self: &Rc<Self>, target: &Target, limit: Duration) -> Result<Lease, Unreachable> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, target.port));
+        let socket = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+            Err(_) => return Err(Unreachable::Timeout),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::TimedOut => return Err(Unreachable::Timeout),
+            Ok(Err(e)) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => {
+                return Err(Unreachable::Refused);
+            }
+            Ok(Err(_)) => return Err(Unreachable::Other),
+            Ok(Ok(socket)) => socket,
+        };
+        let _ = socket.set_nodelay(true);
+        let (sender, connection) = Builder::new()
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(socket))
+            .await
+            .map_err(|_| Unreachable::Other)?;
+        tokio::task::spawn_local(async move {
+            // What goes wrong on it is told to the request that it carries.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(Lease { sender, pool: self.clone(), target: target.id })
+    }
+
+    /// Closes what has idled too long; the worker calls it about once a second.
+    pub(super) fn reap(&self) {
+        self.idle.borrow_mut().retain(|_, kept| {
+            kept.retain(|(sender, since)| since.elapsed() < IDLE && !sender.is_closed());
+            !kept.is_empty()
+        });
+    }
+
+    /// Closes all.
+    pub(super) fn clear(&self) {
+        self.idle.borrow_mut().clear();
+    }
+}

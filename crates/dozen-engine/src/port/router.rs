@@ -1,0 +1,436 @@
+//! The router process: `dozen __router`, started by the control plane only.
+//!
+//! The main thread speaks with the control plane: tables in, events out. Each worker is a thread with a runtime, a pool of connections and
+//! log files of its own; all accept from the same listeners. They share the table, the counters of the instances, and nothing else.
+//!
+//! **Invariant:** no worker accepts before there is a table.
+//! **Invariant:** the process has no environment, no terminal and no way to new privileges.
+
+use super::control::{FromRouter, Limits, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireTable, WireWeb, line, read_message};
+use super::log::Journal;
+use super::pool::{Pool, Target};
+use super::proxy::{Core, Place, Shared, Stand, serve};
+use dozen_core::ids::Generation;
+use dozen_core::port::RouteTable;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, IoSliceMut, Write as _};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+
+/// Log lines wait at most so long.
+const TICK: Duration = Duration::from_millis(100);
+/// Idle connections are looked through every so many ticks.
+const REAP: u32 = 10;
+/// A pause where a connection cannot be taken, for want of file descriptors: they come back as others end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// The grace of a SIGTERM, which names none.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Runs the router on the socket that is its standard input, until it is told to stop or the control plane is gone.
+///
+/// The exit code is 0 then, 2 if it was not started by a control plane, 1 if it failed.
+pub fn main() -> ExitCode {
+    let (code, error) = match begin() {
+        Ok(start) => match run(start) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(e) => (1, e),
+        },
+        Err(e) => (2, e),
+    };
+    let _ = writeln!(io::stderr(), "dozen __router: {error}");
+    ExitCode::from(code)
+}
+
+/// Why the process ends early.
+#[derive(Debug, thiserror::Error)]
+enum RouterError {
+    #[error("this role is started by the control plane only: {0}")]
+    NotStarted(&'static str),
+    #[error("cannot {attempt}: {source}")]
+    System { attempt: &'static str, source: io::Error },
+}
+
+fn system(attempt: &'static str) -> impl Fn(io::Error) -> RouterError {
+    move |source| RouterError::System { attempt, source }
+}
+
+struct Start {
+    control: StdUnixStream,
+    /// What was read of the socket behind the first message.
+    rest: Vec<u8>,
+    listeners: Vec<TcpListener>,
+    workers: usize,
+    limits: Limits,
+    segment_bytes: u64,
+    segments: u32,
+}
+
+/// Takes the first message and the listeners.
+fn begin() -> Result<Start, RouterError> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(system("take the control socket"))?;
+    let control = StdUnixStream::from(stdin);
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut text = Vec::new();
+    let end = loop {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut chunk = [0; 4096];
+        let got = rustix::net::recvmsg(&control, &mut [IoSliceMut::new(&mut chunk)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+            .map_err(|_| RouterError::NotStarted("standard input is no socket"))?;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                listeners.extend(fds.map(|fd: OwnedFd| TcpListener::from(fd)));
+            }
+        }
+        text.extend_from_slice(&chunk[..got.bytes]);
+        if let Some(end) = text.iter().position(|b| *b == b'\n') {
+            break end;
+        }
+        if got.bytes == 0 || text.len() as u64 > MAX_MESSAGE {
+            return Err(RouterError::NotStarted("no start message came"));
+        }
+    };
+    let rest = text.split_off(end + 1);
+    match serde_json::from_slice(&text) {
+        Ok(ToRouter::Start { protocol: PROTOCOL, workers, limits, segment_bytes, segments }) if !listeners.is_empty() => {
+            Ok(Start { control, rest, listeners, workers: workers.clamp(1, 256), limits, segment_bytes, segments })
+        }
+        Ok(_) => Err(RouterError::NotStarted("the start message has no listeners or is of another version")),
+        Err(_) => Err(RouterError::NotStarted("the start message cannot be read")),
+    }
+}
+
+fn run(start: Start) -> Result<(), RouterError> {
+    rustix::thread::set_no_new_privs(true).map_err(|e| system("give up new privileges")(e.into()))?;
+    raise_file_limit();
+    let (events, outgoing) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        started: Instant::now(),
+        limits: start.limits,
+        generation: AtomicU64::new(0),
+        waiting: AtomicUsize::new(0),
+        events: events.clone(),
+    });
+    let (table, tables) = watch::channel(Arc::new(RouteTable::default()));
+    let (stop, stopping) = watch::channel(None);
+    let (ended, worker_ended) = mpsc::unbounded_channel();
+    let workers = (0..start.workers)
+        .map(|number| {
+            let listeners =
+                start.listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>().map_err(system("copy a listener"))?;
+            let journal = Journal::new(number, start.segment_bytes, start.segments, events.clone());
+            let worker = Worker { listeners, shared: shared.clone(), tables: tables.clone(), stopping: stopping.clone(), journal };
+            let ended = Ended(ended.clone());
+            std::thread::Builder::new()
+                .name(format!("router-{number}"))
+                .spawn(move || {
+                    let _ended = ended;
+                    worker.run()
+                })
+                .map_err(system("start a worker"))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    drop((events, stopping, tables));
+    drop(start.listeners);
+
+    let house = House {
+        shared,
+        table,
+        targets: HashMap::new(),
+        next_id: 0,
+        draining: BTreeSet::new(),
+        drained: Arc::new(Notify::new()),
+        set: false,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the runtime"))?;
+    runtime.block_on(house.govern(start.control, start.rest, outgoing, stop, worker_ended, workers))
+}
+
+/// Two descriptors a request: the soft limit of 1,024 would be the limit of the whole house.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Where it may not be raised, the old one holds.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// Tells of a worker's end, even by a panic: a router without one of its workers must end too, so that a successor takes over.
+struct Ended(mpsc::UnboundedSender<()>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+/// The main thread: the table's owner.
+struct House {
+    shared: Arc<Shared>,
+    table: watch::Sender<Arc<RouteTable<Place>>>,
+    /// Every instance that the table knows, and those that still have something in flight.
+    targets: HashMap<(String, String, u16), (Arc<Target>, bool)>,
+    next_id: u64,
+    draining: BTreeSet<u16>,
+    drained: Arc<Notify>,
+    /// Whether any table was applied.
+    set: bool,
+}
+
+impl House {
+    async fn govern(
+        mut self,
+        control: StdUnixStream,
+        rest: Vec<u8>,
+        outgoing: mpsc::UnboundedReceiver<FromRouter>,
+        stop: watch::Sender<Option<Duration>>,
+        mut worker_ended: mpsc::UnboundedReceiver<()>,
+        workers: Vec<JoinHandle<io::Result<()>>>,
+    ) -> Result<(), RouterError> {
+        control.set_nonblocking(true).map_err(system("read the control socket"))?;
+        let (read, write) = UnixStream::from_std(control).map_err(system("read the control socket"))?.into_split();
+        let mut read = BufReader::new(io::Cursor::new(rest).chain(read));
+        let telling = tokio::spawn(tell(outgoing, write));
+        let mut sigterm = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
+        self.tell(FromRouter::Started { protocol: PROTOCOL });
+
+        let (messages, mut inbox) = mpsc::channel(16);
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = read_message::<ToRouter>(&mut read).await {
+                if messages.send(message).await.is_err() {
+                    break;
+                }
+            }
+        });
+        // While a stop is under way messages are still taken: the control plane may ask what is in flight, or be lost meanwhile.
+        let mut left = workers.len();
+        let failed = loop {
+            tokio::select! {
+                message = inbox.recv() => match message {
+                    // The control plane is lost, and this process with it.
+                    None => { let _ = stop.send(Some(Duration::ZERO)); break false }
+                    Some(None | Some(ToRouter::Start { .. })) => {}
+                    Some(Some(ToRouter::Set { table })) => self.apply(table),
+                    Some(Some(ToRouter::Drain { port })) => { self.draining.insert(port); self.mark(); self.report_drained(); }
+                    Some(Some(ToRouter::InFlight { port })) => self.tell(FromRouter::InFlight { port, count: self.count(port) }),
+                    Some(Some(ToRouter::Stop { grace_ms })) => { let _ = stop.send(Some(Duration::from_millis(grace_ms))); }
+                },
+                () = self.drained.notified() => self.report_drained(),
+                _ = sigterm.recv() => { let _ = stop.send(Some(GRACE)); }
+                _ = worker_ended.recv() => {
+                    left -= 1;
+                    if stop.borrow().is_none() {
+                        let _ = stop.send(Some(Duration::ZERO));
+                        break true;
+                    }
+                    if left == 0 {
+                        break false;
+                    }
+                }
+            }
+        };
+        let dead = || RouterError::System { attempt: "serve", source: io::Error::other("a worker ended") };
+        let mut outcome = if failed { Err(dead()) } else { Ok(()) };
+        for worker in workers {
+            match worker.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(source)) => outcome = Err(RouterError::System { attempt: "serve", source }),
+                Err(_) => outcome = Err(dead()),
+            }
+        }
+        // The last lines are written: say so before the end. The writer ends with the last sender, which goes with `self`.
+        drop(self);
+        let _ = tokio::time::timeout(Duration::from_secs(1), telling).await;
+        outcome
+    }
+
+    fn tell(&self, event: FromRouter) {
+        let _ = self.shared.events.send(event);
+    }
+
+    /// Makes this the table, unless there is a newer one.
+    fn apply(&mut self, wire: WireTable) {
+        let current = self.shared.generation.load(Ordering::SeqCst);
+        if self.set && wire.generation < current {
+            return self.tell(FromRouter::Stale { generation: wire.generation, current });
+        }
+        let generation = wire.generation;
+        for (_, listed) in self.targets.values_mut() {
+            *listed = false;
+        }
+        let mut table = RouteTable { generation: Generation(generation), ..RouteTable::default() };
+        for route in wire.routes {
+            let web = match route.web {
+                WireWeb::Starting => Stand::Starting,
+                WireWeb::Crashed => Stand::Crashed,
+                WireWeb::None => Stand::None,
+                WireWeb::Ready(backends) => {
+                    Stand::Ready(backends.into_iter().map(|b| self.target(&route.deploy, b.instance, b.port)).collect())
+                }
+            };
+            let place = Arc::new(Place { deploy: route.deploy, log: route.log, web });
+            table.hosts.extend(route.hosts.into_iter().map(|host| (host.to_ascii_lowercase(), place.clone())));
+            if route.fallback {
+                table.fallback = Some(place);
+            }
+        }
+        self.table.send_replace(Arc::new(table));
+        // After the table and before any look at the counters: see `choose`.
+        self.shared.generation.store(generation, Ordering::SeqCst);
+        self.set = true;
+        self.mark();
+        self.tell(FromRouter::Applied { generation });
+        self.report_drained();
+    }
+
+    /// The instance as it was known before, with its counters, or a new one.
+    fn target(&mut self, deploy: &str, instance: String, port: u16) -> Arc<Target> {
+        let (id, drained) = (&mut self.next_id, &self.drained);
+        let (target, listed) = self.targets.entry((deploy.to_owned(), instance.clone(), port)).or_insert_with(|| {
+            *id += 1;
+            let target = Target {
+                id: *id,
+                deploy: deploy.to_owned(),
+                instance,
+                port,
+                in_flight: AtomicUsize::new(0),
+                quarantined_until: AtomicU64::new(0),
+                draining: AtomicBool::new(false),
+                drained: drained.clone(),
+            };
+            (Arc::new(target), true)
+        });
+        *listed = true;
+        target.clone()
+    }
+
+    /// Has those whose last request is waited for say when it ends.
+    fn mark(&self) {
+        for (target, listed) in self.targets.values() {
+            target.draining.store(!listed || self.draining.contains(&target.port), Ordering::SeqCst);
+        }
+    }
+
+    /// Forgets instances that are in no table and have nothing in flight, and reports those that were asked about.
+    fn report_drained(&mut self) {
+        self.targets.retain(|_, (target, listed)| *listed || target.in_flight.load(Ordering::SeqCst) > 0);
+        let over: Vec<u16> = self.draining.iter().copied().filter(|port| !self.targets.keys().any(|(_, _, known)| known == port)).collect();
+        for port in over {
+            self.draining.remove(&port);
+            self.tell(FromRouter::Drained { port });
+        }
+    }
+
+    fn count(&self, port: u16) -> usize {
+        self.targets.values().filter(|(t, _)| t.port == port).map(|(t, _)| t.in_flight.load(Ordering::SeqCst)).sum()
+    }
+}
+
+/// Writes events until the last sender is gone.
+async fn tell(mut outgoing: mpsc::UnboundedReceiver<FromRouter>, mut write: tokio::net::unix::OwnedWriteHalf) {
+    while let Some(event) = outgoing.recv().await {
+        if write.write_all(line(&event).as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Worker {
+    listeners: Vec<TcpListener>,
+    shared: Arc<Shared>,
+    tables: watch::Receiver<Arc<RouteTable<Place>>>,
+    stopping: watch::Receiver<Option<Duration>>,
+    journal: Journal,
+}
+
+impl Worker {
+    fn run(self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let local = tokio::task::LocalSet::new();
+        let journal = local.block_on(&runtime, self.work())?;
+        // What the grace did not wait for ends here, and has its lines written.
+        drop(local);
+        if let Some(journal) = journal {
+            journal.flush();
+        }
+        Ok(())
+    }
+
+    async fn work(mut self) -> io::Result<Option<Rc<Journal>>> {
+        // The first table arrives as a change of the empty one.
+        let told = tokio::select! {
+            changed = self.tables.changed() => changed.is_ok(),
+            _ = self.stopping.wait_for(Option::is_some) => false,
+        };
+        if !told {
+            return Ok(None);
+        }
+        let (alive, mut gone) = mpsc::channel(1);
+        let (stop, stopping) = watch::channel(false);
+        let journal = Rc::new(self.journal);
+        let pool = Rc::new(Pool::default());
+        let core = Rc::new(Core { shared: self.shared, table: self.tables, stopping, pool: pool.clone(), journal: journal.clone(), alive });
+        let mut accepting = Vec::new();
+        for listener in self.listeners {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            accepting.push(tokio::task::spawn_local(accept(core.clone(), listener)));
+        }
+        drop(core);
+
+        let mut tick = tokio::time::interval(TICK);
+        let mut ticks = 0_u32;
+        let mut grace: Option<tokio::time::Instant> = None;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {
+                    journal.flush();
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(REAP) {
+                        pool.reap();
+                    }
+                }
+                // Told to stop, or the main thread is gone.
+                changed = self.stopping.changed() => {
+                    let told = self.stopping.borrow_and_update().unwrap_or(Duration::ZERO);
+                    let until = tokio::time::Instant::now() + told;
+                    grace = Some(grace.map_or(until, |earlier| earlier.min(until)));
+                    accepting.drain(..).for_each(|task| task.abort());
+                    let _ = stop.send(true);
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                // Every connection and tunnel has ended.
+                None = gone.recv() => break,
+                () = async { tokio::time::sleep_until(grace.unwrap_or_else(tokio::time::Instant::now)).await }, if grace.is_some() => break,
+            }
+        }
+        pool.clear();
+        Ok(Some(journal))
+    }
+}
+
+async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener) {
+    let port = listener.local_addr().map_or(0, |a| a.port());
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => {
+                tokio::task::spawn_local(serve(core.clone(), socket, peer.ip().to_canonical(), port));
+            }
+            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}

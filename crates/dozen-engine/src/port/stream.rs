@@ -1,0 +1,343 @@
+//! Bodies on their way through, and the two ends of a tunnel: nothing is buffered, every silence has a limit.
+
+use super::log::Record;
+use super::pages::Code;
+use super::pool::{Busy, Lease};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Why a body ended early; hyper then ends the connection that it was on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("no byte came for too long")]
+    Idle,
+    #[error("the other side ended early")]
+    Ended(#[source] hyper::Error),
+}
+
+/// A limit on silence: armed by the first wait, disarmed by any progress. Costs nothing while bytes flow.
+struct Patience {
+    limit: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    armed: bool,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, sleep: None, armed: false }
+    }
+    fn progress(&mut self) {
+        self.armed = false;
+    }
+    /// Ready when nothing has happened for too long.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if !self.armed {
+            sleep.as_mut().reset(Instant::now() + limit);
+            self.armed = true;
+        }
+        sleep.as_mut().poll(cx)
+    }
+}
+
+/// How far a request's body has come.
+pub(super) struct Progress {
+    pub(super) done: Cell<bool>,
+    pub(super) last: Cell<Instant>,
+    pub(super) failed: Cell<Option<Code>>,
+}
+
+/// A request's body, client to instance.
+pub(super) struct Upload {
+    body: Incoming,
+    patience: Patience,
+    progress: Rc<Progress>,
+}
+
+impl Upload {
+    pub(super) fn new(body: Incoming, limit: Duration) -> (Self, Rc<Progress>) {
+        let progress =
+            Rc::new(Progress { done: Cell::new(body.is_end_stream()), last: Cell::new(Instant::now()), failed: Cell::new(None) });
+        (Self { body, patience: Patience::new(limit), progress: progress.clone() }, progress)
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let me = &mut *self;
+        match Pin::new(&mut me.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                me.patience.progress();
+                me.progress.last.set(Instant::now());
+                if me.body.is_end_stream() {
+                    me.progress.done.set(true);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(e))) => {
+                me.progress.failed.set(Some(Code::H27));
+                Poll::Ready(Some(Err(Broken::Ended(e))))
+            }
+            Poll::Ready(None) => {
+                me.progress.last.set(Instant::now());
+                me.progress.done.set(true);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                ready!(me.patience.poll_over(cx));
+                me.progress.failed.set(Some(Code::H28));
+                Poll::Ready(Some(Err(Broken::Idle)))
+            }
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What the router answers with: a page of its own, or an instance's answer as it comes.
+pub(super) enum Reply {
+    Page(Full<Bytes>),
+    Flow(Box<Flow>),
+}
+
+/// An instance's answer, instance to client. Holds all that must last as long as the answer: the connection that it comes on, the
+/// instance's count of requests in flight, the request's log line.
+pub(super) struct Flow {
+    body: Incoming,
+    status: http::StatusCode,
+    patience: Patience,
+    lease: Option<Lease>,
+    uploaded: Rc<Progress>,
+    record: Record,
+    stalled: Arc<AtomicBool>,
+    ended: bool,
+    _busy: Busy,
+}
+
+/// The parts of a [`Flow`].
+pub(super) struct Answer {
+    pub(super) body: Incoming,
+    pub(super) status: http::StatusCode,
+    pub(super) lease: Lease,
+    pub(super) uploaded: Rc<Progress>,
+    pub(super) record: Record,
+    pub(super) stalled: Arc<AtomicBool>,
+    pub(super) busy: Busy,
+    pub(super) limit: Duration,
+}
+
+impl Flow {
+    pub(super) fn new(answer: Answer) -> Self {
+        let Answer { body, status, lease, uploaded, record, stalled, busy, limit } = answer;
+        let patience = Patience::new(limit);
+        Self { body, status, patience, lease: Some(lease), uploaded, record, stalled, ended: false, _busy: busy }
+    }
+
+    fn end(&mut self) {
+        if self.ended {
+            return;
+        }
+        self.ended = true;
+        self.record.complete(self.status);
+        // An instance that answered before it read the whole request leaves its connection in an unknown place: it is closed.
+        if let Some(lease) = self.lease.take()
+            && self.uploaded.done.get()
+        {
+            lease.give_back();
+        }
+    }
+
+    fn fail(&mut self, code: Code) {
+        self.ended = true;
+        self.record.fail(code, code.status());
+    }
+}
+
+impl Body for Flow {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let me = &mut *self;
+        match Pin::new(&mut me.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                me.patience.progress();
+                me.record.bytes += frame.data_ref().map_or(0, |d| d.len() as u64);
+                if me.body.is_end_stream() {
+                    me.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(e))) => {
+                // An answer may break because its own request did: then it is the client's doing.
+                me.fail(me.uploaded.failed.get().unwrap_or(Code::H18));
+                Poll::Ready(Some(Err(Broken::Ended(e))))
+            }
+            Poll::Ready(None) => {
+                me.end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                ready!(me.patience.poll_over(cx));
+                me.fail(Code::H15);
+                Poll::Ready(Some(Err(Broken::Idle)))
+            }
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        if self.body.is_end_stream() {
+            self.end();
+        } else if !self.ended && self.stalled.load(Ordering::Relaxed) {
+            self.fail(Code::H28);
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut *self {
+            Self::Page(page) => Pin::new(page).poll_frame(cx).map_err(|never| match never {}),
+            Self::Flow(flow) => Pin::new(flow.as_mut()).poll_frame(cx),
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Page(page) => page.is_end_stream(),
+            Self::Flow(flow) => flow.is_end_stream(),
+        }
+    }
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Page(page) => page.size_hint(),
+            Self::Flow(flow) => flow.size_hint(),
+        }
+    }
+}
+
+/// A client's socket. A client that takes no byte for too long is let go; `stalled` then says so.
+pub(super) struct ClientSocket {
+    socket: TcpStream,
+    patience: Patience,
+    stalled: Arc<AtomicBool>,
+}
+
+impl ClientSocket {
+    pub(super) fn new(socket: TcpStream, limit: Duration, stalled: Arc<AtomicBool>) -> Self {
+        Self { socket, patience: Patience::new(limit), stalled }
+    }
+
+    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.patience.progress();
+            return written;
+        }
+        ready!(self.patience.poll_over(cx));
+        self.stalled.store(true, Ordering::Relaxed);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for ClientSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.watch(cx, written)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.watch(cx, written)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// What both directions of a tunnel share: when a byte last moved, and how many went to the client.
+pub(super) struct Beat {
+    pub(super) last: Cell<Instant>,
+    pub(super) bytes: Cell<u64>,
+}
+
+/// One end of a tunnel, with its reads counted.
+pub(super) struct End<T> {
+    pub(super) io: T,
+    pub(super) beat: Rc<Beat>,
+    /// Whether what is read here goes to the client.
+    pub(super) counts: bool,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for End<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        let came = (buf.filled().len() - before) as u64;
+        if came > 0 {
+            self.beat.last.set(Instant::now());
+            if self.counts {
+                self.beat.bytes.set(self.beat.bytes.get() + came);
+            }
+        }
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for End<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// The tokens of a comma-separated header, over all its lines, trimmed.
+pub(super) fn tokens<'h>(headers: &'h HeaderMap, name: &http::HeaderName) -> impl Iterator<Item = &'h str> {
+    headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).filter(|t| !t.is_empty())
+}

@@ -1,0 +1,57 @@
+//! The jail as a process of this one: a child that tokio did not start, reaped by its pidfd.
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
+
+/// The process to kill when a jail does not answer. A pidfd, so that a number that was given out again hits nobody else.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Target(Arc<Mutex<Option<Arc<OwnedFd>>>>);
+
+impl Target {
+    /// Takes a child that the starter made for us. The task ends when it is reaped; `None` when there is no such child.
+    pub(super) fn adopt(&self, pid: u32) -> Option<JoinHandle<()>> {
+        // Nobody but the task below reaps it, so the number still means this child.
+        let pidfd = self.aim(pid)?;
+        Some(tokio::spawn(async move {
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe for the sake of types that may change their descriptor; an OwnedFd cannot"
+            )]
+            let ready = AsyncFd::with_interest(pidfd, Interest::READABLE);
+            let Ok(ready) = ready else { return };
+            loop {
+                let Ok(mut guard) = ready.readable().await else { return };
+                match waitid(WaitId::PidFd(ready.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+                    Ok(None) => guard.clear_ready(),
+                    Ok(Some(_)) | Err(_) => return,
+                }
+            }
+        }))
+    }
+
+    /// Aims at a child that was not reaped yet.
+    pub(super) fn aim(&self, pid: u32) -> Option<Arc<OwnedFd>> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+        let pidfd = Arc::new(pidfd_open(pid, PidfdFlags::empty()).ok()?);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(pidfd.clone());
+        Some(pidfd)
+    }
+
+    /// Kills the jail itself if it is still there then.
+    pub(super) fn kill_after(&self, patience: Duration) {
+        let target = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(patience).await;
+            let jail = target.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(jail) = jail {
+                // Gone is what it should be.
+                let _ = pidfd_send_signal(&*jail, Signal::KILL);
+            }
+        });
+    }
+}

@@ -1,0 +1,349 @@
+//! The jail itself: PID 1 of its namespaces. One loop over the control socket, the signals, the app's two pipes and the timers.
+//!
+//! **Invariant:** stopped means that nothing is left inside. `Exited` is said when the last process is gone, with the leader's exit.
+
+use crate::control::Control;
+use crate::inside::{Inside, listens};
+use crate::program::Program;
+use crate::pump::Pump;
+use crate::segment::{Limits, Segment};
+use crate::{Failure, mounts, sys};
+use dozen_core::processes::Isolation;
+use dozen_core::processes::jail::{FromJail, JailSpec, PROTOCOL, ToJail, View};
+use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::{Errno, ioctl_fionbio, read, write};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::process::{
+    DumpableBehavior, Pid, WaitOptions, WaitStatus, getegid, geteuid, getpid, set_child_subreaper, set_dumpable_behavior, setsid, wait,
+};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::system::sethostname;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_name};
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// What is left when the leader ended without being told to gets SIGTERM, and after this SIGKILL: `sh -c 'server & true'` is over, as in foreman.
+const LEADERLESS_GRACE: Duration = Duration::from_secs(5);
+/// A grace beyond this is none; it also keeps the sum within what a clock can say.
+const LONGEST_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Between two `Wrote`s.
+const WROTE_PAUSE: Duration = Duration::from_millis(10);
+/// Between two tries to tell of dropped lines.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+/// Between two SIGKILLs to what forks faster than it dies.
+const KILL_PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks for the listener: from the first to the second, by a quarter each time.
+const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+/// So much may wait in a pipe while the jail is busy, where the host's limit allows.
+const PIPE: usize = 1024 * 1024;
+
+/// Where a jail stands when its making begins.
+pub(crate) struct Place {
+    pub(crate) isolation: Isolation,
+    /// The driver's number for this process.
+    pub(crate) pid: u32,
+    /// Ends when the guard does; `None` where there is none.
+    pub(crate) guard: Option<OwnedFd>,
+    pub(crate) missing: Vec<String>,
+}
+
+/// From namespaces without anything in them to the last process's end; answers the exit code.
+pub(crate) fn live(spec: JailSpec, mut control: Control, place: Place) -> i32 {
+    match Jail::make(spec, &mut control, place) {
+        Ok(jail) => jail.run(control),
+        Err(failure) => failure.tell(&mut control),
+    }
+}
+
+/// Gives up the standard descriptors that belong to the app, so that who reads them sees their end when the app is gone.
+pub(crate) fn release_standard_descriptors() {
+    if let Ok(null) = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null)).and_then(|()| dup2_stderr(&null));
+    }
+}
+
+struct Jail {
+    inside: Inside,
+    signals: OwnedFd,
+    guard: Option<OwnedFd>,
+    log: Option<Log>,
+    leader: Pid,
+    /// How the leader ended.
+    end: Option<End>,
+    /// Whether SIGTERM went out, and when SIGKILL follows.
+    kill_at: Option<Instant>,
+    killed: bool,
+    /// The port that is looked for, and when next.
+    look: Option<(u16, Instant, Duration)>,
+    lost_grace: Duration,
+}
+
+struct Log {
+    segment: Segment,
+    pumps: [Pump; 2],
+    /// Whether lines were written of which the driver was not told.
+    news: bool,
+    told_at: Instant,
+    settle_at: Instant,
+}
+
+struct End {
+    code: Option<i32>,
+    signal: Option<i32>,
+}
+
+impl Jail {
+    fn make(spec: JailSpec, control: &mut Control, place: Place) -> Result<Self, Failure> {
+        let Place { isolation, pid, guard, mut missing } = place;
+        let signals = sys::signals().map_err(Failure::of("take the signals"))?;
+        let title: String = format!("dozen:{}", spec.instance).chars().filter(|c| *c != '\0').take(15).collect();
+        let _ = CString::new(title).map(|title| set_name(&title));
+        // The terminal's own signals are for the driver.
+        let _ = setsid();
+        let alone = isolation != Isolation::Session;
+        let inside = if alone && getpid() == Pid::INIT { Inside::Namespace } else { Inside::Descendants };
+        if inside == Inside::Descendants {
+            set_child_subreaper(Some(getpid())).map_err(Failure::of("adopt orphans"))?;
+        }
+        if alone && let Err(error) = sethostname(spec.hostname.as_bytes()) {
+            missing.push(format!("host name: {error}"));
+        }
+
+        let lost_grace = Duration::from_millis(spec.lost_grace_ms);
+        // Before the view changes: the folder is not part of it.
+        let segment = spec.log.as_ref().map(|log| {
+            let limits = Limits { bytes: log.segment_bytes, segments: log.segments };
+            let attempt = format!("open the log folder {}", log.folder.display());
+            Segment::open(&log.folder, &spec.instance, &log.release, limits).map_err(Failure::of(&attempt))
+        });
+        let segment = segment.transpose()?;
+        let user = if isolation == Isolation::UserNamespaces || !geteuid().is_root() { None } else { spec.user };
+        match (spec.view, alone) {
+            (View::Minimal, true) => {
+                let seen = user.unwrap_or((geteuid().as_raw(), getegid().as_raw()));
+                mounts::enter_minimal(&spec.mounts, seen, &mut missing)?;
+            }
+            (View::Minimal, false) => {
+                let error = format!("the host allows none ({})", missing.join("; "));
+                return Err(Failure { attempt: "mount namespace".into(), error, code: 1 });
+            }
+            (View::Host, true) => mounts::keep_host(&mut missing),
+            (View::Host, false) => {}
+        }
+
+        let broken = Failure::of("make the log pipes");
+        let (log, output) = match segment {
+            None => (None, None),
+            Some(segment) => {
+                let (out, out_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
+                let (err, err_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
+                for pipe in [&out, &err] {
+                    ioctl_fionbio(pipe, true).map_err(&broken)?;
+                    // Refused beyond the user's share of pipe memory; the usual 64 KiB do too.
+                    let _ = fcntl_setpipe_size(pipe, PIPE);
+                }
+                let pumps = [Pump::new(out, &spec.instance), Pump::new(err, &spec.instance)];
+                let now = Instant::now();
+                (Some(Log { segment, pumps, news: false, told_at: now, settle_at: now }), Some((out_end, err_end)))
+            }
+        };
+        let program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants)?;
+        let leader = launch(program)?;
+        if log.is_none() {
+            release_standard_descriptors();
+        }
+        // Neither the app, which may have the same uid, nor a core file gets at the jail's memory.
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+        keep_few_capabilities();
+
+        control.say(&FromJail::Started { protocol: PROTOCOL, pid, isolation: isolation.as_str().to_owned(), missing });
+        let look = spec.port.map(|port| (port, Instant::now(), LOOK.0));
+        Ok(Self { inside, signals, guard, log, leader, end: None, kill_at: None, killed: false, look, lost_grace })
+    }
+
+    fn run(mut self, mut control: Control) -> i32 {
+        let mut lost = false;
+        while !self.reap() {
+            self.wait(&control, lost);
+            while let Some(signal) = sys::next_signal(self.signals.as_fd()) {
+                // Somebody who wants the jail to end has it end what is inside, too.
+                if signal != libc::SIGCHLD {
+                    self.stop(self.lost_grace);
+                }
+            }
+            for message in control.take() {
+                match message {
+                    ToJail::Signal { number } if (1..=64).contains(&number) => self.inside.signal(number),
+                    ToJail::Stop { grace_ms } => self.stop(Duration::from_millis(grace_ms)),
+                    ToJail::Kill => self.kill(),
+                    ToJail::Signal { .. } | ToJail::Start { .. } => {}
+                }
+            }
+            if !lost && (control.lost() || self.guard_lost()) {
+                lost = true;
+                self.stop(self.lost_grace);
+            }
+            control.push();
+            self.pump(&mut control);
+            self.timers(&mut control);
+        }
+        if let Some(log) = &mut self.log {
+            for pump in &mut log.pumps {
+                while pump.turn(&mut log.segment) {}
+                pump.end(&mut log.segment);
+            }
+            log.segment.settle(Timestamp::now());
+            control.say(&FromJail::Wrote);
+        }
+        let End { code, signal } = self.end.unwrap_or(End { code: None, signal: Some(libc::SIGKILL) });
+        control.say(&FromJail::Exited { code, signal });
+        control.finish(Duration::from_secs(2));
+        0
+    }
+
+    /// Takes the exits of all who ended. Answers whether nobody is left.
+    fn reap(&mut self) -> bool {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.leader => {
+                    self.end = Some(End::of(status));
+                    if self.kill_at.is_none() {
+                        self.stop(LEADERLESS_GRACE);
+                    }
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return false,
+                // No child: so no grandchild either, since orphans become children of this process.
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// SIGTERM to all, now; SIGKILL to the rest, after the grace or sooner if that was said before.
+    fn stop(&mut self, grace: Duration) {
+        // A stopped process gets its SIGTERM only when it goes on.
+        self.inside.signal(libc::SIGTERM);
+        self.inside.signal(libc::SIGCONT);
+        let at = Instant::now() + grace.min(LONGEST_GRACE);
+        self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn kill(&mut self) {
+        self.inside.signal(libc::SIGKILL);
+        self.killed = true;
+        self.kill_at = Some(Instant::now() + KILL_PAUSE);
+    }
+
+    fn wait(&self, control: &Control, lost: bool) {
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        let guard = self.guard.as_ref();
+        if !lost {
+            let out = if control.idle() { PollFlags::empty() } else { PollFlags::OUT };
+            fds.push(PollFd::new(control, PollFlags::IN | out));
+            fds.extend(guard.map(|guard| PollFd::new(guard, PollFlags::IN)));
+        }
+        let pipes = self.log.iter().flat_map(|log| log.pumps.iter().filter_map(|pump| pump.pipe.as_ref()));
+        fds.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        let log = self.log.as_ref();
+        let due = [
+            self.kill_at,
+            self.look.map(|(_, at, _)| at),
+            log.filter(|log| log.news && control.idle()).map(|log| log.told_at + WROTE_PAUSE),
+            log.filter(|log| log.segment.owes()).map(|log| log.settle_at),
+        ];
+        let timeout = due.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
+        // An error is EINTR or no memory; the loop looks at everything anyway.
+        let _ = poll(&mut fds, timeout.as_ref());
+    }
+
+    fn guard_lost(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| {
+            let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+            poll(&mut [PollFd::new(guard, PollFlags::IN)], Some(&zero)).is_ok_and(|ready| ready > 0)
+        })
+    }
+
+    fn pump(&mut self, control: &mut Control) {
+        let Some(log) = &mut self.log else { return };
+        let mut read = false;
+        for pump in &mut log.pumps {
+            read |= pump.turn(&mut log.segment);
+        }
+        log.news |= read;
+        let now = Instant::now();
+        if log.news && control.idle() && now >= log.told_at + WROTE_PAUSE {
+            control.say(&FromJail::Wrote);
+            (log.news, log.told_at) = (false, now);
+        }
+        if log.segment.owes() && now >= log.settle_at {
+            log.news |= log.segment.settle(Timestamp::now());
+            log.settle_at = now + SETTLE_PAUSE;
+        }
+    }
+
+    fn timers(&mut self, control: &mut Control) {
+        let now = Instant::now();
+        if self.kill_at.is_some_and(|at| now >= at) {
+            // Only who is there to be killed is told of.
+            if !self.killed && !self.reap() {
+                control.say(&FromJail::Killing);
+            }
+            self.kill();
+        }
+        if let Some((port, at, pause)) = self.look
+            && now >= at
+        {
+            self.look = if listens(port) {
+                control.say(&FromJail::Listening { port });
+                None
+            } else {
+                Some((port, Instant::now() + pause, (pause * 5 / 4).min(LOOK.1)))
+            };
+        }
+    }
+}
+
+impl End {
+    fn of(status: WaitStatus) -> Self {
+        Self { code: status.exit_status(), signal: status.terminating_signal() }
+    }
+}
+
+/// Forks the program and waits until it runs or says why not.
+fn launch(program: Program) -> Result<Pid, Failure> {
+    let broken = Failure::of("start the program");
+    let (report, report_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
+    let Some(leader) = sys::fork_into(0).map_err(&broken)? else {
+        let failure = program.run();
+        let _ = write(&report_end, format!("{}\n{}\n{}", failure.code, failure.attempt, failure.error).as_bytes());
+        std::process::exit(failure.code);
+    };
+    drop((report_end, program));
+    let mut said = vec![0; 8192];
+    let n = loop {
+        match read(&report, &mut said) {
+            Err(Errno::INTR) => {}
+            n => break n.map_err(&broken)?,
+        }
+    };
+    if n == 0 {
+        return Ok(leader);
+    }
+    let said = String::from_utf8_lossy(&said[..n]);
+    let mut lines = said.splitn(3, '\n');
+    let mut next = || lines.next().unwrap_or_default().to_owned();
+    let code = next().parse().unwrap_or(1);
+    Err(Failure { code, attempt: next(), error: next() })
+}
+
+/// The right to signal processes of another uid and to see their sockets; nothing else, once the program runs.
+fn keep_few_capabilities() {
+    let keep = CapabilitySet::KILL | CapabilitySet::SYS_PTRACE;
+    let Ok(had) = capabilities(None) else { return };
+    let few = had.permitted & keep;
+    let _ = set_capabilities(None, CapabilitySets { effective: few, permitted: few, inheritable: CapabilitySet::empty() });
+}

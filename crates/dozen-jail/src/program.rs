@@ -1,0 +1,149 @@
+//! The jail's child on its way to become the app: rights dropped, descriptors in place, exec.
+//!
+//! **Invariant:** the program gets its three standard descriptors, the environment of its spec and nothing else of dozen's.
+
+use crate::{Failure, sys};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::process::{
+    Gid, Resource, Rlimit, Signal, Uid, chdir, ioctl_tiocsctty, set_parent_process_death_signal, setrlimit, setsid, umask,
+};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// Looked in when the environment of the spec has no PATH, as shells do.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// All that the child needs, made before the fork.
+pub(crate) struct Program {
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    path: String,
+    cwd: PathBuf,
+    /// Changed to, by root only.
+    user: Option<(u32, u32)>,
+    /// Standard output and error; `None` keeps all three descriptors as they are.
+    output: Option<(OwnedFd, OwnedFd)>,
+    /// Whether the kernel must end the program with the jail, which no PID namespace does.
+    dies_with_jail: bool,
+}
+
+impl Program {
+    pub(crate) fn new(
+        argv: &[String],
+        env: &[(String, String)],
+        cwd: PathBuf,
+        user: Option<(u32, u32)>,
+        output: Option<(OwnedFd, OwnedFd)>,
+        dies_with_jail: bool,
+    ) -> Result<Self, Failure> {
+        let text = |what: &str, s: String| {
+            CString::new(s).map_err(|_| Failure { attempt: "exec".into(), error: format!("{what} holds a zero byte"), code: 126 })
+        };
+        if argv.is_empty() {
+            return Err(Failure { attempt: "exec".into(), error: "no program was named".into(), code: 127 });
+        }
+        let path = env.iter().find(|(k, _)| k == "PATH").map_or(DEFAULT_PATH, |(_, v)| v).to_owned();
+        Ok(Self {
+            argv: argv.iter().map(|a| text("an argument", a.clone())).collect::<Result<_, _>>()?,
+            env: env.iter().map(|(k, v)| text(k, format!("{k}={v}"))).collect::<Result<_, _>>()?,
+            path,
+            cwd,
+            user,
+            output,
+            dies_with_jail,
+        })
+    }
+
+    /// Becomes the program; returns only why it could not.
+    pub(crate) fn run(self) -> Failure {
+        match self.prepare() {
+            Err(failure) => failure,
+            Ok(()) => match self.exec() {
+                Err(failure) => failure,
+            },
+        }
+    }
+
+    fn prepare(&self) -> Result<(), Failure> {
+        if self.dies_with_jail {
+            // Sound since the jail has one thread, whose end is the process's.
+            set_parent_process_death_signal(Some(Signal::KILL)).map_err(Failure::of("tie the program to its jail"))?;
+        }
+        setsid().map_err(Failure::of("begin a session"))?;
+        match &self.output {
+            Some((out, err)) => {
+                let null = openat(CWD, "/dev/null", OFlags::RDONLY, Mode::empty()).map_err(Failure::of("open /dev/null"))?;
+                dup2_stdin(null)
+                    .and_then(|()| dup2_stdout(out))
+                    .and_then(|()| dup2_stderr(err))
+                    .map_err(Failure::of("place the descriptors"))?;
+            }
+            // A terminal of its own (a one-off's) becomes the controlling one; anything else refuses that harmlessly.
+            None => {
+                let _ = ioctl_tiocsctty(rustix::stdio::stdin());
+            }
+        }
+        let zero = Rlimit { current: Some(0), maximum: Some(0) };
+        setrlimit(Resource::Core, zero).map_err(Failure::of("forbid core files"))?;
+        umask(Mode::from_raw_mode(0o022));
+
+        sys::empty_bounding_set();
+        if let Some((uid, gid)) = self.user {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            set_thread_groups(&[]).map_err(Failure::of("leave the groups"))?;
+            set_thread_res_gid(gid, gid, gid).map_err(Failure::of("change the group"))?;
+            set_thread_res_uid(uid, uid, uid).map_err(Failure::of("change the user"))?;
+        }
+        let _ = clear_ambient_capability_set();
+        let none = CapabilitySet::empty();
+        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+            .map_err(Failure::of("drop capabilities"))?;
+        set_no_new_privs(true).map_err(Failure::of("forbid new privileges"))?;
+
+        chdir(&self.cwd).map_err(|e| Failure { attempt: format!("enter {}", self.cwd.display()), error: e.to_string(), code: 126 })?;
+        sys::close_others_on_exec();
+        sys::default_signals();
+        Ok(())
+    }
+
+    fn exec(&self) -> Result<Infallible, Failure> {
+        let name = &self.argv[0];
+        let shown = name.to_string_lossy();
+        let refuse = |code, error: String| Failure { attempt: "exec".into(), error, code };
+        let candidates: Vec<CString> = if name.as_bytes().contains(&b'/') {
+            vec![name.clone()]
+        } else {
+            let folders = self.path.split(':').map(|folder| if folder.is_empty() { "." } else { folder });
+            folders.filter_map(|folder| CString::new([folder.as_bytes(), b"/", name.as_bytes()].concat()).ok()).collect()
+        };
+        let mut denied = None;
+        for candidate in &candidates {
+            match sys::exec(candidate, &self.argv, &self.env) {
+                Errno::NOENT if rustix::fs::stat(candidate).is_ok() => {
+                    let error = format!("{}: the file is there, but the interpreter that it names is not", candidate.to_string_lossy());
+                    return Err(refuse(127, error));
+                }
+                Errno::NOENT | Errno::NOTDIR => {}
+                // A script without a first line that names its interpreter: every shell runs it as one of its own.
+                Errno::NOEXEC => {
+                    let shell = [vec![c"/bin/sh".to_owned(), candidate.clone()], self.argv[1..].to_vec()].concat();
+                    let error = sys::exec(c"/bin/sh", &shell, &self.env);
+                    return Err(refuse(126, format!("{}: {error}", candidate.to_string_lossy())));
+                }
+                error => denied = Some(refuse(126, format!("{}: {error}", candidate.to_string_lossy()))),
+            }
+        }
+        Err(denied.unwrap_or_else(|| {
+            let place = if candidates.len() == 1 && name.as_bytes().contains(&b'/') { "no such file" } else { "not found in PATH" };
+            refuse(127, format!("{shown}: {place}"))
+        }))
+    }
+}

@@ -1,0 +1,91 @@
+//! From the app's pipes to the segment file: a head for each batch, lines kept as they came.
+//!
+//! **Invariant:** the app is never made to wait for the log, nor ended by it.
+
+use crate::segment::Segment;
+use dozen_core::logs::{MAX_LINE, Source, head};
+use jiff::Timestamp;
+use rustix::io::{Errno, read};
+use std::os::fd::OwnedFd;
+
+/// Read at most so much at once, of one stream.
+const READ: usize = 128 * 1024;
+/// Written out when so much has gathered; many empty lines become much longer than what was read.
+const WRITE: usize = 512 * 1024;
+
+/// One stream of the app's.
+pub(crate) struct Pump {
+    /// `None` when the app closed it.
+    pub(crate) pipe: Option<OwnedFd>,
+    /// The beginning of a line whose end has not come; at most [`MAX_LINE`] bytes.
+    begun: Vec<u8>,
+    ps: String,
+}
+
+impl Pump {
+    pub(crate) fn new(pipe: OwnedFd, ps: &str) -> Self {
+        Self { pipe: Some(pipe), begun: Vec::new(), ps: ps.to_owned() }
+    }
+
+    /// Reads once and writes the lines that came. Answers whether something was read.
+    pub(crate) fn turn(&mut self, segment: &mut Segment) -> bool {
+        let Some(pipe) = &self.pipe else { return false };
+        let begun = self.begun.len();
+        self.begun.resize(begun + READ, 0);
+        let read = read(pipe, &mut self.begun[begun..]);
+        self.begun.truncate(begun + *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => {
+                self.pipe = None;
+                self.end(segment);
+                false
+            }
+            Ok(_) => {
+                self.lines(segment, false);
+                true
+            }
+            Err(Errno::INTR) => true,
+            Err(Errno::AGAIN) => false,
+            Err(_) => {
+                self.pipe = None;
+                false
+            }
+        }
+    }
+
+    /// Writes a last line that has no end.
+    pub(crate) fn end(&mut self, segment: &mut Segment) {
+        self.lines(segment, true);
+    }
+
+    fn lines(&mut self, segment: &mut Segment, last: bool) {
+        let now = Timestamp::now();
+        let head = head(now, Source::App, &self.ps);
+        let mut batch = Vec::with_capacity(self.begun.len() * 2);
+        let mut count = 0;
+        let mut rest = &self.begun[..];
+        while !rest.is_empty() {
+            let (line, taken) = match rest.iter().take(MAX_LINE + 1).position(|b| *b == b'\n') {
+                Some(end) => (&rest[..end], end + 1),
+                None if rest.len() > MAX_LINE => (&rest[..MAX_LINE], MAX_LINE),
+                None if last => (rest, rest.len()),
+                None => break,
+            };
+            batch.extend_from_slice(head.as_bytes());
+            batch.extend_from_slice(line);
+            batch.push(b'\n');
+            count += 1;
+            rest = &rest[taken..];
+            if batch.len() >= WRITE {
+                segment.append(&batch, count, now);
+                batch.clear();
+                count = 0;
+            }
+        }
+        if count > 0 {
+            segment.append(&batch, count, now);
+        }
+        let done = self.begun.len() - rest.len();
+        self.begun.drain(..done);
+    }
+}

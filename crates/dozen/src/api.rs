@@ -1,0 +1,346 @@
+//! The API that every command speaks: HTTP and JSON over a Unix socket, each peer known by its credentials.
+//!
+//! A server will serve the same routes for many deploys. Where nothing runs, the command line serves itself the same routes in its own process,
+//! so that there is one way to do a thing.
+
+use anyhow::Result;
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, patch, post};
+use axum::{Extension, Json};
+use dozen_core::config::{MASK, MASKED_FROM, Origin, Var};
+use dozen_core::ids::DeployRef;
+use dozen_core::logs::Filter;
+use dozen_core::processes::{Isolation, Seen, State as ProcessState};
+use dozen_engine::deploy::{DeployError, Floor};
+use dozen_engine::ledger::{LedgerError, Principal};
+use dozen_engine::output::{Event, Output};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+mod runs;
+pub(crate) mod wire;
+
+pub(crate) use runs::{Frame, PROTOCOL as RUN_PROTOCOL};
+
+/// A request's body is small: names and values of config at most.
+const MAX_BODY: usize = 256 * 1024;
+
+/// One deploy, served.
+pub(crate) struct Served {
+    /// What acts on it.
+    pub(crate) floor: Floor,
+    /// Where its `web` answers.
+    pub(crate) url: Option<String>,
+    /// Told when someone asks it to end.
+    pub(crate) down: Notify,
+}
+
+/// An error as the API tells it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    message: String,
+    hint: Option<String>,
+}
+
+/// The routes.
+pub(crate) fn router(served: Arc<Served>) -> Router {
+    let deploy = Router::new()
+        .route("/", get(info))
+        .route("/processes", get(processes))
+        .route("/formation", patch(scale))
+        .route("/restarts", post(restart))
+        .route("/logs", get(logs))
+        .route("/config", get(config).patch(configure))
+        .route("/releases", get(releases))
+        .route("/rollbacks", post(rollback))
+        .route("/runs", post(runs::run))
+        .route("/stop", post(stop));
+    Router::new()
+        .nest("/v1/apps/{app}/deploys/{deploy}", deploy)
+        .layer(axum::middleware::from_fn_with_state(served.clone(), known))
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .with_state(served)
+}
+
+/// Answers connections until the listener is dropped.
+pub(crate) async fn serve(listener: tokio::net::UnixListener, router: Router) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely; others will be given back.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(peer) = stream.peer_cred() else { continue };
+        dozen_engine::tasks::spawn("api", answer(stream, router.clone(), Principal::of(peer.uid())));
+    }
+}
+
+/// Answers one connection, whoever it comes from being known.
+pub(crate) async fn answer(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    who: Principal,
+) {
+    let service = hyper_util::service::TowerToHyperService::new(router.layer(Extension(who)));
+    // A peer that goes away mid-request is its own affair.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(10))
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+}
+
+/// Refuses deploys that are not served here, and peers that may do nothing here.
+async fn known(
+    State(served): State<Arc<Served>>,
+    Extension(who): Extension<Principal>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
+    let wanted = request.uri().path().strip_prefix("/v1/apps/").and_then(|rest| {
+        let mut parts = rest.split('/');
+        let (app, word, deploy) = (parts.next()?, parts.next()?, parts.next()?);
+        (word == "deploys").then(|| format!("{app}/{deploy}"))
+    });
+    if wanted.is_some_and(|w| w != served.floor.deploy.to_string()) {
+        return Failure::new(StatusCode::NOT_FOUND, format!("only {} is served here", served.floor.deploy)).into_response();
+    }
+    if let Err(e) = served.floor.ledger.authorise(&who, "use this deploy") {
+        return Failure::from(DeployError::from(e)).into_response();
+    }
+    next.run(request).await
+}
+
+type Shared = State<Arc<Served>>;
+type Answer<T> = Result<Json<T>, Failure>;
+
+async fn info(State(served): Shared) -> Answer<wire::Info> {
+    let release = served.floor.ledger.current(&served.floor.deploy).await.map_err(DeployError::from)?;
+    Ok(Json(wire::Info {
+        deploy: served.floor.deploy.to_string(),
+        serving: served.floor.serving,
+        pid: std::process::id(),
+        url: served.url.clone(),
+        release: release.map(|v| v.to_string()),
+    }))
+}
+
+async fn processes(State(served): Shared) -> Answer<wire::Processes> {
+    let floor = &served.floor;
+    let release = floor.current().await?;
+    let formation = floor.formation(&release.slug).await?;
+    let mask = release.mask();
+    let types = formation.iter().map(|(kind, quantity)| wire::ProcessType {
+        name: kind.to_string(),
+        quantity,
+        command: mask.apply(release.command(kind).unwrap_or_default()).into_owned(),
+    });
+    let seen = floor.observed.seen();
+    let mut processes: Vec<_> = seen.iter().filter(|s| s.state != ProcessState::Down).map(wire_process).collect();
+    processes.sort_by(|a, b| (&a.name, &a.release).cmp(&(&b.name, &b.release)));
+    Ok(Json(wire::Processes {
+        deploy: floor.deploy.to_string(),
+        serving: floor.serving,
+        url: served.url.clone(),
+        release: release.version.to_string(),
+        formation: formation.to_string(),
+        types: types.collect(),
+        processes,
+    }))
+}
+
+fn wire_process(seen: &Seen) -> wire::Process {
+    wire::Process {
+        name: seen.instance.to_string(),
+        state: seen.state.as_str().to_owned(),
+        since: seen.since.to_string(),
+        release: seen.release.to_string(),
+        restarts: seen.restarts,
+        port: seen.port,
+        pid: seen.pid,
+        isolation: seen.isolation.map(Isolation::as_str).map(str::to_owned),
+        last_exit_code: seen.exit.map(dozen_core::processes::Exit::code),
+    }
+}
+
+async fn scale(State(served): Shared, Extension(who): Extension<Principal>, Json(body): Json<wire::Scale>) -> Answer<wire::Formation> {
+    let changes = dozen_core::concurrency::formation::parse_scale(&body.changes).map_err(DeployError::from)?;
+    if let Some(sized) = changes.iter().find(|c| c.size.is_some()) {
+        let message = format!("`{sized}` names a size, and sizes are not enforced yet; write it without");
+        return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, message));
+    }
+    let formation = served.floor.scale(&who, &changes).await?;
+    Ok(Json(wire::Formation { formation: formation.to_string(), serving: served.floor.serving }))
+}
+
+async fn restart(State(served): Shared, Extension(who): Extension<Principal>, Json(body): Json<wire::Restart>) -> Answer<wire::Restarted> {
+    let restarted = served.floor.restart(&who, body.target.clone()).await?;
+    match body.target {
+        Some(target) if restarted == 0 => {
+            let message = format!("{} runs no process {target}; `dozen ps` lists them", served.floor.deploy);
+            Err(Failure::new(StatusCode::NOT_FOUND, message))
+        }
+        _ => Ok(Json(wire::Restarted { restarted })),
+    }
+}
+
+async fn logs(State(served): Shared, Query(query): Query<wire::Logs>) -> Result<Response, Failure> {
+    let filter = query.filter().map_err(|message| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, message))?;
+    Ok(log_stream(&served, query.number(), query.tail, filter).into_response())
+}
+
+/// The last lines, encoded, and then, where asked for, each new one as it comes.
+fn log_stream(served: &Arc<Served>, last: Option<usize>, tail: bool, filter: Filter) -> axum::body::Body {
+    let store = served.floor.observed.store().clone();
+    let (pieces, stream) = tokio::sync::mpsc::channel::<Result<bytes::Bytes, std::io::Error>>(16);
+    dozen_engine::tasks::spawn("logs", async move {
+        let (lines, mut follower) = match store.tail(last, &filter) {
+            Ok(both) => both,
+            Err(e) => {
+                // A reader that has gone needs no error.
+                let _ = pieces.send(Err(std::io::Error::other(dozen_engine::chain(&e)))).await;
+                return;
+            }
+        };
+        let mut batch = lines;
+        loop {
+            let bytes: Vec<u8> = batch.iter().flat_map(dozen_core::logs::LogLine::encode).collect();
+            if !bytes.is_empty() && pieces.send(Ok(bytes.into())).await.is_err() {
+                return;
+            }
+            if !tail {
+                return;
+            }
+            tokio::select! {
+                next = follower.next() => batch = next.into_iter().filter(|l| filter.wants(l)).collect(),
+                () = pieces.closed() => return,
+            }
+        }
+    });
+    axum::body::Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(stream))
+}
+
+async fn config(State(served): Shared) -> Answer<wire::Config> {
+    let floor = &served.floor;
+    let (_, config) = floor.ledger.config(&floor.deploy).await.map_err(DeployError::from)?;
+    let ids = floor.ledger.attachments(&floor.deploy).await.map_err(DeployError::from)?;
+    let attachments = floor.ledger.resolve(ids).await.map_err(DeployError::from)?;
+    let mut vars: std::collections::BTreeMap<String, wire::Var> = attachments
+        .iter()
+        .map(|a| (a.variable(), wire::Var { value: a.url.expose().to_owned(), origin: "attachment".to_owned(), secret: false }))
+        .collect();
+    vars.extend(config.vars.iter().map(|(k, v)| {
+        let secret = !v.plain && v.value.len() >= MASKED_FROM;
+        (k.clone(), wire::Var { value: v.value.clone(), origin: v.origin.as_str().to_owned(), secret })
+    }));
+    Ok(Json(wire::Config { vars }))
+}
+
+impl wire::Var {
+    /// The value as a listing shows it.
+    pub(crate) fn masked(&self) -> &str {
+        if self.secret { MASK } else { &self.value }
+    }
+}
+
+async fn configure(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::Configure>,
+) -> Answer<wire::Configured> {
+    let set = body.set.into_iter().map(|(k, value)| (k, Var { value, origin: Origin::Set, plain: body.plain })).collect();
+    let notes = Notes::default();
+    let done = served.floor.configure(&who, set, body.unset, &notes).await?;
+    Ok(Json(wire::Configured {
+        set: done.changes.set,
+        unset: done.changes.unset,
+        release: done.version.map(|v| v.to_string()),
+        serving: served.floor.serving,
+    }))
+}
+
+async fn releases(State(served): Shared) -> Answer<wire::Releases> {
+    let floor = &served.floor;
+    let current = floor.ledger.current(&floor.deploy).await.map_err(DeployError::from)?;
+    let rows = floor.ledger.releases(&floor.deploy).await.map_err(DeployError::from)?;
+    let releases = rows.into_iter().map(|r| wire::Release {
+        version: r.version.to_string(),
+        current: Some(r.version) == current,
+        status: r.status.as_str().to_owned(),
+        description: r.description,
+        failure: r.failure,
+        slug: r.slug.to_string(),
+        created_at: r.created.to_string(),
+        created_by: r.created_by,
+    });
+    Ok(Json(wire::Releases { releases: releases.collect() }))
+}
+
+async fn rollback(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::Rollback>,
+) -> Answer<wire::RolledBack> {
+    let to = body.to.map(|v| v.parse()).transpose();
+    let to = to.map_err(|e: dozen_core::ids::InvalidName| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string()))?;
+    let (to, version) = served.floor.rollback(&who, to, &Notes::default()).await?;
+    Ok(Json(wire::RolledBack { to: to.to_string(), release: version.to_string() }))
+}
+
+async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
+    served.floor.ledger.authorise(&who, "stop a deploy").map_err(DeployError::from)?;
+    if !served.floor.serving {
+        return Err(DeployError::NotServing(served.floor.deploy.clone()).into());
+    }
+    served.down.notify_one();
+    Ok(Json(wire::Stopping { pid: std::process::id() }))
+}
+
+/// What a release made by the API says on its way goes to its log; the caller gets the result.
+#[derive(Default)]
+struct Notes;
+
+impl Output for Notes {
+    fn emit(&self, _event: Event) {}
+}
+
+impl Failure {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), hint: None }
+    }
+}
+
+impl From<DeployError> for Failure {
+    fn from(e: DeployError) -> Self {
+        let status = match &e {
+            DeployError::Ledger(LedgerError::Forbidden { .. }) => StatusCode::FORBIDDEN,
+            DeployError::Ledger(LedgerError::NotFound(_)) => StatusCode::NOT_FOUND,
+            DeployError::Formation(_) | DeployError::Config(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            DeployError::NoRelease(_) | DeployError::NoEarlier(_) | DeployError::FailedRelease(_) | DeployError::NotServing(_) => {
+                StatusCode::CONFLICT
+            }
+            DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let hint = crate::cli::hint_of_deploy(&e);
+        Self { status, message: dozen_engine::chain(&e), hint }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(wire::Problem { message: self.message, hint: self.hint })).into_response()
+    }
+}
+
+/// The path of a deploy's routes.
+pub(crate) fn path(deploy: &DeployRef, rest: &str) -> String {
+    format!("/v1/apps/{}/deploys/{}{rest}", deploy.app, deploy.deploy)
+}

@@ -1,0 +1,204 @@
+//! What goes over the API, and what `--json` prints: the same shapes.
+
+use dozen_core::logs::{Filter, Source};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A deploy.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Info {
+    pub(crate) deploy: String,
+    pub(crate) serving: bool,
+    pub(crate) pid: u32,
+    pub(crate) url: Option<String>,
+    pub(crate) release: Option<String>,
+}
+
+/// `ps`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Processes {
+    pub(crate) deploy: String,
+    pub(crate) serving: bool,
+    pub(crate) url: Option<String>,
+    pub(crate) release: String,
+    /// As it can be pasted back: `web=2 worker=1`.
+    pub(crate) formation: String,
+    pub(crate) types: Vec<ProcessType>,
+    pub(crate) processes: Vec<Process>,
+}
+
+/// A line of the Procfile and its count.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ProcessType {
+    pub(crate) name: String,
+    pub(crate) quantity: u32,
+    pub(crate) command: String,
+}
+
+/// One instance.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) state: String,
+    pub(crate) since: String,
+    pub(crate) release: String,
+    pub(crate) restarts: u32,
+    pub(crate) port: Option<u16>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) isolation: Option<String>,
+    pub(crate) last_exit_code: Option<i32>,
+}
+
+/// `ps scale`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Scale {
+    pub(crate) changes: Vec<String>,
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Formation {
+    pub(crate) formation: String,
+    pub(crate) serving: bool,
+}
+
+/// `ps restart`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Restart {
+    pub(crate) target: Option<String>,
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Restarted {
+    pub(crate) restarted: usize,
+}
+
+/// `logs`
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Logs {
+    /// A number, or `all`.
+    #[serde(default)]
+    pub(crate) n: Option<String>,
+    #[serde(default)]
+    pub(crate) tail: bool,
+    #[serde(default)]
+    pub(crate) ps: Option<String>,
+    #[serde(default)]
+    pub(crate) source: Option<String>,
+}
+
+impl Logs {
+    /// How many of the last lines; `None` for all.
+    pub(crate) fn number(&self) -> Option<usize> {
+        match self.n.as_deref() {
+            Some("all") => None,
+            Some(n) => Some(n.parse().unwrap_or(100)),
+            None => Some(100),
+        }
+    }
+
+    /// Which lines.
+    pub(crate) fn filter(&self) -> Result<Filter, String> {
+        let source = match self.source.as_deref() {
+            None => None,
+            Some("app") => Some(Source::App),
+            Some("dozen") => Some(Source::Dozen),
+            Some(other) => return Err(format!("there is no log source {other:?}: it is `app` or `dozen`")),
+        };
+        Ok(Filter { ps: self.ps.clone(), source })
+    }
+}
+
+/// `config`, values included: only the owner may ask.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Config {
+    pub(crate) vars: BTreeMap<String, Var>,
+}
+
+/// One variable.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Var {
+    pub(crate) value: String,
+    pub(crate) origin: String,
+    /// Whether listings mask it.
+    pub(crate) secret: bool,
+}
+
+impl std::fmt::Debug for Var {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Var({} bytes)", self.value.len())
+    }
+}
+
+/// `config set` and `unset`
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Configure {
+    #[serde(default)]
+    pub(crate) set: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) unset: Vec<String>,
+    #[serde(default)]
+    pub(crate) plain: bool,
+}
+
+/// Its answer: names only.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Configured {
+    pub(crate) set: Vec<String>,
+    pub(crate) unset: Vec<String>,
+    pub(crate) release: Option<String>,
+    pub(crate) serving: bool,
+}
+
+/// `releases`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Releases {
+    pub(crate) releases: Vec<Release>,
+}
+
+/// One release.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Release {
+    pub(crate) version: String,
+    pub(crate) current: bool,
+    pub(crate) status: String,
+    pub(crate) description: String,
+    pub(crate) failure: Option<String>,
+    pub(crate) slug: String,
+    pub(crate) created_at: String,
+    pub(crate) created_by: String,
+}
+
+/// `rollback`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Rollback {
+    pub(crate) to: Option<String>,
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RolledBack {
+    pub(crate) to: String,
+    pub(crate) release: String,
+}
+
+/// `run`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Run {
+    /// What the app's shell runs.
+    pub(crate) command: String,
+}
+
+/// `down`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stopping {
+    pub(crate) pid: u32,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Problem {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}

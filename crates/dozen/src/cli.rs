@@ -1,0 +1,167 @@
+//! The command line: noun, verb, one file a command. Heroku's `noun:verb` is read as `noun verb`.
+
+use crate::client::Told;
+use crate::printer::Printer;
+use crate::running::AlreadyRunning;
+use crate::settings::Settings;
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use dozen_engine::deploy::DeployError;
+use std::ffi::OsString;
+
+pub(crate) mod config;
+pub(crate) mod down;
+pub(crate) mod logs;
+pub(crate) mod ps;
+pub(crate) mod releases;
+pub(crate) mod rollback;
+pub(crate) mod run;
+pub(crate) mod target;
+pub(crate) mod up;
+
+/// The twelve-factor platform in one binary.
+///
+/// `dozen up` builds the app in a folder, releases it and runs it as production would: every process isolated, routed, logged and restarted.
+#[derive(Debug, Parser)]
+#[command(name = "dozen", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// The app, or one deploy of it; by default the app of the current folder
+    #[arg(short, long, global = true, value_name = "APP[/DEPLOY]")]
+    pub(crate) app: Option<String>,
+    /// Print JSON, one value a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print without colours (so does the environment variable NO_COLOR)
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build, release and run the app of a folder
+    Up(up::UpArgs),
+    /// Stop a deploy that runs detached, or in another terminal
+    Down,
+    /// List the processes; scale or restart them
+    Ps(ps::PsArgs),
+    /// Show the logs of all processes and of the platform
+    Logs(logs::LogsArgs),
+    /// Show and change the config vars
+    Config(config::ConfigArgs),
+    /// List the releases
+    Releases,
+    /// Make an earlier release's code and config current again
+    Rollback(rollback::RollbackArgs),
+    /// Run a one-off process with the current release's code and config
+    Run(run::RunArgs),
+}
+
+/// Reads the command line.
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(split_colons(words))
+}
+
+/// Runs the command; answers the exit code.
+pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Printer) -> Result<i32> {
+    match cli.command {
+        Command::Up(args) => up::run(args, settings, printer).await,
+        Command::Down => down::run(settings, printer).await,
+        Command::Ps(args) => ps::run(args, settings, printer).await,
+        Command::Logs(args) => logs::run(args, settings, printer).await,
+        Command::Config(args) => config::run(args, settings, printer).await,
+        Command::Releases => releases::run(settings, printer).await,
+        Command::Rollback(args) => rollback::run(args, settings, printer).await,
+        Command::Run(args) => run::run(args, settings, printer).await,
+    }
+}
+
+/// `ps:scale` → `ps scale`, for the first word that is a command and only where the part before the colon is a noun of ours.
+fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    const NOUNS: [&str; 3] = ["ps", "config", "releases"];
+    let mut out = Vec::new();
+    let mut done = false;
+    let mut value_of_app = false;
+    for (i, word) in words.into_iter().enumerate() {
+        let text = word.to_str().unwrap_or_default();
+        if i == 0 || done || value_of_app || text.starts_with('-') {
+            value_of_app = !done && (text == "-a" || text == "--app");
+            out.push(word);
+            continue;
+        }
+        done = true;
+        match text.split_once(':') {
+            Some(("releases", "rollback")) => out.push("rollback".into()),
+            Some((noun, verb)) if NOUNS.contains(&noun) && !verb.is_empty() => out.extend([noun.into(), verb.into()]),
+            _ => out.push(word),
+        }
+    }
+    out
+}
+
+/// What to do about an error, where we know it.
+pub(crate) fn hint_of(error: &anyhow::Error) -> Option<String> {
+    if let Some(told) = error.downcast_ref::<Told>() {
+        return told.hint.clone();
+    }
+    if let Some(AlreadyRunning(holder)) = error.downcast_ref() {
+        let deploy = &holder.deploy;
+        return Some(format!("See it with `dozen ps -a {deploy}`, stop it with `dozen down -a {deploy}`, or give this one another --app."));
+    }
+    error.downcast_ref().and_then(hint_of_deploy)
+}
+
+/// The same for what the engine says.
+pub(crate) fn hint_of_deploy(error: &DeployError) -> Option<String> {
+    match error {
+        DeployError::Required { names, .. } => {
+            let sets: Vec<String> = names.iter().map(|n| format!("{n}=…")).collect();
+            Some(format!("Give them with `dozen config set {}` or in .env.", sets.join(" ")))
+        }
+        DeployError::ReleasePhase { version, .. } => {
+            Some(format!("Nothing of it was started. Its output: `dozen logs -p release.{}`.", version.0))
+        }
+        DeployError::Start { .. } => Some("Its last lines: `dozen logs`.".to_owned()),
+        DeployError::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one.".to_owned()),
+        DeployError::NotServing(_) => Some("Start it with `dozen up`.".to_owned()),
+        _ => None,
+    }
+}
+
+/// 1 where an operation failed, 2 where dozen itself did or was asked for what makes no sense.
+pub(crate) fn exit_code_of(error: &anyhow::Error) -> i32 {
+    let failed = error.is::<Told>() || error.is::<AlreadyRunning>() || error.is::<DeployError>();
+    if failed { 1 } else { 2 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(words: &[&str]) -> Vec<String> {
+        split_colons(words.iter().map(OsString::from)).into_iter().map(|w| w.into_string().expect("UTF-8")).collect()
+    }
+
+    #[test]
+    fn herokus_spellings_are_read() {
+        assert_eq!(split(&["dozen", "ps:scale", "web=2"]), ["dozen", "ps", "scale", "web=2"]);
+        assert_eq!(split(&["dozen", "-a", "config:x", "config:set", "A=b:c"]), ["dozen", "-a", "config:x", "config", "set", "A=b:c"]);
+        assert_eq!(split(&["dozen", "run", "ps:scale"]), ["dozen", "run", "ps:scale"]);
+        assert_eq!(split(&["dozen", "releases:rollback", "v3"]), ["dozen", "rollback", "v3"]);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

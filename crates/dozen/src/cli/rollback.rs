@@ -1,0 +1,31 @@
+//! `dozen rollback [vN]`: an earlier release's code and config, as a new release.
+
+use super::target;
+use crate::api::wire;
+use crate::client::Client;
+use crate::printer::Printer;
+use crate::settings::Settings;
+use anyhow::Result;
+use clap::Args;
+use http::Method;
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArgs {
+    /// The release to go back to; by default the one before the current
+    #[arg(value_name = "vN")]
+    to: Option<String>,
+}
+
+/// Rolls back.
+pub(crate) async fn run(args: RollbackArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
+    let deploy = target::find(settings).await?;
+    let mut client = Client::connect(settings, deploy.clone()).await?;
+    let answer: wire::RolledBack = client.call(Method::POST, "/rollbacks", &wire::Rollback { to: args.to }).await?;
+    if printer.is_json() {
+        printer.json(&serde_json::to_value(&answer)?);
+    } else {
+        printer.line(&format!("Rolling back {} to {}... done, {}", deploy.app, answer.to, answer.release));
+    }
+    Ok(0)
+}

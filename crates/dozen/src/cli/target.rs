@@ -1,0 +1,89 @@
+//! Which deploy a command is about: `-a`, or the app of the current folder.
+
+use crate::settings::Settings;
+use anyhow::{Context, Result, bail};
+use dozen_core::ids::{AppName, DeployRef};
+use dozen_engine::ledger::Ledger;
+use std::path::{Path, PathBuf};
+
+/// The deploy that exists under `-a`, or that the current folder belongs to.
+pub(crate) async fn find(settings: &Settings) -> Result<DeployRef> {
+    if !settings.home.ledger().exists() {
+        bail!("nothing was brought up yet in {}; start with `dozen up` in an app's folder", settings.home.root().display());
+    }
+    let ledger = Ledger::open(&settings.home)?;
+    let deploys = ledger.deploys().await?;
+    let names = || deploys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if let Some(name) = &settings.app {
+        if name.contains('/') {
+            let deploy: DeployRef = name.parse()?;
+            if deploys.contains(&deploy) {
+                return Ok(deploy);
+            }
+        }
+        let app: Result<AppName, _> = name.parse();
+        if let Ok(app) = app {
+            return only(&deploys, &app)?.with_context(|| unknown(name, &deploys));
+        }
+        bail!(unknown(name, &deploys));
+    }
+    let here = std::env::current_dir().context("cannot tell the current folder")?;
+    let apps = ledger.apps().await?;
+    let mine = here.ancestors().find_map(|folder| apps.iter().find(|a| a.folder.as_deref() == Some(folder)));
+    match mine {
+        Some(app) => only(&deploys, &app.name)?.with_context(|| unknown(app.name.as_str(), &deploys)),
+        None if deploys.is_empty() => bail!("nothing was brought up yet; start with `dozen up` in an app's folder"),
+        None => bail!("no app was brought up from {}; name one with -a: {}", here.display(), names()),
+    }
+}
+
+/// The name that `up` gives the app of a folder: `--app`, the one that was brought up from there before, app.json's, the folder's own.
+pub(crate) async fn name(settings: &Settings, ledger: &Ledger, folder: &Path, declared: Option<&str>) -> Result<DeployRef> {
+    if let Some(name) = &settings.app {
+        return Ok(name.parse()?);
+    }
+    let apps = ledger.apps().await?;
+    let deploys = ledger.deploys().await?;
+    if let Some(app) = apps.iter().find(|a| a.folder.as_deref() == Some(folder)) {
+        if let Some(deploy) = only(&deploys, &app.name)? {
+            return Ok(deploy);
+        }
+    }
+    let own = folder.file_name().map(|n| n.to_string_lossy().into_owned());
+    let suggested = declared.and_then(AppName::suggest).or_else(|| own.as_deref().and_then(AppName::suggest));
+    let Some(app) = suggested else {
+        bail!("cannot make an app name of {}; give one with --app NAME", folder.display());
+    };
+    let elsewhere: Option<&PathBuf> = apps.iter().find(|a| a.name == app).and_then(|a| a.folder.as_ref());
+    if let Some(other) = elsewhere.filter(|f| f.exists()) {
+        bail!("an app {app} was brought up from {} before; give this one another name with --app NAME, or take it over with --app {app}", other.display());
+    }
+    Ok(app.to_string().parse()?)
+}
+
+/// An app's only deploy, or its default one. An error where it has several and none is the default.
+fn only(deploys: &[DeployRef], app: &AppName) -> Result<Option<DeployRef>> {
+    let mine: Vec<&DeployRef> = deploys.iter().filter(|d| d.app == *app).collect();
+    match mine.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some((*one).clone())),
+        several => match several.iter().find(|d| d.deploy.as_str() == dozen_core::ids::DEFAULT_DEPLOY) {
+            Some(default) => Ok(Some((*default).clone())),
+            None => {
+                let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+                bail!("{app} has several deploys; name one with -a: {}", names.join(", "))
+            }
+        },
+    }
+}
+
+fn unknown(name: &str, deploys: &[DeployRef]) -> String {
+    let names: Vec<String> = deploys.iter().map(ToString::to_string).collect();
+    let short: Vec<&str> = deploys.iter().map(|d| d.app.as_str()).collect();
+    let near = dozen_core::diagnostic::nearest(name, names.iter().map(String::as_str).chain(short));
+    match near {
+        Some(near) => format!("there is no deploy {name}; did you mean {near}?"),
+        None if names.is_empty() => format!("there is no deploy {name}; nothing was brought up yet"),
+        None => format!("there is no deploy {name}; there are {}", names.join(", ")),
+    }
+}

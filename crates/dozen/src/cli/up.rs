@@ -1,0 +1,217 @@
+//! `dozen up`: the whole way in the foreground, for one app.
+
+use super::target;
+use crate::printer::Printer;
+use crate::running::RunFolder;
+use crate::settings::Settings;
+use crate::{api, client};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use dozen_core::concurrency::formation::Formation;
+use dozen_core::logs::Filter;
+use dozen_core::manifest::app_json;
+use dozen_core::release::Release;
+use dozen_engine::deploy::BuildOptions;
+use dozen_engine::ledger::{Intent, Ledger, Principal};
+use dozen_engine::logs::Follower;
+use dozen_engine::output::Output;
+use dozen_engine::port::{self, Router, RouterSpec};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+
+mod detach;
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// The app's folder
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// The router's port; by default 8000 or the next free one (0: any)
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+    /// Come up, then stop again: exits with 0 when every process was up
+    #[arg(long)]
+    once: bool,
+    /// Go on in the background once it is up; `dozen down` ends it
+    #[arg(long, conflicts_with = "once")]
+    detach: bool,
+    /// Use this Python (a version or a path) whatever the app's files say; later `up`s keep it
+    #[arg(long, value_name = "VERSION|PATH")]
+    use_python: Option<String>,
+    /// The background half of --detach
+    #[arg(long, hide = true)]
+    lasting: bool,
+}
+
+/// Brings an app up and stays until it is told to stop.
+pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
+    if args.detach && !args.lasting {
+        return detach::run(printer).await;
+    }
+    if args.lasting {
+        // The terminal that started it may close. An error means that it already leads a session.
+        let _ = rustix::process::setsid();
+    }
+    let folder = std::fs::canonicalize(&args.dir).with_context(|| format!("cannot find the folder {}", args.dir.display()))?;
+    if !folder.is_dir() {
+        bail!("{} is not a folder; `dozen up` takes the folder of an app", folder.display());
+    }
+    let ledger = Ledger::open(&settings.home)?;
+    let deploy = target::name(settings, &ledger, &folder, declared_name(&folder).as_deref()).await?;
+    let run_folder = RunFolder::take(&settings.home, &deploy)?;
+    // Before a build that may take minutes: a port that is taken is told at once.
+    let listeners = port::bind(args.port)?;
+    let url = format!("http://{}.localhost:{}", deploy.app, listeners.port());
+    let router = Router::spawn(RouterSpec::new(&settings.exe, settings.home.clone()), listeners)?;
+
+    let who = Principal::me();
+    // The deploy gets its row, and with it its uid, before its driver starts.
+    ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: folder.clone() }).await?;
+    let floor = client::floor(settings, ledger, &deploy, Some(router), true).await?;
+    let served = Arc::new(api::Served { floor, url: Some(url), down: Notify::new() });
+    let api = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, api::router(served.clone())));
+
+    let mut session = Session::begin(served.clone(), printer)?;
+    let result = session.live(&args, &who, folder).await;
+    if let Err(e) = &result
+        && args.lasting
+    {
+        // The foreground half prints it and goes; stopping is ours alone.
+        printer.error(e);
+        printer.mute();
+    }
+    session.stop(&who).await?;
+    api.abort();
+    drop(run_folder);
+    result
+}
+
+/// The terminal's side of a deploy that this process runs: its lines are printed while it is waited for, and Ctrl-C is heard.
+struct Session<'a> {
+    served: Arc<api::Served>,
+    printer: &'a Printer,
+    lines: Follower,
+    signals: Signals,
+}
+
+/// Someone asked it to stop before what was waited for came.
+struct Stopped;
+
+impl<'a> Session<'a> {
+    fn begin(served: Arc<api::Served>, printer: &'a Printer) -> Result<Self> {
+        let (_, lines) = served.floor.observed.store().tail(Some(0), &Filter::default())?;
+        Ok(Self { served, printer, lines, signals: Signals::listen()? })
+    }
+
+    /// Source to formation, and then on until it is told to stop. Answers the exit code.
+    async fn live(&mut self, args: &UpArgs, who: &Principal, folder: PathBuf) -> Result<i32> {
+        // Ctrl-C while it comes up: 128 + SIGINT, as a shell says it.
+        const INTERRUPTED: i32 = 130;
+        let (served, printer) = (self.served.clone(), self.printer);
+        let floor = &served.floor;
+        let options = BuildOptions { use_python: args.use_python.clone() };
+        let Ok(brought) = self.unless_stopped(floor.bring_up(who, folder, &options, printer)).await else { return Ok(INTERRUPTED) };
+        let (release, new) = brought?;
+        let formation = floor.formation(&release.slug).await?;
+        self.announce(&release, new, &formation);
+        floor.serve(who, release.clone()).await?;
+        let Ok(up) = self.unless_stopped(floor.come_up(&release)).await else { return Ok(INTERRUPTED) };
+        match up {
+            Ok(()) => {
+                if printer.is_json() {
+                    printer.json(&json!({
+                        "event": "ready", "deploy": floor.deploy.to_string(), "url": served.url, "release": release.version.to_string(),
+                    }));
+                }
+                if args.once {
+                    return Ok(0);
+                }
+            }
+            Err(reason) if args.once || args.lasting => bail!("{} {} did not come up: {reason}", floor.deploy, release.version),
+            // The person sees its output, and it is started again; the next `config set` or `up` may cure it.
+            Err(_) => {}
+        }
+        if args.lasting {
+            printer.mute();
+        }
+        // Stopped is how one ends it, no failure.
+        let _ = self.unless_stopped(std::future::pending::<()>()).await;
+        Ok(0)
+    }
+
+    fn announce(&self, release: &Release, new: bool, formation: &Formation) {
+        let printer = self.printer;
+        let url = self.served.url.as_deref().unwrap_or_default();
+        printer.step("Launching...");
+        printer.detail(&if new { format!("Released {}", release.version) } else { format!("Nothing changed: {} again", release.version) });
+        if formation.iter().any(|(kind, n)| kind.is_web() && n > 0) {
+            printer.detail(&format!("{url} deployed"));
+        } else {
+            printer.warning("the formation has no web process: nothing is routed");
+        }
+        if printer.is_json() {
+            let deploy = self.served.floor.deploy.to_string();
+            printer.json(&json!({"event": "released", "deploy": deploy, "release": release.version.to_string(), "new": new, "url": url}));
+        }
+    }
+
+    /// Waits for `work` while lines are printed; a signal, or `dozen down`, ends the wait.
+    async fn unless_stopped<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Stopped> {
+        tokio::pin!(work);
+        let served = self.served.clone();
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = self.signals.next() => return Err(Stopped),
+                () = served.down.notified() => return Err(Stopped),
+                batch = self.lines.next() => batch.iter().for_each(|l| self.printer.log(l)),
+            }
+        }
+    }
+
+    /// Stops everything; a second signal kills.
+    async fn stop(mut self, who: &Principal) -> Result<()> {
+        let served = self.served.clone();
+        let again = Notify::new();
+        let stop = served.floor.stop(who, again.notified());
+        tokio::pin!(stop);
+        let stopped = loop {
+            tokio::select! {
+                stopped = &mut stop => break stopped,
+                () = self.signals.next() => again.notify_one(),
+                batch = self.lines.next() => batch.iter().for_each(|l| self.printer.log(l)),
+            }
+        };
+        self.lines.take().iter().for_each(|l| self.printer.log(l));
+        Ok(stopped?)
+    }
+}
+
+/// What tells a foreground program to end.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// The `name` of app.json, where there is one. What is wrong with the file is told when it is read for good.
+fn declared_name(folder: &Path) -> Option<String> {
+    let bytes = std::fs::read(folder.join("app.json")).ok()?;
+    app_json::parse_bytes(&bytes).0.name
+}

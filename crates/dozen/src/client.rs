@@ -1,0 +1,148 @@
+//! Speaking the API: to the process that runs a deploy, or, where none does, to the same routes in this process.
+
+use crate::api::{self, wire};
+use crate::running;
+use crate::settings::Settings;
+use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
+use dozen_core::disposability::Policy;
+use dozen_core::ids::DeployRef;
+use dozen_engine::concurrency::Site;
+use dozen_engine::deploy::Floor;
+use dozen_engine::ledger::{Ledger, Principal};
+use dozen_engine::logs::Store;
+use dozen_engine::parity::{Local, Observed};
+use dozen_engine::port::Router;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// A failure that the API told.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Told {
+    /// What went wrong.
+    pub(crate) message: String,
+    /// What to do.
+    pub(crate) hint: Option<String>,
+}
+
+/// One connection.
+pub(crate) struct Client {
+    /// The deploy it is for.
+    pub(crate) deploy: DeployRef,
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+}
+
+impl Client {
+    /// Connects to whoever runs the deploy, or serves it here.
+    pub(crate) async fn connect(settings: &Settings, deploy: DeployRef) -> Result<Self> {
+        if running::holder(&settings.home, &deploy).is_some() {
+            let stream = running::connect(&settings.home, &deploy).await;
+            let stream = stream.with_context(|| format!("{deploy} is starting or stopping; its API does not answer"))?;
+            return Self::over(deploy, stream).await;
+        }
+        let ledger = Ledger::open(&settings.home)?;
+        let floor = floor(settings, ledger, &deploy, None, false).await?;
+        let served = Arc::new(api::Served { floor, url: None, down: Notify::new() });
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        dozen_engine::tasks::spawn("api", api::answer(theirs, api::router(served), Principal::me()));
+        Self::over(deploy, ours).await
+    }
+
+    async fn over(deploy: DeployRef, stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static) -> Result<Self> {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot speak to the API")?;
+        // Its end is seen by whoever waits for an answer.
+        dozen_engine::tasks::spawn("client", async move { drop(connection.with_upgrades().await) });
+        Ok(Self { deploy, sender })
+    }
+
+    /// `GET`
+    pub(crate) async fn get<T: DeserializeOwned>(&mut self, rest: &str) -> Result<T> {
+        let response = self.send(Method::GET, rest, Bytes::new(), &[]).await?;
+        read(response).await
+    }
+
+    /// A request with a body.
+    pub(crate) async fn call<T: DeserializeOwned>(&mut self, method: Method, rest: &str, body: &impl Serialize) -> Result<T> {
+        let response = self.send(method, rest, serde_json::to_vec(body)?.into(), &[]).await?;
+        read(response).await
+    }
+
+    /// `GET` of a stream.
+    pub(crate) async fn stream(&mut self, rest: &str) -> Result<Incoming> {
+        Ok(checked(self.send(Method::GET, rest, Bytes::new(), &[]).await?).await?.into_body())
+    }
+
+    /// `POST` that turns the connection into something else.
+    pub(crate) async fn upgrade(&mut self, rest: &str, protocol: &str, body: &impl Serialize) -> Result<hyper::upgrade::Upgraded> {
+        let headers = [(header::UPGRADE, protocol), (header::CONNECTION, "upgrade")];
+        let response = self.send(Method::POST, rest, serde_json::to_vec(body)?.into(), &headers).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            checked(response).await?;
+            return Err(anyhow!("the API did not switch to {protocol}"));
+        }
+        hyper::upgrade::on(response).await.context("the connection was not handed over")
+    }
+
+    async fn send(&mut self, method: Method, rest: &str, body: Bytes, headers: &[(header::HeaderName, &str)]) -> Result<Response<Incoming>> {
+        let mut request = Request::builder().method(method).uri(api::path(&self.deploy, rest)).header(header::HOST, "dozen.localhost");
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let request = request.body(Full::new(body))?;
+        self.sender.send_request(request).await.with_context(|| format!("{} ended while it was asked", self.deploy))
+    }
+}
+
+async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T> {
+    let body = checked(response).await?.into_body().collect().await.context("the answer broke off")?.to_bytes();
+    serde_json::from_slice(&body).context("the API answered something else than was expected; do both sides run the same dozen?")
+}
+
+async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>> {
+    let status = response.status();
+    if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(response);
+    }
+    let body = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
+    Err(match serde_json::from_slice::<wire::Problem>(&body) {
+        Ok(problem) => Told { message: problem.message, hint: problem.hint }.into(),
+        Err(_) => anyhow!("the API answered {status}: {}", String::from_utf8_lossy(&body).trim()),
+    })
+}
+
+/// Everything that acts on a deploy of this home, with or without a formation to serve.
+pub(crate) async fn floor(
+    settings: &Settings,
+    ledger: Ledger,
+    deploy: &DeployRef,
+    router: Option<Router>,
+    serving: bool,
+) -> Result<Floor> {
+    let store = Arc::new(Store::open(&settings.home.logs(deploy))?);
+    let observed = Observed::new(store.clone());
+    let uid = ledger.deploy(deploy).await?.map_or_else(|| rustix::process::getuid().as_raw(), |(uid, _)| uid);
+    let layers = dozen_engine::processes::layers(&settings.exe).await;
+    let driver = Local::start(Site {
+        exe: settings.exe.clone(),
+        home: settings.home.clone(),
+        store,
+        isolation: layers.isolation,
+        uid,
+        policy: Policy::UP,
+        router,
+        // `up` serves one app: whatever name the router is called by, it is meant.
+        any_host: true,
+        report: observed.clone(),
+    });
+    Ok(Floor::new(ledger, deploy.clone(), driver, observed, serving))
+}

@@ -1,0 +1,243 @@
+//! The one way to print.
+//!
+//! Text for people, one JSON value a line for programs. Colours where a terminal takes them and neither NO_COLOR nor `--no-color` says otherwise;
+//! progress only on a terminal. A closed pipe is no failure.
+
+use anstyle::{AnsiColor, Style};
+use dozen_core::diagnostic::{Diagnostic, Severity};
+use dozen_core::logs::{LogLine, Source};
+use dozen_engine::deploy::DeployError;
+use dozen_engine::output::{Event, Output};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// For people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Text.
+    Text,
+    /// One JSON value a line.
+    Json,
+}
+
+/// Prints.
+pub(crate) struct Printer {
+    format: Format,
+    colour: anstream::ColorChoice,
+    /// Shown while a step is busy, on a terminal only.
+    progress: Mutex<Option<ProgressBar>>,
+    muted: AtomicBool,
+}
+
+/// The colours of instances, in the order of a hash of their names; red is kept for errors.
+const PALETTE: [AnsiColor; 5] = [AnsiColor::Cyan, AnsiColor::Green, AnsiColor::Yellow, AnsiColor::Magenta, AnsiColor::Blue];
+
+impl Printer {
+    /// A printer.
+    pub(crate) fn new(format: Format, colour: bool) -> Self {
+        let colour = if colour { anstream::ColorChoice::Auto } else { anstream::ColorChoice::Never };
+        Self { format, colour, progress: Mutex::new(None), muted: AtomicBool::new(false) }
+    }
+
+    /// For what goes wrong before there are settings.
+    pub(crate) fn plain() -> Self {
+        Self::new(Format::Text, true)
+    }
+
+    /// Whether programs read it.
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Nothing more is printed to standard output: whoever read it has what they wanted.
+    pub(crate) fn mute(&self) {
+        self.muted.store(true, Ordering::Relaxed);
+    }
+
+    /// A line of text to standard output.
+    pub(crate) fn line(&self, text: &str) {
+        self.out(format!("{text}\n").as_bytes());
+    }
+
+    /// A JSON value to standard output, on one line.
+    pub(crate) fn json(&self, value: &Value) {
+        self.out(format!("{value}\n").as_bytes());
+    }
+
+    /// A line to standard error, for what accompanies an answer.
+    pub(crate) fn note(&self, text: &str) {
+        let mut err = anstream::AutoStream::new(std::io::stderr(), self.colour);
+        let _ = writeln!(err, "{text}");
+    }
+
+    /// An error with its causes and, where we know it, the cure.
+    pub(crate) fn error(&self, error: &anyhow::Error) {
+        self.finish_progress();
+        let mut text = one_line(error);
+        let hint = crate::cli::hint_of(error);
+        if self.is_json() {
+            self.json(&json!({"event": "error", "message": text, "hint": hint}));
+            return;
+        }
+        if let Some(DeployError::Input { file, text: source, diagnostics }) = error.downcast_ref() {
+            for d in diagnostics {
+                self.note(&excerpt(file, source.as_deref(), d, self.colour != anstream::ColorChoice::Never));
+            }
+            text = format!("{file} cannot be used");
+        }
+        let red = style(AnsiColor::Red);
+        let mut lines = text.lines();
+        self.note(&format!("{red} !     {}{red:#}", lines.next().unwrap_or_default()));
+        for line in lines {
+            self.note(&format!("{red} !     {red:#}{line}"));
+        }
+        if let Some(hint) = hint {
+            self.note(&format!("{red} !     {red:#}{hint}"));
+        }
+    }
+
+    /// A log line. On a terminal its head is coloured by instance.
+    pub(crate) fn log(&self, line: &LogLine) {
+        if self.is_json() {
+            self.json(&json!({
+                "event": "log", "time": line.time.to_string(), "source": line.source.as_str(), "ps": line.ps, "message": line.text(),
+            }));
+            return;
+        }
+        let encoded = line.encode();
+        let head = encoded.len() - line.message.len() - 1;
+        let hash = line.ps.bytes().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(usize::from(b)));
+        let colour = if line.source == Source::Dozen { Style::new().dimmed() } else { style(PALETTE[hash % PALETTE.len()]) };
+        let mut out = format!("{colour}{}{colour:#}", String::from_utf8_lossy(&encoded[..head])).into_bytes();
+        out.extend_from_slice(&encoded[head..]);
+        self.out(&out);
+    }
+
+    /// Bytes to standard output, with their escape sequences taken out where no terminal reads them.
+    fn out(&self, bytes: &[u8]) {
+        if self.muted.load(Ordering::Relaxed) {
+            return;
+        }
+        let progress = self.progress.lock().expect("no one panics while holding it").clone();
+        let write = || {
+            let mut out = anstream::AutoStream::new(std::io::stdout(), self.colour);
+            let _ = out.write_all(bytes).and_then(|()| out.flush());
+        };
+        match progress {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    fn busy(&self, text: &str) {
+        if self.is_json() || !std::io::stderr().is_terminal() {
+            return;
+        }
+        let mut progress = self.progress.lock().expect("no one panics while holding it");
+        let bar = progress.get_or_insert_with(|| {
+            let bar = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("       {spinner} {wide_msg} {elapsed}").expect("a literal template is valid");
+            bar.set_style(style);
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        bar.set_message(text.to_owned());
+    }
+
+    fn finish_progress(&self) {
+        if let Some(bar) = self.progress.lock().expect("no one panics while holding it").take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Output for Printer {
+    fn emit(&self, event: Event) {
+        if let Event::Busy(text) = &event {
+            self.busy(text);
+            return;
+        }
+        self.finish_progress();
+        if self.is_json() {
+            self.json(&match event {
+                Event::Step(text) => json!({"event": "step", "text": text}),
+                Event::Detail(text) | Event::Busy(text) => json!({"event": "detail", "text": text}),
+                Event::Warning(text) => json!({"event": "warning", "text": text}),
+                Event::Done(took) => json!({"event": "done", "seconds": took.as_secs_f64()}),
+            });
+            return;
+        }
+        let (bold, dim, yellow) = (Style::new().bold(), Style::new().dimmed(), style(AnsiColor::Yellow));
+        self.line(&match event {
+            Event::Step(text) => format!("{bold}-----> {text}{bold:#}"),
+            Event::Detail(text) | Event::Busy(text) => format!("       {text}"),
+            Event::Warning(text) => format!("{yellow} !     {text}{yellow:#}"),
+            Event::Done(took) => format!("{dim}       ({}){dim:#}", seconds(took)),
+        });
+    }
+}
+
+/// `1.2s`, `3m 20s`.
+pub(crate) fn seconds(took: Duration) -> String {
+    let s = took.as_secs();
+    if s >= 60 { format!("{}m {}s", s / 60, s % 60) } else { format!("{:.1}s", took.as_secs_f64()) }
+}
+
+/// A table: columns as wide as their widest cell, two blanks between.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = head.iter().map(|h| h.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let format = |cells: Vec<&str>| {
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![format(head.to_vec())];
+    lines.extend(rows.iter().map(|r| format(r.iter().map(String::as_str).collect())));
+    lines.join("\n")
+}
+
+/// An error and its causes, without what a cause says twice.
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// A diagnostic with the place it speaks of, as cargo shows it.
+fn excerpt(file: &str, text: Option<&str>, d: &Diagnostic, colour: bool) -> String {
+    use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+    let Some(text) = text else {
+        let help = if d.help.is_empty() { String::new() } else { format!("\n = help: {}", d.help) };
+        return format!("{file}:{d}{help}");
+    };
+    let level = match d.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
+    };
+    let span = d.span.start.min(text.len())..d.span.end.min(text.len());
+    let mut group =
+        level.primary_title(&d.message).element(Snippet::source(text).path(file).annotation(AnnotationKind::Primary.span(span)));
+    if !d.help.is_empty() {
+        group = group.element(Level::HELP.message(&d.help));
+    }
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    renderer.render(&[group])
+}
+
+fn style(colour: AnsiColor) -> Style {
+    Style::new().fg_color(Some(colour.into()))
+}

@@ -1,0 +1,138 @@
+//! A running deploy's folder: its lock, which says who runs it, and its API socket.
+//!
+//! **Invariant:** the lock is held by the process that runs the deploy and by nothing else; whatever ends that process frees it.
+
+use anyhow::{Context, Result};
+use dozen_core::ids::DeployRef;
+use dozen_engine::home::Home;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Who runs a deploy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holder {
+    /// `shop/dev`
+    pub(crate) deploy: String,
+    /// Of the `dozen up`.
+    pub(crate) pid: u32,
+}
+
+/// The folder of a deploy that this process runs. Dropping it removes the folder and frees the lock.
+#[derive(Debug)]
+pub(crate) struct RunFolder {
+    path: PathBuf,
+    /// Locked while it lives.
+    _lock: File,
+    folder: File,
+}
+
+/// The deploy is run by another process.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is already running: `dozen up` with pid {}", .0.deploy, .0.pid)]
+pub(crate) struct AlreadyRunning(pub(crate) Holder);
+
+const LOCK: &str = "lock";
+const SOCKET: &str = "api.sock";
+
+impl RunFolder {
+    /// Takes the deploy, or says who has it.
+    pub(crate) fn take(home: &Home, deploy: &DeployRef) -> Result<Self> {
+        let path = home.run(deploy);
+        let attempt = || format!("cannot use {}", path.display());
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).with_context(attempt)?;
+        let lock = loop {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).with_context(attempt)?;
+            let at = path.join(LOCK);
+            let mut open = OpenOptions::new();
+            let file = open.read(true).write(true).create(true).truncate(false).mode(0o600).open(&at).with_context(attempt)?;
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                return Err(AlreadyRunning(read_holder(&file).unwrap_or(Holder { deploy: deploy.to_string(), pid: 0 })).into());
+            }
+            // Whoever had it before may have removed the file between our open and our lock; then this lock guards nothing.
+            let ours = file.metadata().with_context(attempt)?.ino();
+            if std::fs::metadata(&at).is_ok_and(|m| m.ino() == ours) {
+                break file;
+            }
+        };
+        let holder = Holder { deploy: deploy.to_string(), pid: std::process::id() };
+        let mut file = &lock;
+        file.set_len(0).with_context(attempt)?;
+        file.write_all(&serde_json::to_vec(&holder)?).with_context(attempt)?;
+        let folder = File::open(&path).with_context(attempt)?;
+        Ok(Self { path, _lock: lock, folder })
+    }
+
+    /// Binds the API socket, in place of what a killed predecessor left.
+    pub(crate) fn bind(&self) -> Result<tokio::net::UnixListener> {
+        let at = self.path.join(SOCKET);
+        let attempt = || format!("cannot bind the API socket {}", at.display());
+        match std::fs::remove_file(&at) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(attempt),
+            _ => {}
+        }
+        tokio::net::UnixListener::bind(through(&self.folder)).with_context(attempt)
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        // What cannot be removed now is found and replaced by the next `up`.
+        let _ = std::fs::remove_file(self.path.join(SOCKET));
+        let _ = std::fs::remove_file(self.path.join(LOCK));
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
+/// Who runs a deploy now. `None` where nobody does.
+pub(crate) fn holder(home: &Home, deploy: &DeployRef) -> Option<Holder> {
+    let file = OpenOptions::new().read(true).write(true).open(home.run(deploy).join(LOCK)).ok()?;
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => None,
+        Err(_) => read_holder(&file),
+    }
+}
+
+/// Connects to a running deploy's API.
+pub(crate) async fn connect(home: &Home, deploy: &DeployRef) -> std::io::Result<tokio::net::UnixStream> {
+    let folder = File::open(home.run(deploy))?;
+    tokio::net::UnixStream::connect(through(&folder)).await
+}
+
+/// The socket's path by way of the open folder: a home may lie deeper than the 107 bytes that a socket's address holds.
+fn through(folder: &File) -> PathBuf {
+    Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(SOCKET)
+}
+
+fn read_holder(mut file: &File) -> Option<Holder> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(4096).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deploy_is_run_once_and_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let home = Home::at(dir.path().join("a-very-long-name".repeat(8)));
+        let shop: DeployRef = "shop".parse().expect("valid");
+        let first = RunFolder::take(&home, &shop).expect("free");
+        let refused = RunFolder::take(&home, &shop).expect_err("taken");
+        let who = &refused.downcast_ref::<AlreadyRunning>().expect("typed").0;
+        assert_eq!(who.pid, std::process::id());
+        assert_eq!(holder(&home, &shop).as_ref(), Some(who));
+        RunFolder::take(&home, &"other".parse().expect("valid")).expect("another deploy is free");
+        drop(first);
+        assert_eq!(holder(&home, &shop), None);
+        assert!(!home.run(&shop).exists());
+        RunFolder::take(&home, &shop).expect("free again");
+    }
+}
