@@ -168,8 +168,9 @@ impl Floor {
         who: &Principal,
         folder: PathBuf,
         options: &BuildOptions,
-        output: &dyn Output,
+        printer: Arc<dyn Output>,
     ) -> Result<(Arc<Release>, bool), DeployError> {
+        let output = &*printer;
         let _turn = self.turn.lock().await;
         let deploy = &self.deploy;
         let reading = codebase::read(&folder)?;
@@ -210,12 +211,12 @@ impl Floor {
             app: &deploy.app,
             source: &source,
             processes: declared.processes.clone(),
-            env: &variables,
+            config: &variables,
             placeholders: &missing,
             mask: &draft.mask(),
             use_python: python.as_deref(),
             last_python: last_python.as_deref(),
-            output,
+            output: printer.clone(),
         })
         .await?;
         draft.slug = built.slug;

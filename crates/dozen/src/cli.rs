@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use dozen_engine::deploy::DeployError;
 use std::ffi::OsString;
+use std::sync::Arc;
 
 pub(crate) mod config;
 pub(crate) mod down;
@@ -72,7 +73,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, cl
 }
 
 /// Runs the command; answers the exit code.
-pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Printer) -> Result<i32> {
+pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
     match cli.command {
         Command::Up(args) => up::run(args, settings, printer).await,
         Command::Down => down::run(settings, printer).await,

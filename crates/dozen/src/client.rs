@@ -131,7 +131,7 @@ pub(crate) async fn floor(
     let store = Arc::new(Store::open(&settings.home.logs(deploy))?);
     let observed = Observed::new(store.clone());
     let uid = ledger.deploy(deploy).await?.map_or_else(|| rustix::process::getuid().as_raw(), |(uid, _)| uid);
-    let layers = dozen_engine::processes::layers(&settings.exe).await;
+    let layers = dozen_engine::processes::isolation(&settings.exe).await;
     let driver = Local::start(Site {
         exe: settings.exe.clone(),
         home: settings.home.clone(),

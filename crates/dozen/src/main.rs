@@ -17,7 +17,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match std::env::args_os().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("__jail") => exit(dozen_jail::enter()),
-        Some("__router") => exit(dozen_engine::port::router::main()),
+        Some("__router") => dozen_engine::port::router::main(),
         _ => person(),
     }
 }
@@ -40,7 +40,7 @@ fn person() -> ExitCode {
             return exit(2);
         }
     };
-    let printer = settings.printer();
+    let printer = std::sync::Arc::new(settings.printer());
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {

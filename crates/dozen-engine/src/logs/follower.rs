@@ -59,6 +59,18 @@ impl Follower {
         }
     }
 
+    /// What is there by now, without waiting for more.
+    pub fn take(&mut self) -> Vec<LogLine> {
+        let mut all = Vec::new();
+        loop {
+            let (lines, more) = self.read();
+            all.extend(lines);
+            if !more {
+                return all;
+            }
+        }
+    }
+
     /// One look at every file. Also answers whether there is more to read at once.
     fn read(&mut self) -> (Vec<LogLine>, bool) {
         // Where the folder cannot be read now, what is open still can.

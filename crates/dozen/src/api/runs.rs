@@ -3,7 +3,7 @@
 use super::{Failure, Shared, wire};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
+use axum::Extension;
 use dozen_core::ids::InstanceName;
 use dozen_core::parity::Io;
 use dozen_engine::ledger::Principal;

@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::printer::Printer;
 use crate::running;
 use crate::settings::Settings;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use http::Method;
 use serde_json::json;
 use std::time::Duration;
@@ -19,15 +19,9 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
     let deploy = target::find(settings).await?;
     let mut client = Client::connect(settings, deploy.clone()).await?;
     let stopping: wire::Stopping = client.call(Method::POST, "/stop", &json!({})).await?;
-    let pid = rustix::process::Pid::from_raw(i32::try_from(stopping.pid)?);
-    let ended = async {
-        let Some(process) = pid.and_then(|p| rustix::process::pidfd_open(p, rustix::process::PidfdFlags::empty()).ok()) else { return };
-        if let Ok(process) = tokio::io::unix::AsyncFd::with_interest(process, tokio::io::Interest::READABLE) {
-            // An error here means that it cannot be waited for; the lock below tells.
-            let _ = process.readable().await.map(|_| ());
-        }
-    };
-    if tokio::time::timeout(PATIENCE, ended).await.is_err() || running::holder(&settings.home, &deploy).is_some() {
+    let ended = tokio::task::spawn_blocking(move || wait_for(stopping.pid));
+    ended.await?.with_context(|| format!("cannot wait for the end of {deploy} (pid {})", stopping.pid))?;
+    if running::holder(&settings.home, &deploy).is_some() {
         bail!("{deploy} (pid {}) has not stopped within {} s", stopping.pid, PATIENCE.as_secs());
     }
     if printer.is_json() {
@@ -36,4 +30,18 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
         printer.line(&format!("Stopped {deploy}"));
     }
     Ok(0)
+}
+
+/// Waits until the process has ended, for [`PATIENCE`] at most. One that is gone already has.
+fn wait_for(pid: u32) -> std::io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(()),
+        other => other?,
+    };
+    let limit = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit))?;
+    Ok(())
 }

@@ -48,7 +48,7 @@ pub(crate) struct UpArgs {
 }
 
 /// Brings an app up and stays until it is told to stop.
-pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
+pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
     if args.detach && !args.lasting {
         return detach::run(printer).await;
     }
@@ -93,7 +93,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Printer) ->
 /// The terminal's side of a deploy that this process runs: its lines are printed while it is waited for, and Ctrl-C is heard.
 struct Session<'a> {
     served: Arc<api::Served>,
-    printer: &'a Printer,
+    printer: &'a Arc<Printer>,
     lines: Follower,
     signals: Signals,
 }
@@ -102,7 +102,7 @@ struct Session<'a> {
 struct Stopped;
 
 impl<'a> Session<'a> {
-    fn begin(served: Arc<api::Served>, printer: &'a Printer) -> Result<Self> {
+    fn begin(served: Arc<api::Served>, printer: &'a Arc<Printer>) -> Result<Self> {
         let (_, lines) = served.floor.observed.store().tail(Some(0), &Filter::default())?;
         Ok(Self { served, printer, lines, signals: Signals::listen()? })
     }
@@ -111,10 +111,10 @@ impl<'a> Session<'a> {
     async fn live(&mut self, args: &UpArgs, who: &Principal, folder: PathBuf) -> Result<i32> {
         // Ctrl-C while it comes up: 128 + SIGINT, as a shell says it.
         const INTERRUPTED: i32 = 130;
-        let (served, printer) = (self.served.clone(), self.printer);
+        let (served, printer) = (self.served.clone(), self.printer.clone());
         let floor = &served.floor;
         let options = BuildOptions { use_python: args.use_python.clone() };
-        let Ok(brought) = self.unless_stopped(floor.bring_up(who, folder, &options, printer)).await else { return Ok(INTERRUPTED) };
+        let Ok(brought) = self.unless_stopped(floor.bring_up(who, folder, &options, printer.clone())).await else { return Ok(INTERRUPTED) };
         let (release, new) = brought?;
         let formation = floor.formation(&release.slug).await?;
         self.announce(&release, new, &formation);
@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
     }
 
     fn announce(&self, release: &Release, new: bool, formation: &Formation) {
-        let printer = self.printer;
+        let printer = &**self.printer;
         let url = self.served.url.as_deref().unwrap_or_default();
         printer.step("Launching...");
         printer.detail(&if new { format!("Released {}", release.version) } else { format!("Nothing changed: {} again", release.version) });
