@@ -257,7 +257,8 @@ impl Floor {
                 let soon = self.revived.is_some_and(|at| now.duration_since(at) < ROUTER_PACE);
                 self.revive = Some(if soon { now + ROUTER_PACE } else { now });
             }
-            RouterEvent::Applied { .. } | RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {}
+            RouterEvent::Applied { .. } | RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {
+            }
         }
     }
 
@@ -269,8 +270,7 @@ impl Floor {
         for key in due {
             self.feed(&key, Event::Tick).await;
         }
-        let over: Vec<Key> =
-            self.instances.iter().filter(|(_, i)| i.drains.is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
+        let over: Vec<Key> = self.instances.iter().filter(|(_, i)| i.drains.is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
         for key in over {
             self.drained(&key).await;
         }
@@ -294,7 +294,7 @@ impl Floor {
     }
 
     async fn jail_event(&mut self, key: Key, incarnation: u64, event: JailEvent) {
-        let one_off = !self.instances.get(&key).is_some_and(|i| i.incarnation == incarnation);
+        let one_off = self.instances.get(&key).is_none_or(|i| i.incarnation != incarnation);
         let found = if one_off { self.one_offs.get_mut(&key.1) } else { self.instances.get_mut(&key) };
         let Some(instance) = found.filter(|i| i.incarnation == incarnation) else { return };
         let ps = key.1.to_string();
@@ -460,7 +460,8 @@ impl Floor {
                 }
                 Action::BootTimeout => {
                     let seconds = self.site.policy.boot.as_secs();
-                    let text = format!("Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch");
+                    let text =
+                        format!("Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch");
                     self.line(&ps, &text);
                 }
             }
