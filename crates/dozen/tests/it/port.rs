@@ -555,6 +555,36 @@ fn a_large_request_streams_with_back_pressure() {
     assert!(peak < 40 << 10, "{peak} KiB");
 }
 
+#[test]
+fn a_client_that_still_sends_gets_its_answer() {
+    let body = "x".repeat(8 << 20);
+    let post = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut stage = Stage::to(Web::None);
+    let mut client = stage.client();
+    // The whole request is written before a byte is read, as browsers do; and the connection lives on.
+    assert_eq!(client.ask(&post).status(), 503);
+    assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n").status(), 503);
+
+    let upstream = Upstream::each(|mut wire| {
+        wire.head();
+        wire.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig");
+        let _ = std::io::copy(&mut wire.io, &mut std::io::sink());
+    });
+    stage.set(ready(&[upstream.port]));
+    let answer = stage.client().ask(&post);
+    assert_eq!((answer.status(), answer.text().as_str()), (413, "big"));
+}
+
+#[test]
+fn a_client_may_ask_to_close() {
+    let upstream = Upstream::saying("bye");
+    let stage = Stage::to(ready(&[upstream.port]));
+    let mut client = stage.client();
+    let answer = client.ask("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    assert_eq!((answer.text().as_str(), answer.header("connection")), ("bye", Some("close")));
+    assert!(client.closed());
+}
+
 /// The handshake of RFC 6455, section 1.3, and frames whose masks the instance takes off.
 #[test]
 fn a_web_socket_echoes() {
@@ -842,6 +872,15 @@ fn a_stale_table_is_refused() {
 }
 
 #[test]
+fn a_table_of_the_same_generation_replaces() {
+    let upstream = Upstream::saying("up");
+    let mut stage = Stage::to(Web::Crashed);
+    stage.generation = 0;
+    stage.set(ready(&[upstream.port]));
+    assert_eq!(stage.get("/").text(), "up");
+}
+
+#[test]
 fn swapping_the_table_under_load_fails_no_request() {
     let (a, b) = (Upstream::saying("a"), Upstream::saying("b"));
     let mut stage = Stage::to(ready(&[a.port]));
@@ -867,6 +906,8 @@ fn swapping_the_table_under_load_fails_no_request() {
         while served.load(Ordering::SeqCst) < before + 8 && !load.iter().any(std::thread::JoinHandle::is_finished) {
             std::thread::yield_now();
         }
+        // Most tables differ in who is ready, not in the intent that they come from.
+        stage.generation -= u64::from(round % 4 != 0);
         stage.router.drain(old.port);
         stage.set(ready(&[new.port]));
         let drained = RouterEvent::Drained { port: old.port };
@@ -994,6 +1035,15 @@ fn a_router_ends_with_its_control_plane() {
     assert!(client.closed());
     assert!(began.elapsed() < PATIENCE);
     drop(home);
+}
+
+#[test]
+fn a_router_has_nothing_that_it_does_not_need() {
+    let stage = Stage::to(Web::None);
+    let pid = stage.router.pid().expect("it runs");
+    assert_eq!(stage.router_status("NoNewPrivs:"), 1);
+    assert!(std::fs::read(format!("/proc/{pid}/environ")).expect("readable").is_empty());
+    assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd")).expect("readable"), std::path::Path::new("/"));
 }
 
 #[test]
