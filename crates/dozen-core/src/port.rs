@@ -66,3 +66,27 @@ impl<R> RouteTable<R> {
         found.or(self.fallback.as_ref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_found_however_it_is_written() {
+        let table = RouteTable {
+            generation: Generation(1),
+            hosts: [("shop.test", 1), ("[::1]", 6)].map(|(host, n)| (host.to_owned(), Arc::new(n))).into(),
+            fallback: None,
+        };
+        let found = |host: &str| table.lookup(host).map(|n| **n);
+        for host in ["shop.test", "SHOP.test", "shop.test:80", "shop.test.", "Shop.Test.:8000", "shop.test:"] {
+            assert_eq!(found(host), Some(1), "{host}");
+        }
+        assert_eq!((found("[::1]"), found("[::1]:80")), (Some(6), Some(6)));
+        for host in ["", "shop.test:80:80", "xshop.test", "shop.test/", "shop.test..", "shop.test:http"] {
+            assert_eq!(found(host), None, "{host}");
+        }
+        let open = RouteTable { fallback: Some(Arc::new(9)), ..table };
+        assert_eq!(open.lookup("other").map(|n| **n), Some(9));
+    }
+}

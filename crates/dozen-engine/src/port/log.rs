@@ -41,7 +41,8 @@ struct Lines {
     batch: Vec<u8>,
     segment: Segment,
     last: Instant,
-    dropped: u64,
+    /// How many lines could not be written, and since when.
+    dropped: Option<(u64, Timestamp)>,
 }
 
 impl Journal {
@@ -53,7 +54,7 @@ impl Journal {
         let mut open = self.open.borrow_mut();
         if !open.contains_key(folder) {
             let segment = Segment::new(folder.to_owned(), &self.tag, self.segment_bytes, self.segments);
-            let lines = Lines { deploy: deploy.to_owned(), batch: Vec::new(), segment, last: Instant::now(), dropped: 0 };
+            let lines = Lines { deploy: deploy.to_owned(), batch: Vec::new(), segment, last: Instant::now(), dropped: None };
             open.insert(folder.to_owned(), lines);
         }
         if let Some(lines) = open.get_mut(folder) {
@@ -77,20 +78,21 @@ impl Journal {
 
     fn flush_one(&self, lines: &mut Lines) {
         lines.last = Instant::now();
-        if lines.dropped > 0 {
-            let told = format!("Error L10 (output buffer overflow): {} messages dropped.\n", lines.dropped);
+        if let Some((count, since)) = lines.dropped {
+            let told = format!("Error L10 (output buffer overflow): {count} messages dropped since {since:.0}.\n");
             let at = head(Timestamp::now(), Source::Dozen, "router");
             lines.batch.splice(0..0, at.bytes().chain(told.bytes()));
         }
         // A full disk costs lines, never requests; how many is said as soon as writing works again.
         match lines.segment.append(&lines.batch) {
             Ok(()) => {
-                lines.dropped = 0;
+                lines.dropped = None;
                 let _ = self.events.send(FromRouter::Wrote { deploy: lines.deploy.clone() });
             }
             Err(_) => {
-                let count = lines.batch.iter().filter(|b| **b == b'\n').count() as u64;
-                lines.dropped += count - u64::from(lines.dropped > 0);
+                let own = lines.batch.iter().filter(|b| **b == b'\n').count() as u64 - u64::from(lines.dropped.is_some());
+                let (count, since) = lines.dropped.unwrap_or((0, Timestamp::now()));
+                lines.dropped = Some((count + own, since));
             }
         }
         lines.batch.clear();
@@ -321,6 +323,29 @@ mod tests {
         let last = fs::read(&files[2]).expect("readable");
         let line = LogLine::decode(&last).expect("a line");
         assert_eq!((line.ps.as_str(), line.text().as_ref()), ("router", "line 4"));
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_counted() {
+        let within = tempfile::tempdir().expect("a folder");
+        let folder = within.path().join("logs");
+        fs::write(&folder, "in the way").expect("written");
+        let journal = journal(1 << 20);
+        for n in 0..3 {
+            journal.write(&folder, "shop/dev", &format!("line {n}"));
+            journal.flush();
+        }
+        fs::remove_file(&folder).expect("removed");
+        journal.write(&folder, "shop/dev", "line 3");
+        journal.flush();
+        let file = fs::read_dir(&folder).expect("readable").flatten().next().expect("a file");
+        let text = fs::read_to_string(file.path()).expect("readable");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines.len() == 2 && lines[0].contains("dozen[router]: Error L10 (output buffer overflow): 3 messages dropped since 2"),
+            "{text}"
+        );
+        assert!(lines[1].ends_with("line 3"), "{text}");
     }
 
     #[test]

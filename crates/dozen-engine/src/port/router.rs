@@ -296,6 +296,7 @@ impl House {
                 instance,
                 port,
                 in_flight: AtomicUsize::new(0),
+                six: AtomicBool::new(false),
                 quarantined_until: AtomicU64::new(0),
                 draining: AtomicBool::new(false),
                 drained: drained.clone(),
