@@ -34,7 +34,7 @@ fn a_request_gets_its_headers_and_its_line() {
     let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis();
     let answer = stage.client().ask(
         "GET /p?q=1 HTTP/1.1\r\nHost: Shop.Test:80\r\nX-Forwarded-For: 1.2.3.4\r\nX-Request-Id: abc-123\r\nX-Forwarded-Proto: https\r\n\
-         Connection: keep-alive, X-Secret\r\nKeep-Alive: 5\r\nX-Secret: s\r\nTE: gzip\r\nProxy-Connection: x\r\nUpgrade: h2c\r\n\r\n",
+         Connection: keep-alive, X-Secret, Host\r\nKeep-Alive: 5\r\nX-Secret: s\r\nTE: gzip\r\nProxy-Connection: x\r\nUpgrade: h2c\r\n\r\n",
     );
     let seen = answer.text();
     assert!(seen.starts_with("GET /p?q=1 HTTP/1.1\n"), "{seen}");

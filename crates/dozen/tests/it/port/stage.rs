@@ -101,6 +101,11 @@ impl Stage {
         self.lines_of("shop/dev", 1).remove(0)
     }
 
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.router.pid().and_then(|p| rustix::process::Pid::from_raw(p.cast_signed())).expect("it runs");
+        rustix::process::kill_process(pid, signal).expect("signalled");
+    }
+
     pub(crate) fn router_status(&self, field: &str) -> u64 {
         let pid = self.router.pid().expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("readable");
