@@ -106,6 +106,16 @@ impl Stage {
         rustix::process::kill_process(pid, signal).expect("signalled");
     }
 
+    /// Stops the router where it is; returns when every thread of it stands.
+    pub(crate) fn hold(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.router.pid().expect("it runs"));
+        let stands = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).is_ok_and(|s| s.contains(") T "));
+        while !std::fs::read_dir(&tasks).expect("readable").flatten().all(stands) {
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn router_status(&self, field: &str) -> u64 {
         let pid = self.router.pid().expect("it runs");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("readable");

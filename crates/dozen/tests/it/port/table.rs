@@ -153,7 +153,7 @@ fn a_request_that_meets_a_closing_connection_is_sent_on_another() {
     for n in 2..=6 {
         // While the router is held, the request arrives first and the instance's end of file second: it is then taken up with a
         // connection that does not yet know that it is closed.
-        stage.signal(rustix::process::Signal::STOP);
+        stage.hold();
         client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         close.send(()).expect("waited for");
         while established(upstream.port) > 0 {
