@@ -8,7 +8,7 @@ use dozen_engine::port::RouterEvent;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_request_waits_for_the_start() {
@@ -124,7 +124,7 @@ fn a_connection_that_an_instance_closed_loses_no_request() {
         assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: h\r\n\r\n").text(), "once");
         // The next request leaves after the instance's end of file has arrived at this machine's kernel.
         while established(upstream.port) > 0 {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(upstream.connections.load(Ordering::SeqCst), n);
     }
@@ -157,7 +157,7 @@ fn a_request_that_meets_a_closing_connection_is_sent_on_another() {
         client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         close.send(()).expect("waited for");
         while established(upstream.port) > 0 {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
         stage.signal(rustix::process::Signal::CONT);
         assert_eq!(client.answer(false).expect("an answer").text(), "once");
