@@ -4,6 +4,7 @@
 
 use super::control::FromRouter;
 use super::pages::Code;
+use super::proxy::Place;
 use dozen_core::logs::{Source, head};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
@@ -11,9 +12,10 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -39,7 +41,8 @@ struct Lines {
     batch: Vec<u8>,
     segment: Segment,
     last: Instant,
-    dropped: u64,
+    /// How many lines could not be written, and since when.
+    dropped: Option<(u64, Timestamp)>,
 }
 
 impl Journal {
@@ -51,7 +54,7 @@ impl Journal {
         let mut open = self.open.borrow_mut();
         if !open.contains_key(folder) {
             let segment = Segment::new(folder.to_owned(), &self.tag, self.segment_bytes, self.segments);
-            let lines = Lines { deploy: deploy.to_owned(), batch: Vec::new(), segment, last: Instant::now(), dropped: 0 };
+            let lines = Lines { deploy: deploy.to_owned(), batch: Vec::new(), segment, last: Instant::now(), dropped: None };
             open.insert(folder.to_owned(), lines);
         }
         if let Some(lines) = open.get_mut(folder) {
@@ -75,38 +78,33 @@ impl Journal {
 
     fn flush_one(&self, lines: &mut Lines) {
         lines.last = Instant::now();
-        if lines.dropped > 0 {
-            let told = format!("Error L10 (output buffer overflow): {} messages dropped.\n", lines.dropped);
+        if let Some((count, since)) = lines.dropped {
+            let told = format!("Error L10 (output buffer overflow): {count} messages dropped since {since:.0}.\n");
             let at = head(Timestamp::now(), Source::Dozen, "router");
             lines.batch.splice(0..0, at.bytes().chain(told.bytes()));
         }
         // A full disk costs lines, never requests; how many is said as soon as writing works again.
         match lines.segment.append(&lines.batch) {
             Ok(()) => {
-                lines.dropped = 0;
+                lines.dropped = None;
                 let _ = self.events.send(FromRouter::Wrote { deploy: lines.deploy.clone() });
             }
             Err(_) => {
-                let count = lines.batch.iter().filter(|b| **b == b'\n').count() as u64;
-                lines.dropped += count - u64::from(lines.dropped > 0);
+                let own = lines.batch.iter().filter(|b| **b == b'\n').count() as u64 - u64::from(lines.dropped.is_some());
+                let (count, since) = lines.dropped.unwrap_or((0, Timestamp::now()));
+                lines.dropped = Some((count + own, since));
             }
         }
         lines.batch.clear();
     }
 }
 
-/// Where a request's line goes.
-#[derive(Clone)]
-pub(super) struct Sink {
-    pub(super) folder: Rc<Path>,
-    pub(super) deploy: Rc<str>,
-}
-
 /// One request, from its head to the end of its answer. The line is written when it is dropped; until something better is known, a
 /// request ends because its client went away.
 pub(super) struct Record {
     journal: Rc<Journal>,
-    pub(super) sink: Option<Sink>,
+    /// Whose request it is, as soon as that is known.
+    pub(super) place: Option<Arc<Place>>,
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) host: String,
@@ -124,7 +122,7 @@ impl Record {
     pub(super) fn new(journal: Rc<Journal>, method: Method, path: String) -> Self {
         Self {
             journal,
-            sink: None,
+            place: None,
             method,
             path,
             host: String::new(),
@@ -179,8 +177,8 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if let Some(sink) = &self.sink {
-            self.journal.write(&sink.folder, &sink.deploy, &self.line());
+        if let Some(place) = &self.place {
+            self.journal.write(&place.log, &place.deploy, &self.line());
         }
     }
 }
@@ -220,45 +218,69 @@ impl Segment {
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.current.as_ref().is_none_or(|(_, size)| *size >= self.limit) {
-            self.current = Some((self.begin()?, 0));
-            self.prune();
+            self.current = Some(self.begin()?);
         }
         let Some((file, size)) = &mut self.current else { return Ok(()) };
         let written = file.write_all(bytes);
         *size += bytes.len() as u64;
         if written.is_err() {
-            // A torn line stays in the file that failed; the next batch begins another.
+            // What is torn stays in the file that failed; the next batch begins another.
             self.current = None;
         }
         written
     }
 
-    fn begin(&self) -> io::Result<File> {
+    /// Goes on with the newest file, where there is room in it: a quiet deploy, or a new router, does not push out older lines by files of
+    /// a few. Else begins one, and deletes the oldest.
+    fn begin(&self) -> io::Result<(File, u64)> {
         fs::create_dir_all(&self.folder)?;
-        let mut start = Timestamp::now().as_microsecond();
-        loop {
+        let mut own = self.own();
+        if let Some(newest) = own.back()
+            && let Some(resumed) = resume(newest, self.limit)
+        {
+            return Ok(resumed);
+        }
+        // A clock that was set back must not make a file that sorts before its elders.
+        let elder = own.back().and_then(|p| p.file_name()?.to_str()?.split_once('-')?.0.parse::<i64>().ok());
+        let mut start = Timestamp::now().as_microsecond().max(elder.unwrap_or(0).saturating_add(1));
+        let file = loop {
             let path = self.folder.join(format!("{start}-router-{}.log", self.tag));
             match OpenOptions::new().append(true).create_new(true).open(path) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => start += 1,
-                other => return other,
+                other => break other?,
             }
+        };
+        while own.len() > self.keep as usize
+            && let Some(oldest) = own.pop_front()
+        {
+            let _ = fs::remove_file(oldest);
         }
+        Ok((file, 0))
     }
 
-    /// Deletes the oldest of this worker's own files, those of an earlier router process included.
-    fn prune(&self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+    /// This worker's own files, oldest first, those of an earlier router process included.
+    fn own(&self) -> VecDeque<PathBuf> {
         let end = format!("-router-{}.log", self.tag);
-        let mut own: Vec<PathBuf> =
-            entries.flatten().filter(|e| e.file_name().to_string_lossy().ends_with(&end)).map(|e| e.path()).collect();
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut own: Vec<PathBuf> = entries.filter(|e| e.file_name().to_string_lossy().ends_with(&end)).map(|e| e.path()).collect();
         own.sort();
-        let mut own = VecDeque::from(own);
-        while own.len() > self.keep as usize + 1 {
-            if let Some(oldest) = own.pop_front() {
-                let _ = fs::remove_file(oldest);
-            }
-        }
+        own.into()
     }
+}
+
+/// A file with room left, unless its last line is torn.
+fn resume(path: &Path, limit: u64) -> Option<(File, u64)> {
+    let mut file = OpenOptions::new().read(true).append(true).open(path).ok()?;
+    let size = file.metadata().ok()?.len();
+    if size >= limit {
+        return None;
+    }
+    let mut last = [b'\n'];
+    if size > 0 {
+        file.seek(SeekFrom::End(-1)).ok()?;
+        file.read_exact(&mut last).ok()?;
+    }
+    (last == [b'\n']).then_some((file, size))
 }
 
 #[cfg(test)]
@@ -301,5 +323,41 @@ mod tests {
         let last = fs::read(&files[2]).expect("readable");
         let line = LogLine::decode(&last).expect("a line");
         assert_eq!((line.ps.as_str(), line.text().as_ref()), ("router", "line 4"));
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_counted() {
+        let within = tempfile::tempdir().expect("a folder");
+        let folder = within.path().join("logs");
+        fs::write(&folder, "in the way").expect("written");
+        let journal = journal(1 << 20);
+        for n in 0..3 {
+            journal.write(&folder, "shop/dev", &format!("line {n}"));
+            journal.flush();
+        }
+        fs::remove_file(&folder).expect("removed");
+        journal.write(&folder, "shop/dev", "line 3");
+        journal.flush();
+        let file = fs::read_dir(&folder).expect("readable").flatten().next().expect("a file");
+        let text = fs::read_to_string(file.path()).expect("readable");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines.len() == 2 && lines[0].contains("dozen[router]: Error L10 (output buffer overflow): 3 messages dropped since 2"),
+            "{text}"
+        );
+        assert!(lines[1].ends_with("line 3"), "{text}");
+    }
+
+    #[test]
+    fn a_segment_is_resumed_unless_it_is_torn() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let count = || fs::read_dir(folder.path()).expect("readable").count();
+        let append = |bytes: &[u8]| Segment::new(folder.path().to_owned(), "w0", 100, 2).append(bytes).expect("written");
+        append(b"one\n");
+        append(b"two\n");
+        assert_eq!(count(), 1);
+        append(b"to");
+        append(b"three\n");
+        assert_eq!(count(), 2);
     }
 }
