@@ -111,6 +111,24 @@ fn an_instance_is_drained_when_its_last_request_ends() {
 }
 
 #[test]
+fn an_instance_that_leaves_the_table_sees_its_idle_connections_closed() {
+    let (closed, saw_close) = mpsc::channel();
+    let old = Upstream::each(move |mut wire| {
+        // Answers until the router closes, which a server that stops gracefully waits for.
+        while wire.head().is_some() {
+            wire.send(ok("old"));
+        }
+        closed.send(()).expect("waited for");
+    });
+    let new = Upstream::saying("new");
+    let mut stage = Stage::to(ready(&[old.port]));
+    assert_eq!(stage.get("/").text(), "old");
+    stage.set(ready(&[new.port]));
+    // Well before the 3.5 s after which an idle connection is closed anyway.
+    saw_close.recv_timeout(std::time::Duration::from_secs(2)).expect("closed with the table");
+}
+
+#[test]
 fn a_connection_that_an_instance_closed_loses_no_request() {
     // Each answers one request and closes without saying so.
     let upstream = Upstream::each(|mut wire| {
