@@ -5,7 +5,7 @@
 
 use dozen_core::logs::{Source, head};
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ftruncate, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, ftruncate, openat, unlinkat};
 use rustix::io::{Errno, write};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -139,7 +139,11 @@ fn begin(folder: &OwnedFd, instance: &str, release: &str, now: Timestamp) -> Res
         let name = format!("{micros:016}-{instance}-{release}.log");
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         match openat(folder, &name, flags, Mode::from_raw_mode(0o640)) {
-            Ok(file) => return Ok(Open { file, name, len: 0 }),
+            Ok(file) => {
+                // Tells whoever prunes that this file has a writer. A file system without locks has none to ask for.
+                let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
+                return Ok(Open { file, name, len: 0 });
+            }
             Err(Errno::EXIST) => micros += 1,
             Err(error) => return Err(error),
         }
