@@ -225,8 +225,10 @@ async fn a_stop_reaches_who_left_the_session() {
     let bed = Bed::shell(&escapee(&token));
     let mut jail = bed.start().await;
     bed.said(&mut jail, "ready").await;
+    let limit = Instant::now() + Duration::from_secs(10);
     while sleepers(&token) < 2 {
-        tokio::task::yield_now().await;
+        assert!(Instant::now() < limit, "the sleepers do not start");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     jail.handle().stop(Duration::from_millis(200));
     end(&mut jail).await;
