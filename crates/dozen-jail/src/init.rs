@@ -128,7 +128,7 @@ impl Jail {
         match (spec.view, alone) {
             (View::Minimal, true) => {
                 let seen = user.unwrap_or((geteuid().as_raw(), getegid().as_raw()));
-                mounts::enter_minimal(&spec.mounts, seen, &mut missing)?;
+                mounts::enter_minimal(&spec.mounts, seen, &spec.hostname, &mut missing)?;
             }
             (View::Minimal, false) => {
                 let error = format!("the host allows none ({})", missing.join("; "));
@@ -155,12 +155,12 @@ impl Jail {
             }
         };
         let program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants)?;
+        // Neither the app, which may have the same uid, nor a core file gets at the jail's memory or, by /proc/1, at its descriptors.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Failure::of("close the jail to its processes"))?;
         let leader = launch(program)?;
         if log.is_none() {
             release_standard_descriptors();
         }
-        // Neither the app, which may have the same uid, nor a core file gets at the jail's memory.
-        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         keep_few_capabilities();
 
         control.say(&FromJail::Started { protocol: PROTOCOL, pid, isolation: isolation.as_str().to_owned(), missing });
@@ -349,7 +349,7 @@ fn launch(program: Program) -> Result<Pid, Failure> {
     Err(Failure { code, attempt: next(), error: next() })
 }
 
-/// The right to signal processes of another uid and to see their sockets; nothing else, once the program runs.
+/// The rights to signal processes of another uid and to see their sockets in /proc; nothing else, once the program runs.
 fn keep_few_capabilities() {
     let keep = CapabilitySet::KILL | CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
     let Ok(had) = capabilities(None) else { return };

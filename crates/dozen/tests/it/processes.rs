@@ -315,7 +315,7 @@ async fn the_view_is_the_apps_and_the_systems_alone() {
         "cat /app/hello; cat /app/data/kept; touch /app/new && echo app-writable; touch /app/data/new && echo data-writable
          touch /tmp/new && echo tmp-writable; touch /new && echo root-writable; touch /usr/new && echo usr-writable; touch /dev/new && echo dev-writable
          test -e {shown} && echo secret; test -e /root && echo root; cat /etc/shadow && echo shadow
-         id -un; hostname; echo $PWD; echo > /dev/null && echo null; cat /proc/1/comm; ls /proc | grep -c '^[0-9]'; ls -A /tmp /run; ls /home; true"
+         id -un; hostname; echo $PWD; echo > /dev/null && echo null; cat /proc/1/comm; getent hosts shop-web-1; ls /proc/1/fd && echo descriptors; ls /proc | grep -c '^[0-9]'; ls -A /tmp /run; ls /home; true"
     );
     let mut bed = Bed::shell(&format!("{{ {script}; }} 2>/dev/null"));
     let data = bed.home.path().join("data");
@@ -330,7 +330,18 @@ async fn the_view_is_the_apps_and_the_systems_alone() {
     bed.spec.mounts.push(Mount { source: data.join("kept"), target: "/srv/deep/file".into(), writable: false });
     let (exit, said) = bed.run().await;
     assert_eq!(exit, Exit::Code(0), "{said:?}");
-    let wanted = ["hello", "kept", "data-writable", "tmp-writable", "app", "shop-web-1", "/app", "null", "dozen:web.1"];
+    let wanted = [
+        "hello",
+        "kept",
+        "data-writable",
+        "tmp-writable",
+        "app",
+        "shop-web-1",
+        "/app",
+        "null",
+        "dozen:web.1",
+        "127.0.1.1       shop-web-1",
+    ];
     assert_eq!(&said[..wanted.len()], wanted, "{said:?}");
     let processes: u32 = said[wanted.len()].parse().expect("a count");
     assert!(processes <= 4, "other processes are seen: {said:?}");
@@ -430,7 +441,34 @@ async fn the_hosts_layers_are_found_by_trying() {
     }
 }
 
-/// Runs these tests again by a command that runs its arguments, in a readable folder.
+/// Kills its own children at every moment of a jail's making; run by the tests below in a process of its own.
+#[tokio::test]
+#[ignore = "it kills all children of its process"]
+async fn chaos() {
+    let token = token();
+    for round in 0..60u64 {
+        let bed = Bed::shell(&format!("(setsid sleep {token} &); sleep {token}"));
+        let mut jail = bed.start().await;
+        tokio::time::sleep(Duration::from_micros(round % 30 * 400)).await;
+        for pid in children() {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        jail.handle().kill();
+        while !next(&mut jail).await.is_last() {}
+    }
+    until_gone(&token).await;
+    assert_eq!(children(), [], "not reaped");
+}
+
+fn children() -> Vec<rustix::process::Pid> {
+    let own = std::process::id().to_string();
+    let is_child = |stat: &str| stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)) == Some(own.as_str());
+    let all = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let children = all.filter(|e| std::fs::read_to_string(e.path().join("stat")).is_ok_and(|stat| is_child(&stat)));
+    children.filter_map(|e| e.file_name().to_str()?.parse().ok().and_then(rustix::process::Pid::from_raw)).collect()
+}
+
+/// Runs these tests again, then the chaos alone, by a command that runs its arguments, in a folder that anybody may read.
 fn again(runner: &[&str], env: &[(&str, &str)], owner: Option<u32>) {
     let folder = tempfile::tempdir_in("/tmp").expect("a folder");
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
@@ -440,12 +478,14 @@ fn again(runner: &[&str], env: &[(&str, &str)], owner: Option<u32>) {
     let (dozen, tests) = (folder.path().join("dozen"), folder.path().join("it"));
     std::fs::copy(env!("CARGO_BIN_EXE_dozen"), &dozen).expect("copied");
     std::fs::copy(std::env::current_exe().expect("this"), &tests).expect("copied");
-    let mut command = Command::new(runner[0]);
-    command.args(&runner[1..]).arg(&tests).args(["processes::", "logs::", "--skip", "again_"]);
-    command.env(COPY, &dozen).env("TMPDIR", &tmp).envs(env.iter().copied()).current_dir("/");
-    let out = command.output().expect("started");
-    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(!String::from_utf8_lossy(&out.stdout).contains(" 0 passed"));
+    for selection in [&["processes::", "logs::", "--skip", "again_"][..], &["processes::chaos", "--ignored"]] {
+        let mut command = Command::new(runner[0]);
+        command.args(&runner[1..]).arg(&tests).args(selection);
+        command.env(COPY, &dozen).env("TMPDIR", &tmp).envs(env.iter().copied()).current_dir("/");
+        let out = command.output().expect("started");
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success() && !said.contains(" 0 passed"), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    }
 }
 
 #[test]
