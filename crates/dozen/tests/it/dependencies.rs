@@ -252,23 +252,41 @@ async fn uv_lock_installs_the_project_and_no_development_tools() {
 #[tokio::test]
 async fn poetry_lock_is_read_by_poetry() {
     let pyproject = "[tool.poetry]\nname = \"shop\"\nversion = \"1\"\ndescription = \"\"\nauthors = []\npackage-mode = false\n\
-        [tool.poetry.dependencies]\npython = \"^3.10\"\nflask = \"^3\"\n[tool.poetry.group.dev.dependencies]\niniconfig = \"*\"\n";
-    let bench = Bench::new(&[("pyproject.toml", pyproject), ("Procfile", "web: flask run --port $PORT")]);
-    uv(&bench.folder(), &["tool", "run", "--quiet", "--from", "poetry==2.5.1", "poetry", "lock"]).await;
+        [tool.poetry.dependencies]\npython = \"^3.10\"\nblinker = \"^1\"\n[tool.poetry.group.dev.dependencies]\niniconfig = \"*\"\n";
+    let bench = Bench::new(&[("pyproject.toml", pyproject), ("Procfile", "worker: python -c 1")]);
+    let package = |name: &str, version: &str, group: &str, hashes: &[String]| {
+        let files: Vec<String> = hashes.iter().enumerate().map(|(i, h)| format!("{{file = \"{name}-{i}\", hash = \"{h}\"}}")).collect();
+        format!(
+            "[[package]]\nname = \"{name}\"\nversion = \"{version}\"\ndescription = \"\"\noptional = false\npython-versions = \"*\"\ngroups = [\"{group}\"]\nfiles = [{}]\n\n",
+            files.join(", ")
+        )
+    };
+    let blinker = package("blinker", "1.9.0", "main", &hashes(&bench, "blinker==1.9.0").await);
+    let iniconfig = package("iniconfig", "2.0.0", "dev", &hashes(&bench, "iniconfig==2.0.0").await);
+    // The hash is poetry's, of what pyproject.toml declares.
+    let metadata = "[metadata]\nlock-version = \"2.1\"\npython-versions = \"^3.10\"\ncontent-hash = \"348f6e9d5947284345352bbc01ff02af33cc2741335620da4d692f691cdc4b80\"\n";
+    bench.write("poetry.lock", &format!("{blinker}{iniconfig}{metadata}"));
     let (built, text) = bench.build().await;
     assert!(text.contains("(poetry.lock, resolved)"), "{text}");
-    assert_eq!(bench.python(&built, "import flask, importlib.util as u; print(u.find_spec('iniconfig'))"), "None");
+    assert_eq!(bench.python(&built, "import blinker, importlib.util as u; print(u.find_spec('iniconfig'))"), "None");
     bench.write("main.py", "");
     assert!(bench.build().await.1.contains("Restored from cache"));
 }
 
+/// The hashes that the index gives for a requirement.
+async fn hashes(bench: &Bench, requirement: &str) -> Vec<String> {
+    let folder = bench.dir.path();
+    fs::write(folder.join("one.in"), requirement).expect("written");
+    uv(folder, &["pip", "compile", "--quiet", "--generate-hashes", "--no-header", "--no-deps", "one.in", "-o", "one.txt"]).await;
+    let text = fs::read_to_string(folder.join("one.txt")).expect("made");
+    text.split("--hash=").skip(1).filter_map(|h| h.split_whitespace().next()).map(str::to_owned).collect()
+}
+
 #[tokio::test]
 async fn pipfile_lock_pins_and_checks() {
-    let bench = Bench::new(&[("requirements.in", "blinker==1.9.0\n"), ("Procfile", "worker: python -c 1")]);
-    uv(&bench.folder(), &["pip", "compile", "--quiet", "--generate-hashes", "--no-header", "requirements.in", "-o", "out.txt"]).await;
-    let text = fs::read_to_string(bench.folder().join("out.txt")).expect("made");
-    let hashes: Vec<&str> = text.split("--hash=").skip(1).filter_map(|h| h.split_whitespace().next()).collect();
-    let lock = |hashes: &[&str]| {
+    let bench = Bench::new(&[("Procfile", "worker: python -c 1")]);
+    let hashes = hashes(&bench, "blinker==1.9.0").await;
+    let lock = |hashes: &[String]| {
         serde_json::json!({"_meta": {"requires": {"python_version": "3.11"}}, "default": {"blinker": {"hashes": hashes, "version": "==1.9.0"}}, "develop": {"iniconfig": {"version": "==2.0.0"}}}).to_string()
     };
     bench.write("Pipfile.lock", &lock(&hashes));
@@ -276,7 +294,7 @@ async fn pipfile_lock_pins_and_checks() {
     assert!(text.contains("Pipfile.lock:1") && built.python.as_deref().is_some_and(|p| p.starts_with("3.11.")), "{text}");
     assert_eq!(bench.python(&built, "import blinker, importlib.util as u; print(u.find_spec('iniconfig'))"), "None");
 
-    bench.write("Pipfile.lock", &lock(&[&format!("sha256:{}", "0".repeat(64))]));
+    bench.write("Pipfile.lock", &lock(&[format!("sha256:{}", "0".repeat(64))]));
     let error = bench.fails(&[], None).await;
     assert!(error.contains("A package is not the one that Pipfile.lock was made with"), "{error}");
 }
