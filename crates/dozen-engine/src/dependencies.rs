@@ -212,7 +212,7 @@ async fn run(request: Request<'_>, runner: &dyn Runner) -> Result<Built, BuildEr
             layer.link(&tree).map_err(written)?;
             known = layer.known();
         }
-        job.project(&known).await?;
+        job.project().await?;
         job.collect_static(skip_static).await?;
         job.compile(&known).await?;
     }
@@ -303,6 +303,6 @@ mod tests {
         check("see https://u:p@host/simple and http://x/y@z", "see https://********@host/simple and http://x/y@z");
         check("git+ssh://git@host/x", "git+ssh://********@host/x");
         check("plain", "plain");
-        check("a://b://c@d", "a://********@d");
+        check("a://b://c@d", "a://b://********@d");
     }
 }

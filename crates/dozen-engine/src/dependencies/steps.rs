@@ -115,7 +115,7 @@ impl Job<'_> {
     }
 
     /// Installs the source's own packages on top of the layer.
-    pub(super) async fn project(&self, known: &HashMap<String, (Entry, i64)>) -> Result<(), BuildError> {
+    pub(super) async fn project(&self) -> Result<(), BuildError> {
         for step in &self.plan.steps {
             let Step::Project { args } = step else { continue };
             let began = Instant::now();
@@ -128,7 +128,6 @@ impl Job<'_> {
             layers::strip(&venv).map_err(written)?;
             self.request.output.emit(Event::Done(began.elapsed()));
         }
-        let _ = known;
         Ok(())
     }
 
@@ -339,7 +338,7 @@ impl Job<'_> {
         if ran.status.success() {
             Ok(())
         } else {
-            Err(failed(shown, &ran, uv_cure(&ran.last, &self.plan.layer.as_ref().map_or("", |l| &l.from))))
+            Err(failed(shown, &ran, uv_cure(&ran.last, self.plan.layer.as_ref().map_or("", |l| &l.from))))
         }
     }
 
