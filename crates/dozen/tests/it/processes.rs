@@ -260,6 +260,16 @@ async fn a_lost_driver_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn an_order_given_before_the_start_is_obeyed() {
+    for _ in 0..5 {
+        let bed = Bed::new(&["sleep", "60"]);
+        let mut jail = bed.start().await;
+        jail.handle().stop(Duration::from_secs(10));
+        assert_eq!(end(&mut jail).await, Exit::Signal(15));
+    }
+}
+
+#[tokio::test]
 async fn kill_ends_all_at_once() {
     let token = token();
     let bed = Bed::shell(&escapee(&token));
