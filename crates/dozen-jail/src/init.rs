@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 const LEADERLESS_GRACE: Duration = Duration::from_secs(5);
 /// A grace beyond this is none; it also keeps the sum within what a clock can say.
 const LONGEST_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What was said before the end is taken, and passed on, for so long.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Between two `Wrote`s.
 const WROTE_PAUSE: Duration = Duration::from_millis(10);
 /// Between two tries to tell of dropped lines.
@@ -170,8 +172,8 @@ impl Jail {
 
     fn run(mut self, mut control: Control) -> i32 {
         let mut lost = false;
+        // What came together with the spec is in the control's hands already: so look first and wait afterwards.
         while !self.reap() {
-            self.wait(&control, lost);
             while let Some(signal) = sys::next_signal(self.signals.as_fd()) {
                 // Somebody who wants the jail to end has it end what is inside, too.
                 if signal != libc::SIGCHLD {
@@ -193,10 +195,13 @@ impl Jail {
             control.push();
             self.pump(&mut control);
             self.timers(&mut control);
+            self.wait(&control, lost);
         }
         if let Some(log) = &mut self.log {
+            // All writers are gone, so the pipes end; unless a descriptor was handed to somebody outside, who may write for ever.
+            let limit = Instant::now() + LAST_WORDS;
             for pump in &mut log.pumps {
-                while pump.turn(&mut log.segment) {}
+                while pump.turn(&mut log.segment) && Instant::now() < limit {}
                 pump.end(&mut log.segment);
             }
             log.segment.settle(Timestamp::now());
@@ -204,7 +209,7 @@ impl Jail {
         }
         let End { code, signal } = self.end.unwrap_or(End { code: None, signal: Some(libc::SIGKILL) });
         control.say(&FromJail::Exited { code, signal });
-        control.finish(Duration::from_secs(2));
+        control.finish(LAST_WORDS);
         0
     }
 

@@ -40,6 +40,7 @@ pub(crate) fn enter_minimal(mounts: &[Mount], user: (u32, u32), hostname: &str, 
     let system = take_system()?;
     let resolver = take_resolver();
     let devices = DEVICES.map(|name| (name, take(CWD, &Path::new("/dev").join(name), NOSUID | NOEXEC)));
+    let terminal = take_terminal();
     let mut app = Vec::new();
     for mount in mounts {
         let what = format!("mount {}", mount.target.display());
@@ -82,7 +83,7 @@ pub(crate) fn enter_minimal(mounts: &[Mount], user: (u32, u32), hostname: &str, 
     make(&root, Path::new("/run"), true).map_err(Failure::of("make /run"))?;
     make(&root, Path::new("/var"), true).map_err(Failure::of("make /var"))?;
     symlinkat("/tmp", &root, "var/tmp").map_err(Failure::of("make /var/tmp"))?;
-    put_devices(&root, devices, missing)?;
+    put_devices(&root, devices, terminal, missing)?;
     put_etc(&root, user, hostname).map_err(Failure::of("mount own files of /etc"))?;
     if let Some((place, tree)) = resolver {
         put(&root, &place, &tree)?;
@@ -139,7 +140,19 @@ fn take_resolver() -> Option<(PathBuf, OwnedFd)> {
     Some((real, tree))
 }
 
-fn put_devices(root: &OwnedFd, devices: [(&str, Result<OwnedFd, Errno>); 6], missing: &mut Vec<String>) -> Result<(), Failure> {
+/// The terminal of a one-off: our own /dev/pts does not have it, and programs look for its name.
+fn take_terminal() -> Option<OwnedFd> {
+    let stdin = rustix::stdio::stdin();
+    let path = rustix::termios::isatty(stdin).then(|| std::fs::read_link("/proc/self/fd/0"))?.ok()?;
+    take(CWD, &path, NOSUID | NOEXEC).ok()
+}
+
+fn put_devices(
+    root: &OwnedFd,
+    devices: [(&str, Result<OwnedFd, Errno>); 6],
+    terminal: Option<OwnedFd>,
+    missing: &mut Vec<String>,
+) -> Result<(), Failure> {
     let dev = tmpfs("755", "64k", NOSUID | NOEXEC).map_err(Failure::of("mount /dev"))?;
     put(root, Path::new("/dev"), &dev)?;
     for (name, tree) in devices {
@@ -148,6 +161,9 @@ fn put_devices(root: &OwnedFd, devices: [(&str, Result<OwnedFd, Errno>); 6], mis
             Ok(tree) => put(root, &place, &tree)?,
             Err(error) => missing.push(format!("{}: {error}", place.display())),
         }
+    }
+    if let Some(terminal) = terminal {
+        put(root, Path::new("/dev/console"), &terminal)?;
     }
     for (name, to) in [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
     {

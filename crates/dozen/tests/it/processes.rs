@@ -260,6 +260,16 @@ async fn a_lost_driver_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn an_order_given_before_the_start_is_obeyed() {
+    for _ in 0..5 {
+        let bed = Bed::new(&["sleep", "60"]);
+        let mut jail = bed.start().await;
+        jail.handle().stop(Duration::from_secs(10));
+        assert_eq!(end(&mut jail).await, Exit::Signal(15));
+    }
+}
+
+#[tokio::test]
 async fn kill_ends_all_at_once() {
     let token = token();
     let bed = Bed::shell(&escapee(&token));
@@ -446,7 +456,7 @@ async fn the_hosts_layers_are_found_by_trying() {
 #[ignore = "it kills all children of its process"]
 async fn chaos() {
     let token = token();
-    for round in 0..60u64 {
+    for round in 0..30u64 {
         let bed = Bed::shell(&format!("(setsid sleep {token} &); sleep {token}"));
         let mut jail = bed.start().await;
         tokio::time::sleep(Duration::from_micros(round % 30 * 400)).await;
@@ -468,8 +478,11 @@ fn children() -> Vec<rustix::process::Pid> {
     children.filter_map(|e| e.file_name().to_str()?.parse().ok().and_then(rustix::process::Pid::from_raw)).collect()
 }
 
-/// Runs these tests again, then the chaos alone, by a command that runs its arguments, in a folder that anybody may read.
-fn again(runner: &[&str], env: &[(&str, &str)], owner: Option<u32>) {
+/// What each kind of host is tried with.
+const ALL: &[&[&str]] = &[&["processes::", "logs::", "--skip", "again_"], &["processes::chaos", "--ignored"]];
+
+/// Runs tests of this program again by a command that runs its arguments, in a folder that anybody may read.
+fn again(runner: &[&str], env: &[(&str, &str)], owner: Option<u32>, selections: &[&[&str]]) {
     let folder = tempfile::tempdir_in("/tmp").expect("a folder");
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
     let tmp = folder.path().join("tmp");
@@ -478,9 +491,9 @@ fn again(runner: &[&str], env: &[(&str, &str)], owner: Option<u32>) {
     let (dozen, tests) = (folder.path().join("dozen"), folder.path().join("it"));
     std::fs::copy(env!("CARGO_BIN_EXE_dozen"), &dozen).expect("copied");
     std::fs::copy(std::env::current_exe().expect("this"), &tests).expect("copied");
-    for selection in [&["processes::", "logs::", "--skip", "again_"][..], &["processes::chaos", "--ignored"]] {
+    for selection in selections {
         let mut command = Command::new(runner[0]);
-        command.args(&runner[1..]).arg(&tests).args(selection);
+        command.args(&runner[1..]).arg(&tests).args(*selection);
         command.env(COPY, &dozen).env("TMPDIR", &tmp).envs(env.iter().copied()).current_dir("/");
         let out = command.output().expect("started");
         let said = String::from_utf8_lossy(&out.stdout);
@@ -492,15 +505,28 @@ fn again(runner: &[&str], env: &[(&str, &str)], owner: Option<u32>) {
 fn again_as_an_ordinary_user() {
     // Who is no root has tested that already.
     if rustix::process::geteuid().is_root() {
-        again(&["setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups"], &[], Some(64_321));
+        again(&["setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups"], &[], Some(64_321), ALL);
     }
 }
 
 #[test]
 fn again_where_namespaces_are_forbidden() {
     let forbid = "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$@\"";
-    // A host that forbids user namespaces as well cannot be made to forbid only the others.
-    if Command::new("unshare").args(["--user", "--map-root-user", "true"]).status().is_ok_and(|s| s.success()) {
-        again(&["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh"], &[(HOST_VIEW, "1")], None);
+    if has_user_namespaces() {
+        again(&["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh"], &[(HOST_VIEW, "1")], None, ALL);
     }
+}
+
+#[test]
+fn again_on_a_small_disk() {
+    let small = "mount -t tmpfs -o size=1m none \"$TMPDIR\" && exec \"$@\"";
+    if has_user_namespaces() {
+        let runner = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", small, "sh"];
+        again(&runner, &[(HOST_VIEW, "1")], None, &[&["logs::a_full_disk_stops_no_app", "--ignored"]]);
+    }
+}
+
+/// A host that forbids user namespaces as well cannot be made to forbid only the others.
+fn has_user_namespaces() -> bool {
+    Command::new("unshare").args(["--user", "--map-root-user", "true"]).status().is_ok_and(|s| s.success())
 }
