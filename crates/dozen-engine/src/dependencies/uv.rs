@@ -214,6 +214,12 @@ pub(super) fn environment(home: &Path, cache: &Path, python: &Path) -> Vec<(Stri
         let config = std::env::var("XDG_CONFIG_HOME").unwrap_or_else(|_| text(&real.join(".config")));
         env.push(("XDG_CONFIG_HOME".into(), config));
     }
+    // uv brings a list of authorities of its own, which knows nothing of those that were added to this machine.
+    let bundles = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+    if !["UV_NATIVE_TLS", "UV_SYSTEM_CERTS", "SSL_CERT_FILE"].iter().any(|n| set(&env, n)) && bundles.iter().any(|b| Path::new(b).is_file())
+    {
+        env.push(("UV_SYSTEM_CERTS".into(), "1".into()));
+    }
     let fixed = [
         ("HOME", text(home)),
         ("LANG", "C.UTF-8".into()),
