@@ -206,6 +206,7 @@ async fn run(request: Request<'_>, runner: &dyn Runner) -> Result<Built, BuildEr
             cache: &cache,
             scratch: scratch.path(),
             tree: &tree,
+            pip: tokio::sync::OnceCell::new(),
         };
         let layer = job.layer().await?;
         if let Some(layer) = &layer {

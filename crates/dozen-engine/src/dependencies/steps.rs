@@ -37,6 +37,8 @@ pub(super) struct Job<'a> {
     pub(super) cache: &'a Path,
     pub(super) scratch: &'a Path,
     pub(super) tree: &'a Path,
+    /// What pip's configuration says of indexes, asked when uv is first run.
+    pub(super) pip: tokio::sync::OnceCell<Vec<(String, String)>>,
 }
 
 /// What a program said and how it ended.
@@ -107,8 +109,7 @@ impl Job<'_> {
             self.uv(&uv, fill(&wanted.install, &venv, &source, &file), &venv, &source, &format!("uv {}", wanted.install[..2].join(" ")))
                 .await?;
         }
-        self.request.output.busy("compiling bytecode");
-        self.compile_layer(&made).await?;
+        self.compile_in(&made, &python_files(&made)).await?;
         let place = place(&list);
         let layer = blocking(move || Layer::keep(&scratch, &place)).await?;
         self.request.output.emit(Event::Done(began.elapsed()));
@@ -181,36 +182,10 @@ impl Job<'_> {
     ///
     /// `last` is the slug before this one: what did not change since is taken from there.
     pub(super) async fn compile(&self, known: &HashMap<String, (Entry, i64)>, last: Option<&Slug>) -> Result<(), BuildError> {
-        let [major, minor, _] = self.python.version;
-        let mut sources = Vec::new();
-        python_files(self.tree, Path::new(""), &mut |path| {
-            if !known.contains_key(path) {
-                sources.push(path.to_owned());
-            }
-        });
+        let mut sources = python_files(self.tree);
+        sources.retain(|path| !known.contains_key(path));
         self.reuse_bytecode(&mut sources, last);
-        if sources.is_empty() {
-            return Ok(());
-        }
-        sources.sort();
-        let began = Instant::now();
-        self.request.output.busy("compiling bytecode");
-        let mut args =
-            vec!["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"].into_iter().map(str::to_owned).collect::<Vec<_>>();
-        let tree = self.tree.to_string_lossy().into_owned();
-        if [major, minor] >= [3, 9] {
-            let list = self.scratch.join("compile.txt");
-            let lines: String = sources.iter().map(|s| format!("{tree}/{s}\n")).collect();
-            fs::write(&list, lines).map_err(|source| BuildError::Write { path: list.clone(), source })?;
-            // A pool of processes costs more than it saves below this.
-            let jobs = if sources.len() > 200 { "0" } else { "1" };
-            args.extend(["-j", jobs, "-s", &tree, "-p", "/app", "-i", &list.to_string_lossy()].map(str::to_owned));
-        } else {
-            args.extend(["-d", "/app", "-x", "/\\.venv/", &tree].map(str::to_owned));
-        }
-        self.python(args).await?;
-        tracing::debug!(files = sources.len(), took = ?began.elapsed(), "compiled the app");
-        Ok(())
+        self.compile_in(self.tree, &sources).await
     }
 
     /// Links bytecode of unchanged files from the last slug, and takes those files off the list. Python writes bytecode by renaming, so a
@@ -234,31 +209,24 @@ impl Job<'_> {
         });
     }
 
-    async fn compile_layer(&self, made: &Path) -> Result<(), BuildError> {
-        let [major, minor, _] = self.python.version;
-        let folder = made.join(".venv/lib").to_string_lossy().into_owned();
-        let mut args = ["-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"].map(str::to_owned).to_vec();
-        if [major, minor] >= [3, 9] {
-            args.extend(["-s".into(), made.to_string_lossy().into_owned(), "-p".into(), "/app".into()]);
-        } else {
-            args.extend(["-d".into(), "/app/.venv/lib".into()]);
+    /// Compiles these files of a folder with the bare interpreter, as if they lay in `/app`.
+    async fn compile_in(&self, folder: &Path, sources: &[String]) -> Result<(), BuildError> {
+        if sources.is_empty() {
+            return Ok(());
         }
-        args.push(folder);
-        self.python(args).await
-    }
-
-    /// Runs the bare interpreter. That a file does not compile is no error: packages carry templates and tests for other versions.
-    async fn python(&self, args: Vec<String>) -> Result<(), BuildError> {
-        let mut argv = vec![self.python.executable.to_string_lossy().into_owned(), "-s".into()];
-        argv.extend(args);
+        self.request.output.busy("compiling bytecode");
+        let list = self.work("tmp")?.join("compile.txt");
+        let lines: String = sources.iter().map(|s| format!("{s}\n")).collect();
+        fs::write(&list, lines).map_err(|source| BuildError::Write { path: list.clone(), source })?;
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from).to_string();
+        let (python, folder, list) = (self.python.executable.to_string_lossy(), folder.to_string_lossy(), list.to_string_lossy());
+        let argv = [&python, "-s", "-W", "ignore", "-c", include_str!("compile.py"), &folder, &list, &jobs].map(str::to_owned).to_vec();
         let mut env = self.base_env()?;
         // Before 3.11, sets would otherwise be written in another order each time.
         env.push(("PYTHONHASHSEED".into(), "0".into()));
-        let ran = self.run(argv, env, self.scratch, "python -m compileall", false).await?;
-        if ran.status.signal().is_some() {
-            return Err(failed("python -m compileall", &ran, "Run the command again; is there enough memory?".into()));
-        }
-        Ok(())
+        let shown = "compiling bytecode";
+        let ran = self.run(argv, env, self.scratch, shown, false).await?;
+        if ran.status.success() { Ok(()) } else { Err(failed(shown, &ran, "Run the command again; is there enough memory?".into())) }
     }
 
     /// Resolves what the input leaves open, once.
@@ -326,6 +294,11 @@ impl Job<'_> {
         ];
         self.uv(uv, args.map(str::to_owned).to_vec(), Path::new(""), source, "poetry export").await?;
         let exported = fs::read_to_string(&out).unwrap_or_default();
+        if exported.contains("file://") {
+            self.request
+                .output
+                .warning("poetry.lock names folders as dependencies; they are not installed. List them as `packages` of the app");
+        }
         Ok(requirements::without_local(&exported))
     }
 
@@ -343,7 +316,8 @@ impl Job<'_> {
     /// Runs uv for an environment; its output is shown.
     async fn uv(&self, uv: &Uv, mut args: Vec<String>, venv: &Path, cwd: &Path, shown: &str) -> Result<(), BuildError> {
         let home = self.work("home")?;
-        let mut env = uv::environment(&home, &self.cache.join("uv"), &self.python.executable);
+        let pip = self.pip.get_or_init(|| uv::pip_settings(self.found, self.runner)).await;
+        let mut env = uv::environment(&home, &self.cache.join("uv"), &self.python.executable, pip);
         env.push(("TMPDIR".into(), self.work("tmp")?.to_string_lossy().into_owned()));
         // The source has no history here to read a version from.
         env.push(("SETUPTOOLS_SCM_PRETEND_VERSION".into(), "0".into()));
@@ -472,20 +446,25 @@ fn uv_cure(last: &[String], from: &str) -> String {
     }
 }
 
-/// Calls `each` with every `.py` file of a tree.
-fn python_files(root: &Path, relative: &Path, each: &mut dyn FnMut(&str)) {
-    for entry in fs::read_dir(root.join(relative)).into_iter().flatten().flatten() {
-        let path = relative.join(entry.file_name());
-        match entry.file_type() {
-            Ok(t) if t.is_dir() => python_files(root, &path, each),
-            Ok(t) if t.is_file() && path.extension().is_some_and(|e| e == "py") => {
-                if let Some(text) = path.to_str().filter(|t| !t.contains('\n')) {
-                    each(text);
+/// Every `.py` file of a tree, sorted.
+fn python_files(root: &Path) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut queue = vec![PathBuf::new()];
+    while let Some(relative) = queue.pop() {
+        for entry in fs::read_dir(root.join(&relative)).into_iter().flatten().flatten() {
+            let path = relative.join(entry.file_name());
+            match entry.file_type() {
+                Ok(t) if t.is_dir() => queue.push(path),
+                // The list is one of lines.
+                Ok(t) if t.is_file() && path.extension().is_some_and(|e| e == "py") => {
+                    out.extend(path.to_str().filter(|p| !p.contains(['\n', '\r'])).map(str::to_owned));
                 }
+                _ => {}
             }
-            _ => {}
         }
     }
+    out.sort();
+    out
 }
 
 fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
