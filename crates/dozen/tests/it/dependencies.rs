@@ -219,6 +219,10 @@ async fn what_did_not_change_is_not_built_again() {
     let css = |b: &Built| fs::metadata(bench.tree(b).join("static/site.css")).and_then(|m| m.modified()).expect("there");
     assert_eq!(css(&first), css(&changed), "a file's time is its own");
 
+    let fresh = Bench::new(&FLASK);
+    fresh.write("app.py", "from flask import Flask\napp = Flask('changed')\n");
+    assert_eq!(fresh.build().await.0.slug.id, changed.slug.id, "what was built before leaves no trace");
+
     bench.write("app.py", FLASK[1].1);
     assert_eq!(bench.build().await.0.slug.id, first.slug.id);
     fs::remove_dir_all(bench.home.slugs()).expect("removed");
