@@ -116,7 +116,7 @@ impl<'a> Session<'a> {
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
     async fn live(&mut self, args: &UpArgs, who: &Principal, folder: PathBuf) -> Result<i32> {
-        // Ctrl-C while it comes up: 128 + SIGINT, as a shell says it.
+        // Ctrl-C before anything was launched: 128 + SIGINT, as a shell says it.
         const INTERRUPTED: i32 = 130;
         let (served, printer) = (self.served.clone(), self.printer.clone());
         let floor = &served.floor;
@@ -126,7 +126,9 @@ impl<'a> Session<'a> {
         let formation = floor.formation(&release.slug).await?;
         self.announce(&release, new, &formation);
         floor.serve(who, release.clone()).await?;
-        let Ok(up) = self.unless_stopped(floor.come_up(&release)).await else { return Ok(INTERRUPTED) };
+        let Ok(up) = self.unless_stopped(floor.come_up(&release)).await else {
+            return Ok(if args.once { INTERRUPTED } else { 0 });
+        };
         match up {
             Ok(()) => {
                 if printer.is_json() {
