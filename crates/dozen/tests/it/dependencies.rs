@@ -230,6 +230,13 @@ async fn what_did_not_change_is_not_built_again() {
     fs::remove_dir_all(bench.home.slugs()).expect("removed");
     let (rebuilt, _) = bench.build().await;
     assert!(!rebuilt.reused && rebuilt.slug.id == first.slug.id, "a lost slug is built again");
+
+    let flask =
+        |root: &Path| contents(root).into_iter().map(|(p, ..)| root.join(p)).find(|p| p.ends_with("flask/__init__.py")).expect("there");
+    fs::write(flask(&bench.home.cache(&bench.app).join("layers")), "raise SystemExit").expect("written");
+    fs::remove_dir_all(bench.home.slugs()).expect("removed");
+    let (healed, _) = bench.build().await;
+    assert_eq!(healed.slug.id, first.slug.id, "a damaged layer is made again");
 }
 
 #[tokio::test]
