@@ -1,1 +1,72 @@
-fn main() {}
+//! The project's own chores: `cargo xtask test | bench NAME | soak NAME`.
+//!
+//! What CI runs is what a contributor runs. Steps run in one order and stop at the first that fails, by name.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing to a person is all that this program is for")]
+
+mod bench;
+mod guestbook;
+mod machine;
+mod postgres;
+mod process;
+mod soak;
+mod test;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask test                              everything that CI checks
+cargo xtask tidy                              the rules of the house that no compiler knows
+cargo xtask bench up [--rounds N]             `dozen up` beside the bare commands, in one run
+cargo xtask soak up [--rounds N] [--seed N]   `dozen up` under SIGKILL
+bench and soak build dozen, or take a built one with --binary PATH";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["test"] => return test::run(),
+        ["tidy"] => tidy::run(root()),
+        ["bench", "up", options @ ..] => options_of(options, 5).and_then(|options| bench::up(root(), &options)),
+        ["soak", "up", options @ ..] => options_of(options, 50).and_then(|options| soak::up(root(), &options)),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder of the workspace, whatever folder we were started in.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+}
+
+struct Options {
+    rounds: u32,
+    seed: u64,
+    binary: Option<PathBuf>,
+}
+
+fn options_of(words: &[&str], rounds: u32) -> anyhow::Result<Options> {
+    let mut options = Options { rounds, seed: rand::random(), binary: None };
+    for pair in words.chunks(2) {
+        match *pair {
+            ["--rounds", count] => options.rounds = count.parse()?,
+            ["--seed", seed] => options.seed = seed.parse()?,
+            ["--binary", path] => options.binary = Some(std::fs::canonicalize(path)?),
+            _ => anyhow::bail!("unknown or incomplete option {pair:?}\n{USAGE}"),
+        }
+    }
+    anyhow::ensure!(options.rounds > 0, "--rounds must be at least 1");
+    Ok(options)
+}

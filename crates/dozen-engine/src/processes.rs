@@ -6,6 +6,7 @@
 mod reaping;
 pub mod spec;
 
+use crate::tasks;
 use dozen_core::processes::jail::{CONTROL_FD, FromJail, JailSpec, PROTOCOL, ToJail, View};
 use dozen_core::processes::{Exit, Isolation};
 use reaping::Target;
@@ -124,6 +125,7 @@ pub async fn spawn(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>) -> Resu
     let socket = UnixStream::from_std(ours).map_err(SpawnError::Socket)?;
 
     let starting = |source| SpawnError::Start { program: exe.to_owned(), source };
+    #[expect(clippy::disallowed_methods, reason = "the one place that starts a jail")]
     let mut command = Command::new(exe);
     command.arg("__jail").env_clear().current_dir("/").process_group(0);
     match io {
@@ -156,8 +158,8 @@ pub async fn spawn(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>) -> Resu
 
     let (orders, queue) = mpsc::unbounded_channel();
     let (told, events) = mpsc::channel(64);
-    tokio::spawn(send(queue, writer, target.clone()));
-    tokio::spawn(listen(BufReader::new(reader), starter, target, told));
+    tasks::spawn("jail-orders", send(queue, writer, target.clone()));
+    tasks::spawn("jail-events", listen(BufReader::new(reader), starter, target, told));
     Ok(Jail { events, handle: JailHandle { orders } })
 }
 
@@ -266,7 +268,7 @@ async fn send(mut queue: mpsc::UnboundedReceiver<ToJail>, mut writer: OwnedWrite
 
 /// Turns messages into events, and sees to it that each process of the jail is reaped, whether somebody takes the events or not.
 async fn listen(mut reader: BufReader<OwnedReadHalf>, mut starter: Child, target: Target, told: mpsc::Sender<JailEvent>) {
-    let mut ends = vec![tokio::spawn(async move {
+    let mut ends = vec![tasks::spawn("jail-starter", async move {
         let _ = starter.wait().await;
     })];
     let mut last = JailEvent::Lost;

@@ -260,6 +260,7 @@ const QUESTION: &str = "import sys, os, json; print(json.dumps(dict(\
     executable=os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable))))";
 
 async fn probe(program: &Path) -> Option<Facts> {
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks an interpreter what it is")]
     let asked = tokio::process::Command::new(program)
         .args(["-I", "-S", "-c", QUESTION])
         .env_clear()

@@ -6,6 +6,7 @@
 
 use super::{Listeners, PortError};
 use crate::home::Home;
+use crate::tasks;
 use dozen_core::ids::Generation;
 use dozen_core::port::{Route, RouteTable, Web};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -237,6 +238,7 @@ impl Link {
     fn open(spec: &RouterSpec, listeners: &Listeners) -> Result<Self, PortError> {
         let fail = |source: io::Error| PortError::Start { exe: spec.exe.clone(), source };
         let (ours, theirs) = StdUnixStream::pair().map_err(fail)?;
+        #[expect(clippy::disallowed_methods, reason = "the one place that starts a router")]
         let child = Command::new(&spec.exe)
             .arg("__router")
             .env_clear()
@@ -259,7 +261,7 @@ impl Link {
         let (read, mut write) = UnixStream::from_std(ours).map_err(fail)?.into_split();
 
         let (to, mut outgoing) = mpsc::unbounded_channel::<String>();
-        tokio::spawn(async move {
+        tasks::spawn("router-orders", async move {
             while let Some(message) = outgoing.recv().await {
                 if write.write_all(message.as_bytes()).await.is_err() {
                     break;
@@ -267,7 +269,7 @@ impl Link {
             }
         });
         let (events, from) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
+        tasks::spawn("router-events", async move {
             let mut read = BufReader::new(read);
             while let Ok(Some(message)) = read_message::<FromRouter>(&mut read).await {
                 let Some(event) = message.and_then(FromRouter::event) else { continue };

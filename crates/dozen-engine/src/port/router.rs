@@ -10,6 +10,7 @@ use super::control::{FromRouter, Limits, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, T
 use super::log::Journal;
 use super::pool::{Pool, Target};
 use super::proxy::{Core, Place, Shared, Stand, serve};
+use crate::tasks;
 use dozen_core::ids::Generation;
 use dozen_core::port::RouteTable;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -202,12 +203,12 @@ impl House {
         control.set_nonblocking(true).map_err(system("read the control socket"))?;
         let (read, write) = UnixStream::from_std(control).map_err(system("read the control socket"))?.into_split();
         let mut read = BufReader::new(io::Cursor::new(rest).chain(read));
-        let telling = tokio::spawn(tell(outgoing, write));
+        let telling = tasks::spawn("tell", tell(outgoing, write));
         let mut sigterm = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
         self.tell(FromRouter::Started { protocol: PROTOCOL });
 
         let (messages, mut inbox) = mpsc::channel(16);
-        tokio::spawn(async move {
+        tasks::spawn("orders", async move {
             while let Ok(Some(message)) = read_message::<ToRouter>(&mut read).await {
                 if messages.send(message).await.is_err() {
                     break;

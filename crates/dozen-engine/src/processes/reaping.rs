@@ -1,5 +1,6 @@
 //! The jail as a process of this one: a child that tokio did not start, reaped by its pidfd.
 
+use crate::tasks;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,7 @@ impl Target {
     pub(super) fn adopt(&self, pid: u32) -> Option<JoinHandle<()>> {
         // Nobody but the task below reaps it, so the number still means this child.
         let pidfd = self.aim(pid)?;
-        Some(tokio::spawn(async move {
+        Some(tasks::spawn("jail-reaped", async move {
             #[expect(
                 deprecated,
                 reason = "its successor is unsafe for the sake of types that may change their descriptor; an OwnedFd cannot"
@@ -45,7 +46,7 @@ impl Target {
     /// Kills the jail itself if it is still there then.
     pub(super) fn kill_after(&self, patience: Duration) {
         let target = self.clone();
-        tokio::spawn(async move {
+        tasks::spawn("jail-kill", async move {
             tokio::time::sleep(patience).await;
             let jail = target.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some(jail) = jail {

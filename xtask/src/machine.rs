@@ -1,0 +1,84 @@
+//! What the tests need on the machine, and how what is missing gets there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::process::{program, read, run};
+
+/// One thing that a test starts or links, and the Debian packages that bring it.
+struct Need {
+    what: &'static str,
+    packages: &'static [&'static str],
+    here: fn() -> bool,
+}
+
+const NEEDS: &[Need] = &[
+    Need { what: "a C compiler (SQLite is compiled in)", packages: &["gcc", "libc6-dev"], here: || on_path("cc") },
+    Need { what: "curl", packages: &["curl"], here: || on_path("curl") },
+    Need { what: "git", packages: &["git"], here: || on_path("git") },
+    Need { what: "sqlite3", packages: &["sqlite3"], here: || on_path("sqlite3") },
+    Need {
+        what: "Debian's Python with venv and pip",
+        packages: &["python3", "python3-venv", "python3-pip"],
+        here: || read(program("/usr/bin/python3").args(["-c", "import ensurepip, pip, venv"])).is_ok(),
+    },
+    Need { what: "PostgreSQL", packages: &["postgresql"], here: || crate::postgres::programs().is_some() },
+];
+
+/// Installs what is missing, says what, and asks apt for its lists once and only then.
+pub(crate) fn prepare() -> Result<()> {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.here)()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().flat_map(|need| need.packages).copied().collect();
+    for need in &missing {
+        println!("missing: {} (packages: {})", need.what, need.packages.join(" "));
+    }
+    if !on_path("apt-get") {
+        bail!("this machine has no apt-get; install by hand what is missing");
+    }
+    let become_root: &[&str] = match (rustix::process::geteuid().is_root(), on_path("sudo")) {
+        (true, _) => &["env"],
+        (false, true) => &["sudo", "-n", "env"],
+        (false, false) => bail!("not root and no sudo here; as root: apt-get install {}", packages.join(" ")),
+    };
+    let apt = |args: &[&str]| {
+        let mut apt = program(become_root[0]);
+        apt.args(&become_root[1..]).args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]).args(args);
+        run(&mut apt)
+    };
+    println!("installing: {}", packages.join(" "));
+    apt(&["update"])?;
+    apt(&[&["install", "--no-install-recommends"], packages.as_slice()].concat())?;
+    match missing.iter().find(|need| !(need.here)()) {
+        Some(need) => bail!("{} is still missing after the installation of {}", need.what, need.packages.join(" ")),
+        None => Ok(()),
+    }
+}
+
+/// Whether a program of this name is found where a shell would look.
+pub(crate) fn on_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+}
+
+/// cargo-deny, from cargo's own folder or the path; built once where it is missing.
+pub(crate) fn cargo_deny() -> Result<()> {
+    if crate::process::read(&mut crate::process::cargo(&["deny", "--version"])).is_err() {
+        println!("missing: cargo-deny; building it, which takes some minutes, once");
+        run(&mut crate::process::cargo(&["install", "cargo-deny", "--locked"]))?;
+    }
+    Ok(())
+}
+
+/// Cargo's target folder, by cargo's own word.
+pub(crate) fn target() -> Result<PathBuf> {
+    let metadata = read(&mut crate::process::cargo(&["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    match metadata["target_directory"].as_str() {
+        Some(folder) => Ok(Path::new(folder).to_owned()),
+        None => bail!("`cargo metadata` names no target folder"),
+    }
+}
