@@ -44,12 +44,12 @@ impl Stage {
         Self { dir, app, port: String::new() }.up()
     }
 
-    /// The example, with uv and its downloads shared by all runs of the tests.
+    /// The example. What was built of it and uv are kept for all runs of the tests; everything else is new.
     fn guestbook() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
-        for (link, to) in [("tools", "tools"), ("cache/guestbook/uv", "uv")] {
-            let (link, to) = (dir.path().join("home").join(link), shared.join(to));
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        for (link, to) in [("tools", "python/tools"), ("cache", "guestbook/cache"), ("slugs", "guestbook/slugs")] {
+            let (link, to) = (dir.path().join("home").join(link), kept.join(to));
             fs::create_dir_all(&to).expect("made");
             fs::create_dir_all(link.parent().expect("a parent")).expect("made");
             std::os::unix::fs::symlink(to, link).expect("linked");
