@@ -168,11 +168,8 @@ mod tests {
     fn the_first_release_routes_each_web_as_it_comes_up() {
         let want = desired(1, 1, &[("web", 2), ("worker", 1)]);
         check(&want, &[], &["start v1 web.1", "start v1 web.2", "start v1 worker.1"]);
-        let now = [
-            seen(1, "web.1", State::Up, false),
-            seen(1, "web.2", State::Starting, false),
-            seen(1, "worker.1", State::Crashed, false),
-        ];
+        let now =
+            [seen(1, "web.1", State::Up, false), seen(1, "web.2", State::Starting, false), seen(1, "worker.1", State::Crashed, false)];
         check(&want, &now, &["route v1 web.1"]);
     }
 

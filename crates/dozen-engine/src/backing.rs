@@ -24,11 +24,11 @@ pub struct ResourceError {
 /// Makes the folder of a resource, or finds it: data that is there stays. The database file is made by the app's first connection.
 pub fn create(home: &Home, deploy: &DeployRef, name: &str, kind: ResourceKind) -> Result<PathBuf, ResourceError> {
     let folder = home.resources(deploy).join(name.to_ascii_lowercase());
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&folder)
-        .map_err(|source| ResourceError { kind: kind.as_str(), path: folder.clone(), source })?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|source| ResourceError {
+        kind: kind.as_str(),
+        path: folder.clone(),
+        source,
+    })?;
     Ok(folder)
 }
 

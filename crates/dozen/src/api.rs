@@ -256,8 +256,7 @@ async fn configure(
     Json(body): Json<wire::Configure>,
 ) -> Answer<wire::Configured> {
     let set = body.set.into_iter().map(|(k, value)| (k, Var { value, origin: Origin::Set, plain: body.plain })).collect();
-    let notes = Notes::default();
-    let done = served.floor.configure(&who, set, body.unset, &notes).await?;
+    let done = served.floor.configure(&who, set, body.unset, &Notes).await?;
     Ok(Json(wire::Configured {
         set: done.changes.set,
         unset: done.changes.unset,
@@ -290,7 +289,7 @@ async fn rollback(
 ) -> Answer<wire::RolledBack> {
     let to = body.to.map(|v| v.parse()).transpose();
     let to = to.map_err(|e: dozen_core::ids::InvalidName| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string()))?;
-    let (to, version) = served.floor.rollback(&who, to, &Notes::default()).await?;
+    let (to, version) = served.floor.rollback(&who, to, &Notes).await?;
     Ok(Json(wire::RolledBack { to: to.to_string(), release: version.to_string() }))
 }
 
@@ -304,7 +303,6 @@ async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> An
 }
 
 /// What a release made by the API says on its way goes to its log; the caller gets the result.
-#[derive(Default)]
 struct Notes;
 
 impl Output for Notes {

@@ -90,7 +90,13 @@ impl Client {
         hyper::upgrade::on(response).await.context("the connection was not handed over")
     }
 
-    async fn send(&mut self, method: Method, rest: &str, body: Bytes, headers: &[(header::HeaderName, &str)]) -> Result<Response<Incoming>> {
+    async fn send(
+        &mut self,
+        method: Method,
+        rest: &str,
+        body: Bytes,
+        headers: &[(header::HeaderName, &str)],
+    ) -> Result<Response<Incoming>> {
         let mut request = Request::builder().method(method).uri(api::path(&self.deploy, rest)).header(header::HOST, "dozen.localhost");
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
@@ -121,14 +127,8 @@ async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>> {
 }
 
 /// Everything that acts on a deploy of this home, with or without a formation to serve.
-pub(crate) async fn floor(
-    settings: &Settings,
-    ledger: Ledger,
-    deploy: &DeployRef,
-    router: Option<Router>,
-    serving: bool,
-) -> Result<Floor> {
-    let store = Arc::new(Store::open(&settings.home.logs(deploy))?);
+pub(crate) async fn floor(settings: &Settings, ledger: Ledger, deploy: &DeployRef, router: Option<Router>, serving: bool) -> Result<Floor> {
+    let store = Arc::new(Store::open(settings.home.logs(deploy))?);
     let observed = Observed::new(store.clone());
     let uid = ledger.deploy(deploy).await?.map_or_else(|| rustix::process::getuid().as_raw(), |(uid, _)| uid);
     let layers = dozen_engine::processes::isolation(&settings.exe).await;

@@ -113,7 +113,8 @@ impl Ledger {
         let name = deploy.to_string();
         let row: Option<(u32, Vec<u8>)> = self
             .run("read the config", move |c| {
-                let sql = "SELECT version, sealed FROM configs WHERE deploy = ?1 AND version = ifnull(?2, version) ORDER BY version DESC LIMIT 1";
+                let sql =
+                    "SELECT version, sealed FROM configs WHERE deploy = ?1 AND version = ifnull(?2, version) ORDER BY version DESC LIMIT 1";
                 Ok(c.query_row(sql, params![name, version], |r| Ok((r.get(0)?, r.get(1)?))).optional()?)
             })
             .await?;
@@ -166,7 +167,8 @@ impl Ledger {
     pub async fn current(&self, deploy: &DeployRef) -> Result<Option<Version>, LedgerError> {
         let name = deploy.to_string();
         self.run("read the current release", move |c| {
-            let v = c.query_row("SELECT current_release FROM deploys WHERE name = ?1", [name], |r| r.get::<_, Option<u32>>(0)).optional()?;
+            let v =
+                c.query_row("SELECT current_release FROM deploys WHERE name = ?1", [name], |r| r.get::<_, Option<u32>>(0)).optional()?;
             Ok(v.flatten().map(Version))
         })
         .await

@@ -4,16 +4,17 @@
 
 use super::control::FromRouter;
 use super::pages::Code;
+use super::proxy::Place;
 use dozen_core::logs::{Source, head};
+use dozen_jail::segment::{Limits, Segment};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -28,8 +29,7 @@ const FORWARDED: usize = 1_000;
 /// One worker's lines of all deploys.
 pub(super) struct Journal {
     tag: String,
-    segment_bytes: u64,
-    segments: u32,
+    limits: Limits,
     open: RefCell<HashMap<PathBuf, Lines>>,
     events: UnboundedSender<FromRouter>,
 }
@@ -37,29 +37,33 @@ pub(super) struct Journal {
 struct Lines {
     deploy: String,
     batch: Vec<u8>,
-    segment: Segment,
+    /// Lines in the batch.
+    count: u64,
+    /// `None` until the folder could be opened.
+    segment: Option<Segment>,
+    /// Lines that came before it could, and since when.
+    early: Option<(u64, Timestamp)>,
     last: Instant,
-    dropped: u64,
 }
 
 impl Journal {
-    pub(super) fn new(worker: usize, segment_bytes: u64, segments: u32, events: UnboundedSender<FromRouter>) -> Self {
-        Self { tag: format!("w{worker}"), segment_bytes, segments, open: RefCell::default(), events }
+    pub(super) fn new(worker: usize, bytes: u64, segments: u32, events: UnboundedSender<FromRouter>) -> Self {
+        Self { tag: format!("w{worker}"), limits: Limits { bytes, segments }, open: RefCell::default(), events }
     }
 
     fn write(&self, folder: &Path, deploy: &str, message: &str) {
         let mut open = self.open.borrow_mut();
         if !open.contains_key(folder) {
-            let segment = Segment::new(folder.to_owned(), &self.tag, self.segment_bytes, self.segments);
-            let lines = Lines { deploy: deploy.to_owned(), batch: Vec::new(), segment, last: Instant::now(), dropped: 0 };
-            open.insert(folder.to_owned(), lines);
+            let (deploy, batch) = (deploy.to_owned(), Vec::new());
+            open.insert(folder.to_owned(), Lines { deploy, batch, count: 0, segment: None, early: None, last: Instant::now() });
         }
         if let Some(lines) = open.get_mut(folder) {
             lines.batch.extend_from_slice(head(Timestamp::now(), Source::Dozen, "router").as_bytes());
             lines.batch.extend_from_slice(message.as_bytes());
             lines.batch.push(b'\n');
+            lines.count += 1;
             if lines.batch.len() >= BATCH {
-                self.flush_one(lines);
+                self.flush_one(folder, lines);
             }
         }
     }
@@ -67,46 +71,49 @@ impl Journal {
     /// Writes what is waiting; the worker calls it ten times a second and at its end.
     pub(super) fn flush(&self) {
         let mut open = self.open.borrow_mut();
-        for lines in open.values_mut().filter(|l| !l.batch.is_empty()) {
-            self.flush_one(lines);
+        for (folder, lines) in open.iter_mut().filter(|(_, l)| !l.batch.is_empty()) {
+            self.flush_one(folder, lines);
         }
-        open.retain(|_, lines| lines.last.elapsed() < FORGET);
+        // What still has a loss to tell is not forgotten.
+        let owes = |l: &Lines| l.early.is_some() || l.segment.as_ref().is_some_and(Segment::owes);
+        open.retain(|_, lines| lines.last.elapsed() < FORGET || owes(lines));
     }
 
-    fn flush_one(&self, lines: &mut Lines) {
+    /// A full disk costs lines, never requests; how many is said as soon as writing works again.
+    fn flush_one(&self, folder: &Path, lines: &mut Lines) {
+        let now = Timestamp::now();
         lines.last = Instant::now();
-        if lines.dropped > 0 {
-            let told = format!("Error L10 (output buffer overflow): {} messages dropped.\n", lines.dropped);
-            let at = head(Timestamp::now(), Source::Dozen, "router");
-            lines.batch.splice(0..0, at.bytes().chain(told.bytes()));
-        }
-        // A full disk costs lines, never requests; how many is said as soon as writing works again.
-        match lines.segment.append(&lines.batch) {
-            Ok(()) => {
-                lines.dropped = 0;
-                let _ = self.events.send(FromRouter::Wrote { deploy: lines.deploy.clone() });
+        if lines.segment.is_none()
+            && let Ok(mut segment) = Segment::open(folder, "router", &self.tag, self.limits)
+        {
+            if let Some((count, since)) = lines.early.take() {
+                segment.lost(count, since);
             }
-            Err(_) => {
-                let count = lines.batch.iter().filter(|b| **b == b'\n').count() as u64;
-                lines.dropped += count - u64::from(lines.dropped > 0);
+            lines.segment = Some(segment);
+        }
+        match &mut lines.segment {
+            Some(segment) => {
+                if segment.append(&lines.batch, lines.count, now) {
+                    // Without a listener nobody needs to look.
+                    let _ = self.events.send(FromRouter::Wrote { deploy: lines.deploy.clone() });
+                }
+            }
+            None => {
+                let (count, since) = lines.early.unwrap_or((0, now));
+                lines.early = Some((count + lines.count, since));
             }
         }
         lines.batch.clear();
+        lines.count = 0;
     }
-}
-
-/// Where a request's line goes.
-#[derive(Clone)]
-pub(super) struct Sink {
-    pub(super) folder: Rc<Path>,
-    pub(super) deploy: Rc<str>,
 }
 
 /// One request, from its head to the end of its answer. The line is written when it is dropped; until something better is known, a
 /// request ends because its client went away.
 pub(super) struct Record {
     journal: Rc<Journal>,
-    pub(super) sink: Option<Sink>,
+    /// Whose request it is, as soon as that is known.
+    pub(super) place: Option<Arc<Place>>,
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) host: String,
@@ -124,7 +131,7 @@ impl Record {
     pub(super) fn new(journal: Rc<Journal>, method: Method, path: String) -> Self {
         Self {
             journal,
-            sink: None,
+            place: None,
             method,
             path,
             host: String::new(),
@@ -179,8 +186,8 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if let Some(sink) = &self.sink {
-            self.journal.write(&sink.folder, &sink.deploy, &self.line());
+        if let Some(place) = &self.place {
+            self.journal.write(&place.log, &place.deploy, &self.line());
         }
     }
 }
@@ -204,67 +211,11 @@ fn escape(out: &mut String, value: &str, limit: usize) {
     }
 }
 
-/// A file of lines that begins anew at a size, and keeps so many closed ones.
-struct Segment {
-    folder: PathBuf,
-    tag: String,
-    limit: u64,
-    keep: u32,
-    current: Option<(File, u64)>,
-}
-
-impl Segment {
-    fn new(folder: PathBuf, tag: &str, limit: u64, keep: u32) -> Self {
-        Self { folder, tag: tag.to_owned(), limit, keep, current: None }
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.current.as_ref().is_none_or(|(_, size)| *size >= self.limit) {
-            self.current = Some((self.begin()?, 0));
-            self.prune();
-        }
-        let Some((file, size)) = &mut self.current else { return Ok(()) };
-        let written = file.write_all(bytes);
-        *size += bytes.len() as u64;
-        if written.is_err() {
-            // A torn line stays in the file that failed; the next batch begins another.
-            self.current = None;
-        }
-        written
-    }
-
-    fn begin(&self) -> io::Result<File> {
-        fs::create_dir_all(&self.folder)?;
-        let mut start = Timestamp::now().as_microsecond();
-        loop {
-            let path = self.folder.join(format!("{start}-router-{}.log", self.tag));
-            match OpenOptions::new().append(true).create_new(true).open(path) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => start += 1,
-                other => return other,
-            }
-        }
-    }
-
-    /// Deletes the oldest of this worker's own files, those of an earlier router process included.
-    fn prune(&self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
-        let end = format!("-router-{}.log", self.tag);
-        let mut own: Vec<PathBuf> =
-            entries.flatten().filter(|e| e.file_name().to_string_lossy().ends_with(&end)).map(|e| e.path()).collect();
-        own.sort();
-        let mut own = VecDeque::from(own);
-        while own.len() > self.keep as usize + 1 {
-            if let Some(oldest) = own.pop_front() {
-                let _ = fs::remove_file(oldest);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use dozen_core::logs::LogLine;
+    use std::fs;
 
     fn journal(bytes: u64) -> Rc<Journal> {
         let (events, _) = tokio::sync::mpsc::unbounded_channel();
@@ -301,5 +252,28 @@ mod tests {
         let last = fs::read(&files[2]).expect("readable");
         let line = LogLine::decode(&last).expect("a line");
         assert_eq!((line.ps.as_str(), line.text().as_ref()), ("router", "line 4"));
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_counted() {
+        let within = tempfile::tempdir().expect("a folder");
+        let folder = within.path().join("logs");
+        fs::write(&folder, "in the way").expect("written");
+        let journal = journal(1 << 20);
+        for n in 0..3 {
+            journal.write(&folder, "shop/dev", &format!("line {n}"));
+            journal.flush();
+        }
+        fs::remove_file(&folder).expect("removed");
+        journal.write(&folder, "shop/dev", "line 3");
+        journal.flush();
+        let file = fs::read_dir(&folder).expect("readable").flatten().next().expect("a file");
+        let text = fs::read_to_string(file.path()).expect("readable");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines.len() == 2 && lines[0].contains("dozen[router]: Error L10 (output buffer overflow): 3 messages dropped since 2"),
+            "{text}"
+        );
+        assert!(lines[1].ends_with("line 3"), "{text}");
     }
 }

@@ -89,17 +89,17 @@ impl Code {
 
     fn advice(self) -> &'static str {
         match self {
-            Self::H10 => "Every web process has crashed. `dozen logs` shows why; a fixed one is started again with `dozen restart`.",
+            Self::H10 => "Every web process has crashed. `dozen logs` shows why; `dozen ps restart` starts them again.",
             Self::H11 => "More requests are waiting for the app to start than the router keeps. Try again in a moment.",
             Self::H12 => "The app took the request and did not begin to answer in time. `dozen logs` shows what it was doing.",
             Self::H13 => "The app closed the connection without an answer. `dozen logs` usually shows a crash.",
-            Self::H14 => "The app runs no web process. `dozen ps:scale web=1` starts one.",
+            Self::H14 => "The app runs no web process. `dozen ps scale web=1` starts one.",
             Self::H17 => "The app's answer is not HTTP. Does something else than its web server listen on $PORT?",
             Self::H19 => "The app's port does not take connections in time: all its workers may be busy. `dozen logs` tells more.",
             Self::H20 => "The app did not bind its $PORT in time. `dozen logs` shows how far its start came.",
             Self::H21 => "Nothing listens on the app's port any more. `dozen ps` and `dozen logs` show what became of it.",
             Self::H26 => "The request is not well-formed HTTP, or exceeds a limit of the router.",
-            Self::H81 => "No app answers to this host name. `dozen apps` lists those that run here.",
+            Self::H81 => "No app that runs here answers to this host name. `dozen up` in an app's folder starts it.",
             Self::H15 | Self::H18 | Self::H27 | Self::H28 => "The connection ended early. `dozen logs` tells more.",
             Self::H99 => "The router itself failed. Try again; its own lines are in `dozen logs`.",
         }

@@ -6,9 +6,9 @@ use super::stream::Upload;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -32,6 +32,8 @@ pub(super) struct Target {
     pub(super) instance: String,
     pub(super) port: u16,
     pub(super) in_flight: AtomicUsize,
+    /// Whether it was last reached on ::1: what listens on `localhost` may have that address only.
+    pub(super) six: AtomicBool,
     /// Milliseconds since the router's start; it is asked last until then.
     pub(super) quarantined_until: AtomicU64,
     /// Whether someone waits for its last request.
@@ -67,6 +69,9 @@ type Sender = SendRequest<Upload>;
 #[derive(Default)]
 pub(super) struct Pool {
     idle: RefCell<HashMap<u64, Vec<(Sender, Instant)>>>,
+    /// The instances of the current table. A connection to any other is closed when its answer was read: a server that is to stop waits for
+    /// its idle connections, gunicorn for two seconds.
+    listed: RefCell<HashSet<u64>>,
 }
 
 /// A connection in use.
@@ -79,7 +84,7 @@ pub(super) struct Lease {
 impl Lease {
     /// Its answer was read to the end: the next request may use it.
     pub(super) fn give_back(self) {
-        if self.sender.is_closed() {
+        if self.sender.is_closed() || !self.pool.listed.borrow().contains(&self.target) {
             return;
         }
         let mut idle = self.pool.idle.borrow_mut();
@@ -117,15 +122,15 @@ impl Pool {
 
     /// Opens a connection; its own task drives it.
     pub(super) async fn connect(self: &Rc<Self>, target: &Target, limit: Duration) -> Result<Lease, Unreachable> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, target.port));
-        let socket = match tokio::time::timeout(limit, TcpStream::connect(address)).await {
-            Err(_) => return Err(Unreachable::Timeout),
-            Ok(Err(e)) if e.kind() == io::ErrorKind::TimedOut => return Err(Unreachable::Timeout),
-            Ok(Err(e)) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => {
-                return Err(Unreachable::Refused);
+        let until = tokio::time::Instant::now() + limit;
+        let six = target.six.load(Ordering::Relaxed);
+        let socket = match open(target.port, six, until).await {
+            Err(Unreachable::Refused) => {
+                let socket = open(target.port, !six, until).await?;
+                target.six.store(!six, Ordering::Relaxed);
+                socket
             }
-            Ok(Err(_)) => return Err(Unreachable::Other),
-            Ok(Ok(socket)) => socket,
+            other => other?,
         };
         let _ = socket.set_nodelay(true);
         let (sender, connection) = Builder::new()
@@ -141,6 +146,12 @@ impl Pool {
         Ok(Lease { sender, pool: self.clone(), target: target.id })
     }
 
+    /// Takes the instances of a new table; idle connections to those that left it are closed.
+    pub(super) fn list(&self, ids: HashSet<u64>) {
+        self.idle.borrow_mut().retain(|id, _| ids.contains(id));
+        self.listed.replace(ids);
+    }
+
     /// Closes what has idled too long; the worker calls it about once a second.
     pub(super) fn reap(&self) {
         self.idle.borrow_mut().retain(|_, kept| {
@@ -152,5 +163,20 @@ impl Pool {
     /// Closes all.
     pub(super) fn clear(&self) {
         self.idle.borrow_mut().clear();
+    }
+}
+
+async fn open(port: u16, six: bool, until: tokio::time::Instant) -> Result<TcpStream, Unreachable> {
+    let address = if six { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    match tokio::time::timeout_at(until, TcpStream::connect((address, port))).await {
+        Ok(Ok(socket)) => Ok(socket),
+        Err(_) => Err(Unreachable::Timeout),
+        Ok(Err(e)) => Err(match e.kind() {
+            io::ErrorKind::TimedOut => Unreachable::Timeout,
+            // Where there is no IPv6, nothing listens on it.
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset | io::ErrorKind::AddrNotAvailable => Unreachable::Refused,
+            _ if six => Unreachable::Refused,
+            _ => Unreachable::Other,
+        }),
     }
 }

@@ -4,7 +4,7 @@
 //! [`Refusal`], which becomes a page and a log line.
 
 use super::control::{FromRouter, Limits};
-use super::log::{Journal, Record, Sink};
+use super::log::{Journal, Record};
 use super::pages::{Code, Refusal, page};
 use super::pool::{Busy, Lease, MAX_HEAD, MAX_HEADERS, Pool, Target, Unreachable};
 use super::stream::{Answer, Beat, ClientSocket, End, Flow, Progress, Reply, Upload, tokens};
@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -38,8 +39,8 @@ const MAX_REQUEST_ID: usize = 200;
 pub(super) struct Shared {
     pub(super) started: Instant,
     pub(super) limits: Limits,
-    /// The generation of the table that requests are to be led by.
-    pub(super) generation: AtomicU64,
+    /// The epoch of the table that requests are to be led by.
+    pub(super) epoch: AtomicU64,
     /// Requests that wait for an app's start.
     pub(super) waiting: AtomicUsize,
     pub(super) events: mpsc::UnboundedSender<FromRouter>,
@@ -48,12 +49,33 @@ pub(super) struct Shared {
 /// One worker.
 pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
-    pub(super) table: watch::Receiver<Arc<RouteTable<Place>>>,
+    pub(super) table: watch::Receiver<Arc<Live>>,
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) pool: Rc<Pool>,
     pub(super) journal: Rc<Journal>,
-    /// Dropped by the last connection and tunnel; the worker ends with it.
-    pub(super) alive: mpsc::Sender<Infallible>,
+    /// Takes what an answered request has not said yet.
+    pub(super) leftovers: mpsc::UnboundedSender<Incoming>,
+    /// Closed when the last connection or tunnel drops this core; the worker then ends.
+    pub(super) _alive: mpsc::Sender<Infallible>,
+}
+
+/// The table of this moment.
+pub(super) struct Live {
+    /// Counts the tables that were applied; two of them may be of one generation.
+    pub(super) epoch: u64,
+    pub(super) table: RouteTable<Place>,
+}
+
+impl Live {
+    /// The instances that it leads to.
+    pub(super) fn ids(&self) -> HashSet<u64> {
+        let places = self.table.hosts.values().chain(&self.table.fallback);
+        let ready = places.filter_map(|place| match &place.web {
+            Stand::Ready(targets) => Some(targets),
+            Stand::Starting | Stand::Crashed | Stand::None => None,
+        });
+        ready.flatten().map(|target| target.id).collect()
+    }
 }
 
 /// A route with the router's own knowledge.
@@ -82,7 +104,6 @@ struct Client {
 pub(super) async fn serve(core: Rc<Core>, socket: TcpStream, peer: IpAddr, port: u16) {
     let _ = socket.set_nodelay(true);
     let stalled = Arc::new(AtomicBool::new(false));
-    let alive = core.alive.clone();
     let mut stopping = core.stopping.clone();
     let limits = core.shared.limits;
     let client = Rc::new(Client { address: peer.to_string(), port: HeaderValue::from(port), stalled: stalled.clone() });
@@ -113,15 +134,13 @@ pub(super) async fn serve(core: Rc<Core>, socket: TcpStream, peer: IpAddr, port:
     {
         note_malformed(&core, &client, e.is_parse_too_large());
     }
-    drop(alive);
 }
 
 /// hyper has answered a request that it could not read; only where a single app runs is it known whose log it belongs to.
 fn note_malformed(core: &Core, client: &Client, too_large: bool) {
-    let table = core.table.borrow().clone();
-    let Some(place) = &table.fallback else { return };
+    let Some(place) = core.table.borrow().table.fallback.clone() else { return };
     let mut record = Record::new(core.journal.clone(), Method::from_bytes(b"-").unwrap_or_default(), String::new());
-    record.sink = Some(sink(place));
+    record.place = Some(place);
     record.forwarded.clone_from(&client.address);
     record.fail(Code::H26, if too_large { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { StatusCode::BAD_REQUEST });
 }
@@ -148,18 +167,21 @@ async fn answer(core: Rc<Core>, client: Rc<Client>, request: Request<Incoming>) 
 
 type Refused = (Refusal, Record);
 
-async fn lead(core: &Rc<Core>, client: &Client, mut request: Request<Incoming>, mut record: Record) -> Result<Response<Reply>, Refused> {
+async fn lead(core: &Rc<Core>, client: &Client, request: Request<Incoming>, mut record: Record) -> Result<Response<Reply>, Refused> {
+    let (parts, body) = request.into_parts();
+    let (upload, uploaded) = Upload::new(body, core.shared.limits.idle, core.leftovers.clone());
+    let mut request = Request::from_parts(parts, upload);
     let host = match target_host(&request) {
         Ok(host) => host,
         Err(refusal) => {
             // Without a host that makes sense, only a fallback can say whose log it is.
-            record.sink = core.table.borrow().fallback.as_deref().map(sink);
+            record.place.clone_from(&core.table.borrow().table.fallback);
             return Err((refusal, record));
         }
     };
     record.host = host;
     if let Err(refusal) = check(&request) {
-        record.sink = core.table.borrow().lookup(&record.host).map(|place| sink(place));
+        record.place = core.table.borrow().table.lookup(&record.host).cloned();
         return Err((refusal, record));
     }
     let mut busy = match choose(core, &mut record, None).await {
@@ -170,9 +192,6 @@ async fn lead(core: &Rc<Core>, client: &Client, mut request: Request<Incoming>, 
     let upgrade = wants_upgrade(&request);
     let on_client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     rewrite_request(&mut request, client, &record, upgrade.as_ref());
-    let (parts, body) = request.into_parts();
-    let (upload, uploaded) = Upload::new(body, core.shared.limits.idle);
-    let mut request = Request::from_parts(parts, upload);
 
     let mut refused_once = false;
     let mut fresh = false;
@@ -246,9 +265,9 @@ async fn choose(core: &Core, record: &mut Record, refused: Option<u64>) -> Resul
     let mut waiting: Option<Waiting<'_>> = None;
     loop {
         let now = table.borrow_and_update().clone();
-        let Some(place) = now.lookup(&record.host) else { return Err(Code::H81.into()) };
-        if record.sink.is_none() {
-            record.sink = Some(sink(place));
+        let Some(place) = now.table.lookup(&record.host) else { return Err(Code::H81.into()) };
+        if record.place.is_none() {
+            record.place = Some(place.clone());
         }
         match &place.web {
             Stand::Crashed => return Err(Code::H10.into()),
@@ -259,7 +278,7 @@ async fn choose(core: &Core, record: &mut Record, refused: Option<u64>) -> Resul
                 };
                 let busy = Busy::with(target);
                 // Counted first, then compared: whoever swaps the table after this comparison finds the request in the count.
-                if core.shared.generation.load(Ordering::SeqCst) == now.generation.0 {
+                if core.shared.epoch.load(Ordering::SeqCst) == now.epoch {
                     return Ok(busy);
                 }
             }
@@ -326,10 +345,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn sink(place: &Place) -> Sink {
-    Sink { folder: Rc::from(place.log.as_path()), deploy: Rc::from(place.deploy.as_str()) }
-}
-
 /// Nothing listens on its port: others are asked first for a while, and the control plane is told once.
 fn quarantine(core: &Core, target: &Target) {
     let now = core.shared.now();
@@ -381,7 +396,6 @@ async fn send(lease: &mut Lease, request: Request<Upload>, uploaded: &Progress, 
 
 /// Carries bytes both ways until both sides are done, or silent for too long.
 async fn tunnel(core: Rc<Core>, client: OnUpgrade, server: OnUpgrade, mut record: Record, busy: Busy) {
-    let alive = core.alive.clone();
     let idle = core.shared.limits.idle;
     let beat = Rc::new(Beat { last: std::cell::Cell::new(tokio::time::Instant::now()), bytes: std::cell::Cell::new(0) });
     let (Ok(client), Ok(server)) = tokio::join!(client, server) else {
@@ -405,7 +419,7 @@ async fn tunnel(core: Rc<Core>, client: OnUpgrade, server: OnUpgrade, mut record
         () = silence => record.fail(Code::H15, Code::H15.status()),
     }
     record.bytes = beat.bytes.get();
-    drop((busy, alive));
+    drop((busy, core));
 }
 
 // What follows looks at heads only.
@@ -415,7 +429,7 @@ fn refuse(status: StatusCode) -> Refusal {
 }
 
 /// The host that a request is for: its target's in absolute form, else its `Host`. Exactly one, of characters that names and addresses have.
-fn target_host(request: &Request<Incoming>) -> Result<String, Refusal> {
+fn target_host(request: &Request<Upload>) -> Result<String, Refusal> {
     let bad = Err(refuse(StatusCode::BAD_REQUEST));
     let mut hosts = request.headers().get_all(HOST).into_iter();
     let header = hosts.next();
@@ -438,7 +452,7 @@ fn target_host(request: &Request<Incoming>) -> Result<String, Refusal> {
     Ok(host.to_owned())
 }
 
-fn check(request: &Request<Incoming>) -> Result<(), Refusal> {
+fn check(request: &Request<Upload>) -> Result<(), Refusal> {
     let headers = request.headers();
     if request.method() == Method::CONNECT {
         return Err(refuse(StatusCode::METHOD_NOT_ALLOWED));
@@ -467,7 +481,7 @@ fn check(request: &Request<Incoming>) -> Result<(), Refusal> {
 }
 
 /// The protocol that the client would change to. Not HTTP/2: what a client then says would pass every check here unseen.
-fn wants_upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
+fn wants_upgrade(request: &Request<Upload>) -> Option<HeaderValue> {
     let headers = request.headers();
     let asked = request.version() == Version::HTTP_11 && tokens(headers, &CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"));
     let http2 = tokens(headers, &UPGRADE).any(|t| t.to_ascii_lowercase().starts_with("h2"));
@@ -493,7 +507,7 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-fn rewrite_request(request: &mut Request<Incoming>, client: &Client, record: &Record, upgrade: Option<&HeaderValue>) {
+fn rewrite_request(request: &mut Request<Upload>, client: &Client, record: &Record, upgrade: Option<&HeaderValue>) {
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let trailers = tokens(request.headers(), &TE).any(|t| t.eq_ignore_ascii_case("trailers"));
     let via = if request.version() == Version::HTTP_10 { "1.0 dozen" } else { "1.1 dozen" };

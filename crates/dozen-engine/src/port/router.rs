@@ -9,8 +9,8 @@
 use super::control::{FromRouter, Limits, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireTable, WireWeb, line, read_message};
 use super::log::Journal;
 use super::pool::{Pool, Target};
-use super::proxy::{Core, Place, Shared, Stand, serve};
-use crate::tasks;
+use super::proxy::{Core, Live, Place, Shared, Stand, serve};
+use super::stream::discard;
 use dozen_core::ids::Generation;
 use dozen_core::port::RouteTable;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -121,11 +121,11 @@ fn run(start: Start) -> Result<(), RouterError> {
     let shared = Arc::new(Shared {
         started: Instant::now(),
         limits: start.limits,
-        generation: AtomicU64::new(0),
+        epoch: AtomicU64::new(0),
         waiting: AtomicUsize::new(0),
         events: events.clone(),
     });
-    let (table, tables) = watch::channel(Arc::new(RouteTable::default()));
+    let (table, tables) = watch::channel(Arc::new(Live { epoch: 0, table: RouteTable::default() }));
     let (stop, stopping) = watch::channel(None);
     let (ended, worker_ended) = mpsc::unbounded_channel();
     let workers = (0..start.workers)
@@ -147,15 +147,7 @@ fn run(start: Start) -> Result<(), RouterError> {
     drop((events, stopping, tables));
     drop(start.listeners);
 
-    let house = House {
-        shared,
-        table,
-        targets: HashMap::new(),
-        next_id: 0,
-        draining: BTreeSet::new(),
-        drained: Arc::new(Notify::new()),
-        set: false,
-    };
+    let house = House { shared, table, targets: HashMap::new(), next_id: 0, draining: BTreeSet::new(), drained: Arc::new(Notify::new()) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the runtime"))?;
     runtime.block_on(house.govern(start.control, start.rest, outgoing, stop, worker_ended, workers))
 }
@@ -180,14 +172,12 @@ impl Drop for Ended {
 /// The main thread: the table's owner.
 struct House {
     shared: Arc<Shared>,
-    table: watch::Sender<Arc<RouteTable<Place>>>,
+    table: watch::Sender<Arc<Live>>,
     /// Every instance that the table knows, and those that still have something in flight.
     targets: HashMap<(String, String, u16), (Arc<Target>, bool)>,
     next_id: u64,
     draining: BTreeSet<u16>,
     drained: Arc<Notify>,
-    /// Whether any table was applied.
-    set: bool,
 }
 
 impl House {
@@ -203,12 +193,12 @@ impl House {
         control.set_nonblocking(true).map_err(system("read the control socket"))?;
         let (read, write) = UnixStream::from_std(control).map_err(system("read the control socket"))?.into_split();
         let mut read = BufReader::new(io::Cursor::new(rest).chain(read));
-        let telling = tasks::spawn("tell", tell(outgoing, write));
+        let telling = crate::tasks::spawn("router events", tell(outgoing, write));
         let mut sigterm = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
         self.tell(FromRouter::Started { protocol: PROTOCOL });
 
         let (messages, mut inbox) = mpsc::channel(16);
-        tasks::spawn("orders", async move {
+        crate::tasks::spawn("router orders", async move {
             while let Ok(Some(message)) = read_message::<ToRouter>(&mut read).await {
                 if messages.send(message).await.is_err() {
                     break;
@@ -263,8 +253,8 @@ impl House {
 
     /// Makes this the table, unless there is a newer one.
     fn apply(&mut self, wire: WireTable) {
-        let current = self.shared.generation.load(Ordering::SeqCst);
-        if self.set && wire.generation < current {
+        let Live { epoch, table: RouteTable { generation: Generation(current), .. } } = **self.table.borrow();
+        if wire.generation < current {
             return self.tell(FromRouter::Stale { generation: wire.generation, current });
         }
         let generation = wire.generation;
@@ -287,10 +277,9 @@ impl House {
                 table.fallback = Some(place);
             }
         }
-        self.table.send_replace(Arc::new(table));
+        self.table.send_replace(Arc::new(Live { epoch: epoch + 1, table }));
         // After the table and before any look at the counters: see `choose`.
-        self.shared.generation.store(generation, Ordering::SeqCst);
-        self.set = true;
+        self.shared.epoch.store(epoch + 1, Ordering::SeqCst);
         self.mark();
         self.tell(FromRouter::Applied { generation });
         self.report_drained();
@@ -307,6 +296,7 @@ impl House {
                 instance,
                 port,
                 in_flight: AtomicUsize::new(0),
+                six: AtomicBool::new(false),
                 quarantined_until: AtomicU64::new(0),
                 draining: AtomicBool::new(false),
                 drained: drained.clone(),
@@ -351,7 +341,7 @@ async fn tell(mut outgoing: mpsc::UnboundedReceiver<FromRouter>, mut write: toki
 struct Worker {
     listeners: Vec<TcpListener>,
     shared: Arc<Shared>,
-    tables: watch::Receiver<Arc<RouteTable<Place>>>,
+    tables: watch::Receiver<Arc<Live>>,
     stopping: watch::Receiver<Option<Duration>>,
     journal: Journal,
 }
@@ -382,7 +372,23 @@ impl Worker {
         let (stop, stopping) = watch::channel(false);
         let journal = Rc::new(self.journal);
         let pool = Rc::new(Pool::default());
-        let core = Rc::new(Core { shared: self.shared, table: self.tables, stopping, pool: pool.clone(), journal: journal.clone(), alive });
+        let mut tables = self.tables.clone();
+        pool.list(tables.borrow_and_update().ids());
+        let (leftovers, mut left_over) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(async move {
+            while let Some(body) = left_over.recv().await {
+                tokio::task::spawn_local(discard(body));
+            }
+        });
+        let core = Rc::new(Core {
+            leftovers,
+            shared: self.shared,
+            table: self.tables,
+            stopping,
+            pool: pool.clone(),
+            journal: journal.clone(),
+            _alive: alive,
+        });
         let mut accepting = Vec::new();
         for listener in self.listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -402,6 +408,7 @@ impl Worker {
                         pool.reap();
                     }
                 }
+                Ok(()) = tables.changed() => pool.list(tables.borrow_and_update().ids()),
                 // Told to stop, or the main thread is gone.
                 changed = self.stopping.changed() => {
                     let told = self.stopping.borrow_and_update().unwrap_or(Duration::ZERO);

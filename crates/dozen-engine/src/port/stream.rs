@@ -5,7 +5,7 @@ use super::pages::Code;
 use super::pool::{Busy, Lease};
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::cell::Cell;
 use std::io;
@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Why a body ended early; hyper then ends the connection that it was on.
@@ -63,17 +64,45 @@ pub(super) struct Progress {
 
 /// A request's body, client to instance.
 pub(super) struct Upload {
-    body: Incoming,
+    /// Taken only when dropped.
+    body: Option<Incoming>,
     patience: Patience,
     progress: Rc<Progress>,
+    leftovers: UnboundedSender<Incoming>,
 }
 
 impl Upload {
-    pub(super) fn new(body: Incoming, limit: Duration) -> (Self, Rc<Progress>) {
+    pub(super) fn new(body: Incoming, limit: Duration, leftovers: UnboundedSender<Incoming>) -> (Self, Rc<Progress>) {
         let progress =
             Rc::new(Progress { done: Cell::new(body.is_end_stream()), last: Cell::new(Instant::now()), failed: Cell::new(None) });
-        (Self { body, patience: Patience::new(limit), progress: progress.clone() }, progress)
+        (Self { body: Some(body), patience: Patience::new(limit), progress: progress.clone(), leftovers }, progress)
     }
+}
+
+impl Drop for Upload {
+    /// A client that still sends does not read: closing on it would take the answer away with a reset. Its rest is read, and forgotten.
+    fn drop(&mut self) {
+        if !self.progress.done.get()
+            && self.progress.failed.get().is_none()
+            && let Some(body) = self.body.take()
+        {
+            let _ = self.leftovers.send(body);
+        }
+    }
+}
+
+/// Reads the rest of a body for at most so long and so much; a client that has more to say is closed upon.
+pub(super) async fn discard(mut body: Incoming) {
+    let mut left: usize = 64 << 20;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(10), reading).await;
 }
 
 impl Body for Upload {
@@ -82,11 +111,12 @@ impl Body for Upload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let me = &mut *self;
-        match Pin::new(&mut me.body).poll_frame(cx) {
+        let Some(body) = &mut me.body else { return Poll::Ready(None) };
+        match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 me.patience.progress();
                 me.progress.last.set(Instant::now());
-                if me.body.is_end_stream() {
+                if body.is_end_stream() {
                     me.progress.done.set(true);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -108,10 +138,10 @@ impl Body for Upload {
         }
     }
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 

@@ -16,7 +16,8 @@ const SEGMENT_BYTES: u64 = 8 << 20;
 const SEGMENTS: u32 = 4;
 
 /// Sources what a slug has in `.profile.d` and `.profile`, then becomes the app's shell. The command is an argument, never part of the script.
-const PROFILE: &str = r#"for f in .profile.d/*.sh; do [ -r "$f" ] && . "./$f"; done; [ -r .profile ] && . ./.profile; exec /bin/sh -c "$1""#;
+const PROFILE: &str =
+    r#"for f in .profile.d/*.sh; do [ -r "$f" ] && . "./$f"; done; [ -r .profile ] && . ./.profile; exec /bin/sh -c "$1""#;
 
 /// What one instance or one-off runs in.
 pub struct Place<'a> {
@@ -68,12 +69,7 @@ impl Place<'_> {
 
 /// Where an instance's jail writes its lines.
 pub fn log(home: &Home, release: &Release) -> JailLog {
-    JailLog {
-        folder: home.logs(&release.deploy),
-        release: release.version.to_string(),
-        segment_bytes: SEGMENT_BYTES,
-        segments: SEGMENTS,
-    }
+    JailLog { folder: home.logs(&release.deploy), release: release.version.to_string(), segment_bytes: SEGMENT_BYTES, segments: SEGMENTS }
 }
 
 fn shell(tree: &Path, command: &str) -> Vec<String> {

@@ -1,9 +1,9 @@
 //! One-offs over the API: after the upgrade both sides speak frames, `[kind: u8][length: u32, big-endian][payload]`.
 
 use super::{Failure, Shared, wire};
+use axum::Extension;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::Extension;
 use dozen_core::ids::InstanceName;
 use dozen_core::parity::Io;
 use dozen_engine::ledger::Principal;

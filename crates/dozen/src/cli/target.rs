@@ -44,10 +44,10 @@ pub(crate) async fn name(settings: &Settings, ledger: &Ledger, folder: &Path, de
     }
     let apps = ledger.apps().await?;
     let deploys = ledger.deploys().await?;
-    if let Some(app) = apps.iter().find(|a| a.folder.as_deref() == Some(folder)) {
-        if let Some(deploy) = only(&deploys, &app.name)? {
-            return Ok(deploy);
-        }
+    if let Some(app) = apps.iter().find(|a| a.folder.as_deref() == Some(folder))
+        && let Some(deploy) = only(&deploys, &app.name)?
+    {
+        return Ok(deploy);
     }
     let own = folder.file_name().map(|n| n.to_string_lossy().into_owned());
     let suggested = declared.and_then(AppName::suggest).or_else(|| own.as_deref().and_then(AppName::suggest));
@@ -56,7 +56,10 @@ pub(crate) async fn name(settings: &Settings, ledger: &Ledger, folder: &Path, de
     };
     let elsewhere: Option<&PathBuf> = apps.iter().find(|a| a.name == app).and_then(|a| a.folder.as_ref());
     if let Some(other) = elsewhere.filter(|f| f.exists()) {
-        bail!("an app {app} was brought up from {} before; give this one another name with --app NAME, or take it over with --app {app}", other.display());
+        bail!(
+            "an app {app} was brought up from {} before; give this one another name with --app NAME, or take it over with --app {app}",
+            other.display()
+        );
     }
     Ok(app.to_string().parse()?)
 }

@@ -48,7 +48,11 @@ pub(super) async fn run(printer: &Printer) -> Result<i32> {
         if event["event"] == "ready" {
             if !printer.is_json() {
                 let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
-                printer.line(&format!("       {} runs in the background at {}; `dozen logs -t`, `dozen down`", text("deploy"), text("url")));
+                printer.line(&format!(
+                    "       {} runs in the background at {}; `dozen logs -t`, `dozen down`",
+                    text("deploy"),
+                    text("url")
+                ));
             }
             return Ok(0);
         }
