@@ -31,19 +31,19 @@ const LOG_BUDGET: u64 = 256 << 20;
 /// Arguments.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
-    /// The app's folder
+    /// The app's folder, with its Procfile
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// The router's port; by default 8000 or the next free one (0: any)
+    /// The port to listen on; by default 8000 or the next free one (0: any)
     #[arg(long, value_name = "N")]
     port: Option<u16>,
-    /// Come up, then stop again: exits with 0 when every process was up
+    /// Come up, then stop again; the exit code is 0 where every process was up
     #[arg(long)]
     once: bool,
-    /// Go on in the background once it is up; `dozen down` ends it
+    /// Go on in the background once every process is up; `dozen down` ends it
     #[arg(long, conflicts_with = "once")]
     detach: bool,
-    /// Use this Python (a version or a path) whatever the app's files say; later `up`s keep it
+    /// Use this Python, a version or a path, whatever the app's files say; the deploy keeps it
     #[arg(long, value_name = "VERSION|PATH")]
     use_python: Option<String>,
     /// The background half of --detach

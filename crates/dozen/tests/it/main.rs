@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start programs and threads as they need them")]
 
 mod dependencies;
+mod docs;
 mod logs;
 mod port;
 mod processes;
