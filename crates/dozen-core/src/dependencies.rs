@@ -134,3 +134,194 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
     }
     python::plan(source, read).or_else(|| procfile::plan(source)).unwrap_or(Err(PlanError::Unknown))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codebase::{FileKind, SourceFile};
+
+    fn of(files: &[(&str, &str)]) -> Result<Plan, PlanError> {
+        let mut all: Vec<SourceFile> =
+            files.iter().map(|(p, t)| SourceFile { path: (*p).into(), kind: FileKind::Plain, size: t.len() as u64 }).collect();
+        all.sort_by(|a, b| a.path.cmp(&b.path));
+        let source = Source { folder: "/x".into(), commit: None, files: all };
+        plan(&source, &|path| files.iter().find(|(p, _)| *p == path).map(|(_, t)| (*t).to_owned()))
+    }
+
+    /// A plan in a few lines: runtime, layer, steps, types or the cure, notes.
+    fn summary(files: &[(&str, &str)]) -> String {
+        let plan = match of(files) {
+            Ok(plan) => plan,
+            Err(e) => return format!("error: {e}"),
+        };
+        let mut out = vec![plan.pack.to_owned()];
+        out.extend(plan.runtime.map(|r| format!("runtime {} at {}", r.constraint, r.pinned.unwrap_or_else(|| "nowhere".into()))));
+        out.extend(plan.layer.map(|l| format!("layer {} [{}] {:?}: uv {}", l.from, l.key_files.join(" "), l.lock, l.install.join(" "))));
+        out.extend(plan.steps.into_iter().map(|s| match s {
+            Step::Project { args } => format!("project: uv {}", args.join(" ")),
+            Step::CollectStatic { manage } => format!("collectstatic: {manage}"),
+        }));
+        if plan.processes.is_empty() {
+            out.push(format!("cure: {}", plan.cure));
+        }
+        out.extend(plan.processes.into_iter().map(|(name, command)| format!("{name}: {command}")));
+        out.extend(plan.notes.into_iter().map(|n| format!("note: {n}")));
+        out.join("\n")
+    }
+
+    const FLASK: &str = "from flask import Flask\n\napp = Flask(__name__)\n";
+
+    #[test]
+    fn python_apps_are_planned() {
+        let flask = [("requirements.txt", "flask==3.0.0\ngunicorn\n"), ("app.py", FLASK), ("runtime.txt", "python-3.11.7\n")];
+        insta::assert_snapshot!(summary(&flask), @r#"
+        python
+        runtime 3.11.7 at runtime.txt:1
+        layer requirements.txt [requirements.txt] Resolved { input: "requirements.txt", pinned: ["flask"], advice: "uv pip compile --generate-hashes requirements.in -o requirements.txt" }: uv pip install --no-deps -r {lock}
+        web: gunicorn app:app --bind 0.0.0.0:$PORT
+        "#);
+        let hashed = [
+            ("requirements.txt", "flask==3.0.0 --hash=sha256:00\nwaitress==3 --hash=sha256:11\n"),
+            ("src/app.py", FLASK),
+            (".python-version", "# ours\n3.12\n"),
+        ];
+        insta::assert_snapshot!(summary(&hashed), @r"
+        python
+        runtime 3.12 at .python-version:2
+        layer requirements.txt [requirements.txt] Own: uv pip install --no-deps --require-hashes -r requirements.txt
+        cure: Add gunicorn to requirements.txt, or a Procfile with a line like `web: gunicorn app:app --bind 0.0.0.0:$PORT`
+        ");
+        let fastapi = [
+            ("requirements.txt", "-r reqs/base.txt\n"),
+            ("reqs/base.txt", "fastapi[standard]\n"),
+            ("app/main.py", "from fastapi import FastAPI\napi: FastAPI = FastAPI(title='x')\n"),
+            ("app/__init__.py", ""),
+        ];
+        insta::assert_snapshot!(summary(&fastapi), @r#"
+        python
+        runtime any version at nowhere
+        layer requirements.txt [requirements.txt reqs/base.txt] Resolved { input: "requirements.txt", pinned: [], advice: "uv pip compile --generate-hashes requirements.in -o requirements.txt" }: uv pip install --no-deps -r {lock}
+        web: uvicorn app.main:api --host 0.0.0.0 --port $PORT
+        "#);
+        let django = [
+            ("requirements.txt", "Django\nuvicorn\n"),
+            ("site/manage.py", ""),
+            ("site/shop/wsgi.py", ""),
+            ("site/shop/asgi.py", ""),
+            ("deep/er/still/manage.py", ""),
+        ];
+        insta::assert_snapshot!(summary(&django), @r#"
+        python
+        runtime any version at nowhere
+        layer requirements.txt [requirements.txt] Resolved { input: "requirements.txt", pinned: [], advice: "uv pip compile --generate-hashes requirements.in -o requirements.txt" }: uv pip install --no-deps -r {lock}
+        collectstatic: site/manage.py
+        web: uvicorn --app-dir site shop.asgi:application --host 0.0.0.0 --port $PORT
+        "#);
+        let uv = [
+            (
+                "uv.lock",
+                "version = 1\n[[package]]\nname = \"shop\"\nsource = { editable = \".\" }\n[[package]]\nname = \"Django\"\n[[package]]\nname = \"gunicorn\"\n",
+            ),
+            ("pyproject.toml", "[project]\nname = \"shop\"\nrequires-python = \">=3.11,<4\"\n"),
+            ("libs/x/pyproject.toml", ""),
+            ("manage.py", ""),
+            ("shop/wsgi.py", ""),
+            ("requirements.txt", "x"),
+        ];
+        insta::assert_snapshot!(summary(&uv), @r"
+        python
+        runtime >=3.11,<4 at pyproject.toml:3
+        layer uv.lock [uv.lock libs/x/pyproject.toml pyproject.toml] Own: uv sync --frozen --no-dev --no-editable --no-install-local
+        project: uv sync --frozen --no-dev --no-editable --inexact
+        collectstatic: manage.py
+        web: gunicorn shop.wsgi --bind 0.0.0.0:$PORT
+        note: uv.lock is used; requirements.txt is not
+        ");
+        let virtual_uv = [
+            ("uv.lock", "[[package]]\nname = \"shop\"\nsource = { virtual = \".\" }\n"),
+            ("pyproject.toml", "[project]\nname = \"shop\"\n"),
+        ];
+        insta::assert_snapshot!(summary(&virtual_uv), @r"
+        python
+        runtime any version at nowhere
+        layer uv.lock [uv.lock pyproject.toml] Own: uv sync --frozen --no-dev --no-editable --no-install-local
+        cure: Add a Procfile with a line like `web: COMMAND`, which listens on $PORT; COMMAND's program must be in uv.lock
+        ");
+        let poetry = [
+            ("poetry.lock", "[[package]]\nname = \"Flask\"\n[[package]]\nname = \"gunicorn\"\n"),
+            (
+                "pyproject.toml",
+                "[tool.poetry]\nname = \"my-shop\"\n[tool.poetry.dependencies]\npython = \"^3.11\"\n[build-system]\nrequires = []\n",
+            ),
+            ("my_shop/__init__.py", ""),
+            ("wsgi.py", "from my_shop import create_app\napp = create_app()\n"),
+        ];
+        insta::assert_snapshot!(summary(&poetry), @r"
+        python
+        runtime ^3.11 at pyproject.toml:4
+        layer poetry.lock [poetry.lock pyproject.toml] Poetry: uv pip install --no-deps -r {lock}
+        project: uv pip install --no-deps {source}
+        web: gunicorn wsgi:app --bind 0.0.0.0:$PORT
+        ");
+        let pipfile = [(
+            "Pipfile.lock",
+            r#"{"_meta": {"requires": {"python_version": "3.11"}, "sources": [{"url": "https://index.invalid/simple"}, {"url": "https://${T}@x"}]},
+            "default": {"flask": {"hashes": ["sha256:00"], "version": "==3.0.0", "markers": "python_version >= '3.8'", "extras": ["async"]},
+            "mine": {"git": "https://host/mine", "ref": "abc"}, "here": {"path": "./libs/here", "editable": true}}, "develop": {"pytest": {"version": "==8"}}}"#,
+        )];
+        insta::assert_snapshot!(summary(&pipfile), @r#"
+        python
+        runtime 3.11 at Pipfile.lock:1
+        layer Pipfile.lock [] Made("--index-url https://index.invalid/simple\nflask[async]==3.0.0 ; python_version >= '3.8' --hash=sha256:00\nmine @ git+https://host/mine@abc\n"): uv pip install --no-deps -r {lock}
+        project: uv pip install --no-deps {source}/libs/here
+        cure: Add a Procfile with a line like `web: COMMAND`, which listens on $PORT; COMMAND's program must be in Pipfile.lock
+        "#);
+        let pyproject = [
+            ("pyproject.toml", "[project]\nname = \"x\"\ndependencies = [\"starlette[full]>1\"]\n[build-system]\nrequires = []\n"),
+            ("main.py", "app = Starlette()\n"),
+        ];
+        insta::assert_snapshot!(summary(&pyproject), @r#"
+        python
+        runtime any version at nowhere
+        layer pyproject.toml [pyproject.toml] Resolved { input: "pyproject.toml", pinned: [], advice: "uv lock" }: uv pip install --no-deps -r {lock}
+        project: uv pip install --no-deps {source}
+        web: uvicorn main:app --host 0.0.0.0 --port $PORT
+        "#);
+        let tools_only = [("pyproject.toml", "[tool.ruff]\nline-length = 100\n"), ("Procfile", "web: ./x")];
+        insta::assert_snapshot!(summary(&tools_only), @r#"
+        python
+        runtime any version at nowhere
+        layer pyproject.toml [pyproject.toml] Made(""): uv pip install --no-deps -r {lock}
+        cure: Add a Procfile with a line like `web: COMMAND`, which listens on $PORT; COMMAND's program must be in pyproject.toml
+        "#);
+    }
+
+    #[test]
+    fn the_procfile_pack_takes_any_tree() {
+        insta::assert_snapshot!(summary(&[("Procfile", "web: ./serve"), ("serve", "")]), @r"
+        procfile
+        cure: Declare at least one process type in the Procfile, as `web: ./server --port $PORT`
+        ");
+    }
+
+    #[test]
+    fn plans_that_cannot_be_made_say_why() {
+        insta::assert_snapshot!(summary(&[]), @"error: there is nothing to build: the folder has no files that would go into a slug");
+        insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, and no Procfile. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
+        insta::assert_snapshot!(summary(&[("requirements.txt", ""), (".python-version", "pypy3.10\n")]), @r#"error: .python-version:1 cannot be used: "pypy3.10" is not a version of CPython. Write `3.12` or `3.12.1`, or name an interpreter with `--use-python`"#);
+        insta::assert_snapshot!(summary(&[("pyproject.toml", "[project\n")]), @"error: pyproject.toml:1 cannot be used: unclosed table, expected `]`. Correct that line; it is no TOML");
+        insta::assert_snapshot!(summary(&[("Pipfile.lock", "{")]), @"error: Pipfile.lock cannot be used: EOF while parsing an object at line 1 column 1. Make it anew with `pipenv lock`");
+        insta::assert_snapshot!(summary(&[("Pipfile.lock", r#"{"default": {"x": {}}}"#)]), @"error: Pipfile.lock cannot be used: the entry of x has neither version nor source. Make it anew with `pipenv lock`");
+        insta::assert_snapshot!(summary(&[("uv.lock", "")]), @"error: uv.lock cannot be used: there is no pyproject.toml beside it. Make it anew with `uv init`");
+        insta::assert_snapshot!(summary(&[("requirements.txt", "-r ../../etc/passwd")]), @"error: requirements.txt cannot be used: it includes ../../etc/passwd, which lies outside the app's folder. Correct that line or add the file");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_input_makes_a_pack_panic(file in 0usize..9, text in "\\PC{0,80}|[-a-z0-9=.@:/\\[\\]{}\"' \n\\\\]{0,200}") {
+            let names = ["uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt", "pyproject.toml", ".python-version", "runtime.txt", "app.py", "manage.py"];
+            let _ = of(&[("requirements.txt", "flask\n"), (names[file], &text)]);
+            let _ = of(&[("pyproject.toml", "[project]\nname = 'x'\n"), (names[file], &text)]);
+        }
+    }
+}

@@ -261,3 +261,201 @@ fn walk(folder: &Path, slugignore: &Gitignore) -> Result<Vec<Listed>, ReadError>
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let folder = Self(tempfile::tempdir().expect("temp dir"));
+            for (path, text) in files {
+                let path = folder.0.path().join(path);
+                fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+                fs::write(path, text).expect("written");
+            }
+            folder
+        }
+        fn git(self, args: &[&str]) -> Self {
+            let identity = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "init.defaultBranch=main"];
+            let out = Command::new("git").args(identity).args(args).current_dir(self.0.path()).output().expect("git runs");
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            self
+        }
+        fn commit(self) -> Self {
+            self.git(&["init", "-q"]).git(&["add", "-A"]).git(&["commit", "-qm", "one"])
+        }
+        fn paths(&self) -> Vec<String> {
+            read(self.0.path()).expect("readable").source.files.into_iter().map(|f| f.path).collect()
+        }
+    }
+
+    #[test]
+    fn a_plain_folder_goes_in_without_what_tools_make() {
+        let folder = Folder::new(&[
+            ("app.py", ""),
+            (".env", "A=1"),
+            ("sub/.env.local", ""),
+            ("venv/pyvenv.cfg", ""),
+            ("venv/lib/x.py", ""),
+            ("node_modules/x.js", ""),
+            ("pkg/__pycache__/a.pyc", ""),
+            (".gitmodules", ""),
+            (".python-version", "3.11"),
+            ("docs/a.md", ""),
+            ("docs/keep.md", ""),
+            ("big.bin", ""),
+            (".slugignore", "docs/*\n!docs/keep.md\n/big.bin\n"),
+        ]);
+        assert_eq!(folder.paths(), [".python-version", ".slugignore", "app.py", "docs/keep.md"]);
+    }
+
+    #[test]
+    fn a_work_tree_goes_in_as_git_sees_it() {
+        let folder = Folder::new(&[
+            (".gitignore", "*.log\n"),
+            ("a.log", ""),
+            ("app.py", ""),
+            ("gone.py", ""),
+            ("node_modules/tracked.js", ""),
+            ("sub/x.py", ""),
+        ])
+        .commit();
+        let root = folder.0.path();
+        let first = read(root).expect("readable").source.commit.expect("a commit");
+        assert!(!first.dirty && first.hash.len() == 40);
+        fs::write(root.join("new.py"), "").expect("written");
+        fs::create_dir_all(root.join("env/lib")).expect("made");
+        fs::write(root.join("env/pyvenv.cfg"), "").expect("written");
+        fs::write(root.join("env/lib/y.py"), "").expect("written");
+        fs::remove_file(root.join("gone.py")).expect("removed");
+        assert_eq!(folder.paths(), [".gitignore", "app.py", "new.py", "node_modules/tracked.js", "sub/x.py"]);
+        let now = read(root).expect("readable").source.commit.expect("a commit");
+        assert_eq!((now.hash, now.dirty), (first.hash.clone(), true));
+        let sub = read(&root.join("sub")).expect("readable").source;
+        assert_eq!(sub.files.len(), 1);
+        assert_eq!((sub.files[0].path.as_str(), sub.commit.map(|c| c.dirty)), ("x.py", Some(false)), "only what lies below counts");
+        fs::create_dir(root.join("a.log.d")).expect("made");
+        fs::write(root.join(".git/info/exclude"), "a.log.d\n").expect("written");
+        fs::write(root.join("a.log.d/x"), "").expect("written");
+        assert_eq!(read(&root.join("a.log.d")).expect("readable").source.files.len(), 1, "an ignored folder is read as it is");
+    }
+
+    #[test]
+    fn a_hostile_repository_runs_nothing() {
+        let folder = Folder::new(&[("a.txt", "1"), (".gitattributes", "* filter=evil\n")]).commit();
+        let root = folder.0.path();
+        let mark = root.join("ran");
+        let program = format!("touch {}; cat", mark.display());
+        for (name, value) in [
+            ("core.fsmonitor", &program),
+            ("filter.evil.clean", &program),
+            ("filter.evil.process", &program),
+            ("core.hooksPath", &".".to_owned()),
+        ] {
+            let set = Command::new("git").args(["config", name, value]).current_dir(root).status().expect("git runs");
+            assert!(set.success());
+        }
+        fs::write(root.join("a.txt"), "2").expect("written");
+        let control = Command::new("git").args(["status"]).current_dir(root).output().expect("git runs");
+        assert!(mark.exists(), "the trap works: {control:?}");
+        fs::remove_file(&mark).expect("removed");
+        fs::File::open(root.join("a.txt")).and_then(|f| f.set_modified(std::time::UNIX_EPOCH)).expect("aged");
+        let reading = read(root).expect("readable");
+        assert!(!mark.exists(), "a program that the repository names was run");
+        assert!(reading.source.commit.is_some_and(|c| c.dirty));
+    }
+
+    #[test]
+    fn submodules_and_nested_repositories_go_in() {
+        let inner = Folder::new(&[("lib.py", "")]).commit();
+        let folder = Folder::new(&[("app.py", "")]).commit();
+        let folder = folder.git(&[
+            "-c",
+            "protocol.file.allow=always",
+            "submodule",
+            "--quiet",
+            "add",
+            &inner.0.path().to_string_lossy(),
+            "vendor/lib",
+        ]);
+        assert_eq!(folder.paths(), ["app.py", "vendor/lib/lib.py"]);
+        let lib = folder.0.path().join("vendor/lib");
+        fs::remove_dir_all(&lib).and_then(|()| fs::create_dir(&lib)).expect("emptied");
+        let reading = read(folder.0.path()).expect("readable");
+        assert!(reading.warnings[0].contains("git submodule update --init"), "{:?}", reading.warnings);
+    }
+
+    #[test]
+    fn what_no_slug_can_hold_is_left_out_or_refused() {
+        let folder = Folder::new(&[("a", ""), ("d/x", "")]);
+        let root = folder.0.path();
+        let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, root.join(name)).expect("linked");
+        link("../a", "d/fine");
+        link("/etc/passwd", "absolute");
+        link("d/../../x", "outside");
+        let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).expect("bound");
+        let reading = read(root).expect("readable");
+        assert_eq!(reading.warnings.len(), 3, "{:?}", reading.warnings);
+        assert_eq!(folder.paths(), ["a", "d/fine", "d/x"]);
+        fs::write(root.join(std::ffi::OsStr::from_bytes(b"\xff.txt")), "").expect("written");
+        assert!(matches!(read(root), Err(ReadError::Name(_))));
+        fs::write(root.join(".slugignore"), "*.txt\n").expect("written");
+        assert!(read(root).is_ok(), ".slugignore is a cure");
+    }
+
+    #[test]
+    fn a_huge_file_is_refused_by_name() {
+        let folder = Folder::new(&[("a", ""), ("small.bin", "x")]);
+        let file = fs::File::create(folder.0.path().join("dump.sql")).expect("made");
+        file.set_len(2 << 30).expect("sparse");
+        let error = read(folder.0.path()).expect_err("refused").to_string();
+        assert!(error.contains("2.0G") && error.contains("dump.sql (2.0G), small.bin") && error.contains(".slugignore"), "{error}");
+    }
+
+    #[test]
+    fn links_that_leave_are_told_from_those_that_stay() {
+        for (path, target, stays) in [
+            ("a", "b", true),
+            ("d/a", "../b", true),
+            ("d/a", "../../b", false),
+            ("a", "..", false),
+            ("a", "/b", false),
+            ("a", "d/../..", false),
+            ("d/e/a", "../../x/../y", true),
+        ] {
+            assert_eq!(stays_within(path, target), stays, "{path} -> {target}");
+        }
+    }
+
+    #[test]
+    fn a_fingerprint_sees_content_mode_and_name_only() {
+        let cache = tempfile::tempdir().expect("temp dir");
+        let stats = cache.path().join("stats.json");
+        let folder = Folder::new(&[("a", "1"), ("b", "2")]);
+        let whole = |f: &Folder| fingerprint::of(&read(f.0.path()).expect("readable").source, &stats).expect("hashed").whole;
+        let first = whole(&folder);
+        assert_eq!(whole(&folder), first);
+        assert_eq!(whole(&Folder::new(&[("a", "1"), ("b", "2")])), first, "the place does not count");
+        assert_ne!(whole(&Folder::new(&[("a", "12"), ("b", "")])), first);
+        // The same size within one tick of the clock: the stat alone would not tell.
+        fs::write(folder.0.path().join("a"), "3").expect("written");
+        assert_ne!(whole(&folder), first);
+        fs::write(folder.0.path().join("a"), "1").expect("written");
+        assert_eq!(whole(&folder), first);
+        fs::set_permissions(folder.0.path().join("a"), fs::Permissions::from_mode(0o755)).expect("set");
+        assert_ne!(whole(&folder), first);
+    }
+
+    #[test]
+    fn a_file_that_vanished_is_an_error_with_its_name() {
+        let folder = Folder::new(&[("a", "1")]);
+        let source = read(folder.0.path()).expect("readable").source;
+        fs::remove_file(folder.0.path().join("a")).expect("removed");
+        let error = fingerprint::of(&source, &folder.0.path().join("stats")).expect_err("gone").to_string();
+        assert!(error.contains("/a, which was there a moment ago"), "{error}");
+    }
+}

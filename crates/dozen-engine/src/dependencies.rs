@@ -180,6 +180,7 @@ async fn run(request: Request<'_>, runner: &dyn Runner) -> Result<Built, BuildEr
 
     let key = build_key(&print.whole, &processes, python.as_ref(), skip_static);
     let index = cache.join("builds").join(&store::hex(&key)[..32]);
+    let last = cache.join("builds/last");
     if let Some(slug) = built_before(request.home, &index) {
         output.detail(&format!("Unchanged since slug {} was built", slug.id.short()));
         let slug = Slug { commit: request.source.commit.clone(), ..slug };
@@ -205,6 +206,7 @@ async fn run(request: Request<'_>, runner: &dyn Runner) -> Result<Built, BuildEr
             cache: &cache,
             scratch: scratch.path(),
             tree: &tree,
+            pip: tokio::sync::OnceCell::new(),
         };
         let layer = job.layer().await?;
         if let Some(layer) = &layer {
@@ -212,9 +214,9 @@ async fn run(request: Request<'_>, runner: &dyn Runner) -> Result<Built, BuildEr
             layer.link(&tree).map_err(written)?;
             known = layer.known();
         }
-        job.project(&known).await?;
+        job.project().await?;
         job.collect_static(skip_static).await?;
-        job.compile(&known).await?;
+        job.compile(&known, built_before(request.home, &last).as_ref()).await?;
     }
     output.step("Discovering process types");
     let declared_by = if request.processes.is_empty() {
@@ -239,7 +241,9 @@ async fn run(request: Request<'_>, runner: &dyn Runner) -> Result<Built, BuildEr
     output.detail(&format!("Done: {}", codebase::bytes(slug.size)));
     output.emit(Event::Done(began.elapsed()));
     // Without this the next build of the same source only takes longer.
-    let _ = fs::create_dir_all(cache.join("builds")).and_then(|()| tree::write_whole(&index, slug.id.to_string().as_bytes()));
+    let id = slug.id.to_string();
+    let _ = fs::create_dir_all(cache.join("builds"));
+    let _ = tree::write_whole(&index, id.as_bytes()).and_then(|()| tree::write_whole(&last, id.as_bytes()));
     let slug = Slug { commit: request.source.commit.clone(), ..slug };
     Ok(Built { slug, reused, python: python.map(|p| p.number()) })
 }
@@ -303,6 +307,6 @@ mod tests {
         check("see https://u:p@host/simple and http://x/y@z", "see https://********@host/simple and http://x/y@z");
         check("git+ssh://git@host/x", "git+ssh://********@host/x");
         check("plain", "plain");
-        check("a://b://c@d", "a://********@d");
+        check("a://b://c@d", "a://b://********@d");
     }
 }

@@ -3,7 +3,7 @@
 //! **Invariant:** stopped means that nothing is left inside. `Exited` is said when the last process is gone, with the leader's exit.
 
 use crate::control::Control;
-use crate::inside::{Inside, listens};
+use crate::inside::{Inside, Listener, listens};
 use crate::program::Program;
 use crate::pump::Pump;
 use crate::segment::{Limits, Segment};
@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 const LEADERLESS_GRACE: Duration = Duration::from_secs(5);
 /// A grace beyond this is none; it also keeps the sum within what a clock can say.
 const LONGEST_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What was said before the end is taken, and passed on, for so long.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Between two `Wrote`s.
 const WROTE_PAUSE: Duration = Duration::from_millis(10);
 /// Between two tries to tell of dropped lines.
@@ -37,6 +39,8 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 const KILL_PAUSE: Duration = Duration::from_millis(20);
 /// Between two looks for the listener: from the first to the second, by a quarter each time.
 const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+/// A listener that may be ours so often in a row is taken for ours. Once does not do: who ends hides its descriptors, too.
+const DOUBTS: u32 = 5;
 /// So much may wait in a pipe while the jail is busy, where the host's limit allows.
 const PIPE: usize = 1024 * 1024;
 
@@ -78,6 +82,8 @@ struct Jail {
     killed: bool,
     /// The port that is looked for, and when next.
     look: Option<(u16, Instant, Duration)>,
+    /// How often in a row the listener may have been ours.
+    doubts: u32,
     lost_grace: Duration,
 }
 
@@ -124,7 +130,7 @@ impl Jail {
         match (spec.view, alone) {
             (View::Minimal, true) => {
                 let seen = user.unwrap_or((geteuid().as_raw(), getegid().as_raw()));
-                mounts::enter_minimal(&spec.mounts, seen, &mut missing)?;
+                mounts::enter_minimal(&spec.mounts, seen, &spec.hostname, &mut missing)?;
             }
             (View::Minimal, false) => {
                 let error = format!("the host allows none ({})", missing.join("; "));
@@ -151,23 +157,23 @@ impl Jail {
             }
         };
         let program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants)?;
+        // Neither the app, which may have the same uid, nor a core file gets at the jail's memory or, by /proc/1, at its descriptors.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Failure::of("close the jail to its processes"))?;
         let leader = launch(program)?;
         if log.is_none() {
             release_standard_descriptors();
         }
-        // Neither the app, which may have the same uid, nor a core file gets at the jail's memory.
-        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         keep_few_capabilities();
 
         control.say(&FromJail::Started { protocol: PROTOCOL, pid, isolation: isolation.as_str().to_owned(), missing });
         let look = spec.port.map(|port| (port, Instant::now(), LOOK.0));
-        Ok(Self { inside, signals, guard, log, leader, end: None, kill_at: None, killed: false, look, lost_grace })
+        Ok(Self { inside, signals, guard, log, leader, end: None, kill_at: None, killed: false, look, doubts: 0, lost_grace })
     }
 
     fn run(mut self, mut control: Control) -> i32 {
         let mut lost = false;
+        // What came together with the spec is in the control's hands already: so look first and wait afterwards.
         while !self.reap() {
-            self.wait(&control, lost);
             while let Some(signal) = sys::next_signal(self.signals.as_fd()) {
                 // Somebody who wants the jail to end has it end what is inside, too.
                 if signal != libc::SIGCHLD {
@@ -189,10 +195,13 @@ impl Jail {
             control.push();
             self.pump(&mut control);
             self.timers(&mut control);
+            self.wait(&control, lost);
         }
         if let Some(log) = &mut self.log {
+            // All writers are gone, so the pipes end; unless a descriptor was handed to somebody outside, who may write for ever.
+            let limit = Instant::now() + LAST_WORDS;
             for pump in &mut log.pumps {
-                while pump.turn(&mut log.segment) {}
+                while pump.turn(&mut log.segment) && Instant::now() < limit {}
                 pump.end(&mut log.segment);
             }
             log.segment.settle(Timestamp::now());
@@ -200,7 +209,7 @@ impl Jail {
         }
         let End { code, signal } = self.end.unwrap_or(End { code: None, signal: Some(libc::SIGKILL) });
         control.say(&FromJail::Exited { code, signal });
-        control.finish(Duration::from_secs(2));
+        control.finish(LAST_WORDS);
         0
     }
 
@@ -297,7 +306,12 @@ impl Jail {
         if let Some((port, at, pause)) = self.look
             && now >= at
         {
-            self.look = if listens(port) {
+            self.doubts = match listens(port) {
+                Listener::Ours => DOUBTS,
+                Listener::Perhaps => self.doubts + 1,
+                Listener::None => 0,
+            };
+            self.look = if self.doubts >= DOUBTS {
                 control.say(&FromJail::Listening { port });
                 None
             } else {
@@ -340,9 +354,9 @@ fn launch(program: Program) -> Result<Pid, Failure> {
     Err(Failure { code, attempt: next(), error: next() })
 }
 
-/// The right to signal processes of another uid and to see their sockets; nothing else, once the program runs.
+/// The rights to signal processes of another uid and to see their sockets in /proc; nothing else, once the program runs.
 fn keep_few_capabilities() {
-    let keep = CapabilitySet::KILL | CapabilitySet::SYS_PTRACE;
+    let keep = CapabilitySet::KILL | CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
     let Ok(had) = capabilities(None) else { return };
     let few = had.permitted & keep;
     let _ = set_capabilities(None, CapabilitySets { effective: few, permitted: few, inheritable: CapabilitySet::empty() });

@@ -54,11 +54,22 @@ pub(crate) fn descendants() -> Vec<Pid> {
     found.split_off(1)
 }
 
-/// Whether a process inside listens on the TCP port.
-pub(crate) fn listens(port: u16) -> bool {
+/// Whether a process inside listens on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listener {
+    /// It does.
+    Ours,
+    /// Somebody does, and a process inside hides its descriptors: it may be the one.
+    Perhaps,
+    /// Nobody inside.
+    None,
+}
+
+/// Looks for a TCP listener on the port.
+pub(crate) fn listens(port: u16) -> Listener {
     let sockets: HashSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(|table| listeners(table, port)).collect();
     if sockets.is_empty() {
-        return false;
+        return Listener::None;
     }
     let mut unreadable = false;
     for pid in descendants() {
@@ -71,12 +82,11 @@ pub(crate) fn listens(port: u16) -> bool {
         };
         for fd in fds.flatten() {
             if std::fs::read_link(fd.path()).is_ok_and(|to| to.to_str().is_some_and(|to| sockets.contains(to))) {
-                return true;
+                return Listener::Ours;
             }
         }
     }
-    // A process that hides its descriptors may be the one.
-    unreadable
+    if unreadable { Listener::Perhaps } else { Listener::None }
 }
 
 /// The sockets in the LISTEN state on a port, named as links in /proc/PID/fd name them.

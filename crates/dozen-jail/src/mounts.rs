@@ -8,12 +8,14 @@ use crate::Failure;
 use crate::sys::mount_setattr;
 use dozen_core::processes::jail::Mount;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat, unlinkat};
-use rustix::io::{Errno, write};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
 };
 use rustix::process::{chdir, fchdir, pivot_root};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -32,12 +34,13 @@ const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
 const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
 
 /// Makes the minimal view and moves into it. `user` is whom the program runs as. Layers that could not be had are added to `missing`.
-pub(crate) fn enter_minimal(mounts: &[Mount], user: (u32, u32), missing: &mut Vec<String>) -> Result<(), Failure> {
+pub(crate) fn enter_minimal(mounts: &[Mount], user: (u32, u32), hostname: &str, missing: &mut Vec<String>) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(Failure::of("mount namespace"))?;
 
     let system = take_system()?;
     let resolver = take_resolver();
     let devices = DEVICES.map(|name| (name, take(CWD, &Path::new("/dev").join(name), NOSUID | NOEXEC)));
+    let terminal = take_terminal();
     let mut app = Vec::new();
     for mount in mounts {
         let what = format!("mount {}", mount.target.display());
@@ -80,8 +83,8 @@ pub(crate) fn enter_minimal(mounts: &[Mount], user: (u32, u32), missing: &mut Ve
     make(&root, Path::new("/run"), true).map_err(Failure::of("make /run"))?;
     make(&root, Path::new("/var"), true).map_err(Failure::of("make /var"))?;
     symlinkat("/tmp", &root, "var/tmp").map_err(Failure::of("make /var/tmp"))?;
-    put_devices(&root, devices, missing)?;
-    put_accounts(&root, user).map_err(Failure::of("mount /etc/passwd"))?;
+    put_devices(&root, devices, terminal, missing)?;
+    put_etc(&root, user, hostname).map_err(Failure::of("mount own files of /etc"))?;
     if let Some((place, tree)) = resolver {
         put(&root, &place, &tree)?;
     }
@@ -137,7 +140,19 @@ fn take_resolver() -> Option<(PathBuf, OwnedFd)> {
     Some((real, tree))
 }
 
-fn put_devices(root: &OwnedFd, devices: [(&str, Result<OwnedFd, Errno>); 6], missing: &mut Vec<String>) -> Result<(), Failure> {
+/// The terminal of a one-off: our own /dev/pts does not have it, and programs look for its name.
+fn take_terminal() -> Option<OwnedFd> {
+    let stdin = rustix::stdio::stdin();
+    let path = rustix::termios::isatty(stdin).then(|| std::fs::read_link("/proc/self/fd/0"))?.ok()?;
+    take(CWD, &path, NOSUID | NOEXEC).ok()
+}
+
+fn put_devices(
+    root: &OwnedFd,
+    devices: [(&str, Result<OwnedFd, Errno>); 6],
+    terminal: Option<OwnedFd>,
+    missing: &mut Vec<String>,
+) -> Result<(), Failure> {
     let dev = tmpfs("755", "64k", NOSUID | NOEXEC).map_err(Failure::of("mount /dev"))?;
     put(root, Path::new("/dev"), &dev)?;
     for (name, tree) in devices {
@@ -146,6 +161,9 @@ fn put_devices(root: &OwnedFd, devices: [(&str, Result<OwnedFd, Errno>); 6], mis
             Ok(tree) => put(root, &place, &tree)?,
             Err(error) => missing.push(format!("{}: {error}", place.display())),
         }
+    }
+    if let Some(terminal) = terminal {
+        put(root, Path::new("/dev/console"), &terminal)?;
     }
     for (name, to) in [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")]
     {
@@ -163,36 +181,44 @@ fn put_devices(root: &OwnedFd, devices: [(&str, Result<OwnedFd, Errno>); 6], mis
     mount_setattr(dev.as_fd(), RDONLY.bits().into(), false).map_err(Failure::of("make /dev read-only"))
 }
 
-/// Own /etc/passwd and /etc/group, which name nobody of the host, and nothing where passwords are kept.
-fn put_accounts(root: &OwnedFd, (uid, gid): (u32, u32)) -> Result<(), Errno> {
+/// Files of /etc that are the jail's own: accounts that name nobody of the host, the host's name, and nothing where passwords are kept.
+fn put_etc(root: &OwnedFd, (uid, gid): (u32, u32), hostname: &str) -> std::io::Result<()> {
     let (app, system) = if uid == 0 { ("root", "") } else { ("app", "root:x:0:0:root:/root:/bin/sh\n") };
     let nobody = if uid == 65534 { "" } else { "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n" };
-    let passwd = format!("{system}{app}:x:{uid}:{gid}:{app}:/app:/bin/sh\n{nobody}");
+    let passwd = format!("{system}{app}:x:{uid}:{gid}:{app}:/app:/bin/sh\n{nobody}").into_bytes();
     let (app, system) = if gid == 0 { ("root", "") } else { ("app", "root:x:0:\n") };
     let nobody = if gid == 65534 { "" } else { "nogroup:x:65534:\n" };
-    let group = format!("{system}{app}:x:{gid}:\n{nobody}");
-    let files = [
-        ("passwd", &*passwd, 0o444),
-        ("group", &*group, 0o444),
-        ("shadow", "", 0),
-        ("gshadow", "", 0),
-        ("shadow-", "", 0),
-        ("gshadow-", "", 0),
-    ];
-    for (name, text, mode) in files {
+    let group = format!("{system}{app}:x:{gid}:\n{nobody}").into_bytes();
+    // Programs look their own host up; Java refuses to go on where that fails.
+    let mut hosts = read_small(root, "etc/hosts");
+    hosts.extend_from_slice(format!("\n127.0.1.1\t{hostname}\n").as_bytes());
+    let name = format!("{hostname}\n").into_bytes();
+
+    let shown = [("passwd", passwd), ("group", group), ("hosts", hosts), ("hostname", name)].map(|(place, bytes)| (place, bytes, 0o444));
+    let hidden = ["shadow", "gshadow", "shadow-", "gshadow-"].map(|place| (place, Vec::new(), 0));
+    for (name, bytes, mode) in shown.into_iter().chain(hidden) {
         let place = PathBuf::from("etc").join(name);
         let Ok(over) = openat2(root, &place, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), ResolveFlags::IN_ROOT)
         else {
             continue;
         };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        write(openat(root, ".account", flags, Mode::from_raw_mode(mode))?, text.as_bytes())?;
-        let tree = take(root.as_fd(), Path::new(".account"), RDONLY | NOSUID | NODEV | NOEXEC)?;
+        File::from(openat(root, ".own", flags, Mode::from_raw_mode(mode))?).write_all(&bytes)?;
+        let tree = take(root.as_fd(), Path::new(".own"), RDONLY | NOSUID | NODEV | NOEXEC)?;
         attach(tree.as_fd(), over.as_fd(), Path::new(""))?;
         // The mount keeps the file; its name goes.
-        unlinkat(root, ".account", AtFlags::empty())?;
+        unlinkat(root, ".own", AtFlags::empty())?;
     }
     Ok(())
+}
+
+/// A file of the new root, at most a megabyte of it; nothing where it cannot be read.
+fn read_small(root: &OwnedFd, path: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = openat2(root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT) {
+        let _ = File::from(file).take(1 << 20).read_to_end(&mut bytes);
+    }
+    bytes
 }
 
 /// A detached copy of a tree of mounts, with these attributes added all over it.

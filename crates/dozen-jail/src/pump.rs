@@ -5,6 +5,7 @@
 use crate::segment::Segment;
 use dozen_core::logs::{MAX_LINE, Source, head};
 use jiff::Timestamp;
+use memchr::memchr;
 use rustix::io::{Errno, read};
 use std::os::fd::OwnedFd;
 
@@ -65,7 +66,7 @@ impl Pump {
         let mut count = 0;
         let mut rest = &self.begun[..];
         while !rest.is_empty() {
-            let (line, taken) = match rest.iter().take(MAX_LINE + 1).position(|b| *b == b'\n') {
+            let (line, taken) = match memchr(b'\n', &rest[..rest.len().min(MAX_LINE + 1)]) {
                 Some(end) => (&rest[..end], end + 1),
                 None if rest.len() > MAX_LINE => (&rest[..MAX_LINE], MAX_LINE),
                 None if last => (rest, rest.len()),

@@ -73,9 +73,14 @@ impl Segment {
         if self.settle(now) && self.write(batch, now).is_ok() {
             return true;
         }
-        let dropped = self.dropped.get_or_insert(Dropped { lines: 0, since: now });
-        dropped.lines += lines;
+        self.lost(lines, now);
         false
+    }
+
+    /// Counts lines that were dropped before they came here; the stream tells of them with the next that can be written.
+    pub fn lost(&mut self, lines: u64, since: Timestamp) {
+        let dropped = self.dropped.get_or_insert(Dropped { lines: 0, since });
+        dropped.lines += lines;
     }
 
     /// Whether lines were dropped of which the stream does not tell yet.

@@ -79,10 +79,12 @@ pub(crate) fn next_signal(fd: BorrowedFd<'_>) -> Option<c_int> {
 
 /// Gives every signal its default effect and blocks none, as a program expects to be started.
 pub(crate) fn default_signals() {
-    // SAFETY: SIG_DFL is a valid disposition; signals that have none of their own (9, 19, libc's 32 and 33) are refused harmlessly.
+    // The kernel's own `struct sigaction`: zero is SIG_DFL, no flags, an empty mask. Directly, since libc keeps 32 and 33 to itself.
+    let default = [0u64; 4];
+    // SAFETY: `default` is at least as long as that structure and outlives the calls; 8 is the size of the kernel's signal set. 9 and 19 are refused.
     unsafe {
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+        for signal in 1..=64 as c_long {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8 as c_long);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

@@ -190,8 +190,10 @@ impl Pack<'_> {
         let lock: serde_json::Value = serde_json::from_str(&text).map_err(|e| unusable("Pipfile.lock", e.to_string(), "pipenv lock"))?;
         let mut list = String::new();
         for index in lock["_meta"]["sources"].as_array().map(Vec::as_slice).unwrap_or_default() {
-            // A source with `${NAME}` in it is meant for pipenv's shell; uv reads its own variables instead.
-            if let Some(url) = index["url"].as_str().filter(|u| !u.contains('$') && !u.contains(char::is_whitespace)) {
+            // The public index is the default anyway, and whoever names a mirror of it in the environment means this one. A source with
+            // `${NAME}` in it is meant for pipenv's shell; uv reads its own variables instead.
+            let usable = |u: &&str| index["name"] != "pypi" && !u.contains('$') && !u.contains(char::is_whitespace);
+            if let Some(url) = index["url"].as_str().filter(usable) {
                 let option = if list.is_empty() { "--index-url" } else { "--extra-index-url" };
                 list.push_str(&format!("{option} {url}\n"));
             }

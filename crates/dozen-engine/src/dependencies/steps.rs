@@ -5,12 +5,13 @@ use super::layers::{self, Layer};
 use super::runner::{Command, OnLine, Runner};
 use super::uv::{self, Uv};
 use super::{BuildError, Request, blocking, tree, without_userinfo};
-use crate::codebase::{self, fingerprint::Hash};
+use crate::codebase::{self, fingerprint::Hash, fingerprint::hash_file};
 use crate::output::Event;
 use crate::release::scratch::Scratch;
-use crate::release::store::Entry;
+use crate::release::store::{self, Entry};
 use dozen_core::dependencies::python::requirements;
 use dozen_core::dependencies::{Lock, PACK_VERSION, Plan, Step};
+use dozen_core::release::Slug;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -36,6 +37,8 @@ pub(super) struct Job<'a> {
     pub(super) cache: &'a Path,
     pub(super) scratch: &'a Path,
     pub(super) tree: &'a Path,
+    /// What pip's configuration says of indexes, asked when uv is first run.
+    pub(super) pip: tokio::sync::OnceCell<Vec<(String, String)>>,
 }
 
 /// What a program said and how it ended.
@@ -59,7 +62,7 @@ impl Job<'_> {
         }
         let inputs = *inputs.finalize().as_bytes();
         let locks = self.cache.join("locks");
-        let lock = locks.join(format!("{}.txt", &self.key(&["lock", &wanted.from], &inputs)[..32]));
+        let lock = locks.join(format!("{}.txt", &self.lock_key(&wanted.from, &inputs)[..32]));
         let (list, named) = match &wanted.lock {
             Lock::Own => (None, "hash-checked"),
             Lock::Made(text) => (Some(text.clone()), "locked"),
@@ -106,8 +109,7 @@ impl Job<'_> {
             self.uv(&uv, fill(&wanted.install, &venv, &source, &file), &venv, &source, &format!("uv {}", wanted.install[..2].join(" ")))
                 .await?;
         }
-        self.request.output.busy("compiling bytecode");
-        self.compile_layer(&made).await?;
+        self.compile_in(&made, &python_files(&made)).await?;
         let place = place(&list);
         let layer = blocking(move || Layer::keep(&scratch, &place)).await?;
         self.request.output.emit(Event::Done(began.elapsed()));
@@ -115,7 +117,7 @@ impl Job<'_> {
     }
 
     /// Installs the source's own packages on top of the layer.
-    pub(super) async fn project(&self, known: &HashMap<String, (Entry, i64)>) -> Result<(), BuildError> {
+    pub(super) async fn project(&self) -> Result<(), BuildError> {
         for step in &self.plan.steps {
             let Step::Project { args } = step else { continue };
             let began = Instant::now();
@@ -128,7 +130,6 @@ impl Job<'_> {
             layers::strip(&venv).map_err(written)?;
             self.request.output.emit(Event::Done(began.elapsed()));
         }
-        let _ = known;
         Ok(())
     }
 
@@ -178,62 +179,54 @@ impl Job<'_> {
     }
 
     /// Compiles what the layer did not bring, so that a slug that nothing can write to starts fast.
-    pub(super) async fn compile(&self, known: &HashMap<String, (Entry, i64)>) -> Result<(), BuildError> {
+    ///
+    /// `last` is the slug before this one: what did not change since is taken from there.
+    pub(super) async fn compile(&self, known: &HashMap<String, (Entry, i64)>, last: Option<&Slug>) -> Result<(), BuildError> {
+        let mut sources = python_files(self.tree);
+        sources.retain(|path| !known.contains_key(path));
+        self.reuse_bytecode(&mut sources, last);
+        self.compile_in(self.tree, &sources).await
+    }
+
+    /// Links bytecode of unchanged files from the last slug, and takes those files off the list. Python writes bytecode by renaming, so a
+    /// link is never written through.
+    fn reuse_bytecode(&self, sources: &mut Vec<String>, last: Option<&Slug>) {
+        let runtime = Some(format!("Python {}", self.python.number()));
+        let Some(last) = last.filter(|l| l.stack.runtime == runtime) else { return };
+        let Some(entries) = store::entries(self.request.home, &last.id) else { return };
+        let old: HashMap<&str, &str> = entries.iter().map(|e| (e.path.as_str(), e.hash.as_str())).collect();
+        let tree = self.request.home.slug(&last.id).join("tree");
         let [major, minor, _] = self.python.version;
-        let mut sources = Vec::new();
-        python_files(self.tree, Path::new(""), &mut |path| {
-            if !known.contains_key(path) {
-                sources.push(self.tree.join(path).to_string_lossy().into_owned());
-            }
+        sources.retain(|path| {
+            let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let slash = if folder.is_empty() { "" } else { "/" };
+            let cache = format!("{folder}{slash}__pycache__");
+            let compiled = format!("{cache}/{}.cpython-{major}{minor}.pyc", name.trim_end_matches(".py"));
+            let same = || old.get(path.as_str()).is_some_and(|h| hash_file(&self.tree.join(path)).is_ok_and(|now| store::hex(&now) == *h));
+            let linked =
+                || fs::create_dir_all(self.tree.join(&cache)).and_then(|()| fs::hard_link(tree.join(&compiled), self.tree.join(&compiled)));
+            !(old.contains_key(compiled.as_str()) && same() && linked().is_ok())
         });
+    }
+
+    /// Compiles these files of a folder with the bare interpreter, as if they lay in `/app`.
+    async fn compile_in(&self, folder: &Path, sources: &[String]) -> Result<(), BuildError> {
         if sources.is_empty() {
             return Ok(());
         }
-        sources.sort();
-        let began = Instant::now();
         self.request.output.busy("compiling bytecode");
-        let mut args =
-            vec!["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"].into_iter().map(str::to_owned).collect::<Vec<_>>();
-        let tree = self.tree.to_string_lossy().into_owned();
-        if [major, minor] >= [3, 9] {
-            let list = self.scratch.join("compile.txt");
-            fs::write(&list, sources.join("\n")).map_err(|source| BuildError::Write { path: list.clone(), source })?;
-            // A pool of processes costs more than it saves below this.
-            let jobs = if sources.len() > 200 { "0" } else { "1" };
-            args.extend(["-j", jobs, "-s", &tree, "-p", "/app", "-i", &list.to_string_lossy()].map(str::to_owned));
-        } else {
-            args.extend(["-d", "/app", "-x", "/\\.venv/", &tree].map(str::to_owned));
-        }
-        self.python(args).await?;
-        tracing::debug!(files = sources.len(), took = ?began.elapsed(), "compiled the app");
-        Ok(())
-    }
-
-    async fn compile_layer(&self, made: &Path) -> Result<(), BuildError> {
-        let [major, minor, _] = self.python.version;
-        let folder = made.join(".venv/lib").to_string_lossy().into_owned();
-        let mut args = ["-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"].map(str::to_owned).to_vec();
-        if [major, minor] >= [3, 9] {
-            args.extend(["-s".into(), made.to_string_lossy().into_owned(), "-p".into(), "/app".into()]);
-        } else {
-            args.extend(["-d".into(), "/app/.venv/lib".into()]);
-        }
-        args.push(folder);
-        self.python(args).await
-    }
-
-    /// Runs the bare interpreter. That a file does not compile is no error: packages carry templates and tests for other versions.
-    async fn python(&self, args: Vec<String>) -> Result<(), BuildError> {
-        let mut argv = vec![self.python.executable.to_string_lossy().into_owned(), "-I".into()];
-        argv.extend(args);
+        let list = self.work("tmp")?.join("compile.txt");
+        let lines: String = sources.iter().map(|s| format!("{s}\n")).collect();
+        fs::write(&list, lines).map_err(|source| BuildError::Write { path: list.clone(), source })?;
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from).to_string();
+        let (python, folder, list) = (self.python.executable.to_string_lossy(), folder.to_string_lossy(), list.to_string_lossy());
+        let argv = [&python, "-s", "-W", "ignore", "-c", include_str!("compile.py"), &folder, &list, &jobs].map(str::to_owned).to_vec();
         let mut env = self.base_env()?;
-        // Sets would otherwise be written in another order each time.
+        // Before 3.11, sets would otherwise be written in another order each time.
         env.push(("PYTHONHASHSEED".into(), "0".into()));
-        let ran = self.run(argv, env, self.scratch, "python -m compileall", false).await?;
-        if ran.status.signal().is_some() {
-            return Err(failed("python -m compileall", &ran, "Run the command again; is there enough memory?".into()));
-        }
-        Ok(())
+        let shown = "compiling bytecode";
+        let ran = self.run(argv, env, self.scratch, shown, false).await?;
+        if ran.status.success() { Ok(()) } else { Err(failed(shown, &ran, "Run the command again; is there enough memory?".into())) }
     }
 
     /// Resolves what the input leaves open, once.
@@ -301,6 +294,11 @@ impl Job<'_> {
         ];
         self.uv(uv, args.map(str::to_owned).to_vec(), Path::new(""), source, "poetry export").await?;
         let exported = fs::read_to_string(&out).unwrap_or_default();
+        if exported.contains("file://") {
+            self.request
+                .output
+                .warning("poetry.lock names folders as dependencies; they are not installed. List them as `packages` of the app");
+        }
         Ok(requirements::without_local(&exported))
     }
 
@@ -318,7 +316,8 @@ impl Job<'_> {
     /// Runs uv for an environment; its output is shown.
     async fn uv(&self, uv: &Uv, mut args: Vec<String>, venv: &Path, cwd: &Path, shown: &str) -> Result<(), BuildError> {
         let home = self.work("home")?;
-        let mut env = uv::environment(&home, &self.cache.join("uv"), &self.python.executable);
+        let pip = self.pip.get_or_init(|| uv::pip_settings(self.found, self.runner)).await;
+        let mut env = uv::environment(&home, &self.cache.join("uv"), &self.python.executable, pip);
         env.push(("TMPDIR".into(), self.work("tmp")?.to_string_lossy().into_owned()));
         // The source has no history here to read a version from.
         env.push(("SETUPTOOLS_SCM_PRETEND_VERSION".into(), "0".into()));
@@ -339,7 +338,7 @@ impl Job<'_> {
         if ran.status.success() {
             Ok(())
         } else {
-            Err(failed(shown, &ran, uv_cure(&ran.last, &self.plan.layer.as_ref().map_or("", |l| &l.from))))
+            Err(failed(shown, &ran, uv_cure(&ran.last, self.plan.layer.as_ref().map_or("", |l| &l.from))))
         }
     }
 
@@ -391,10 +390,16 @@ impl Job<'_> {
         Ok(path)
     }
 
+    /// The key of a kept resolution, which a newer patch release of Python does not make void.
+    fn lock_key(&self, from: &str, inputs: &Hash) -> String {
+        let [major, minor, _] = self.python.version;
+        let parts = (PACK_VERSION, from, store::hex(inputs), major, minor, std::env::consts::ARCH);
+        blake3::hash(&serde_json::to_vec(&parts).unwrap_or_default()).to_hex().to_string()
+    }
+
     /// A key of the cache: what is done, with what, on what.
     fn key(&self, parts: &[&str], content: &Hash) -> String {
-        let parts =
-            (PACK_VERSION, parts, crate::release::store::hex(content), self.python.number(), &self.python.prefix, std::env::consts::ARCH);
+        let parts = (PACK_VERSION, parts, store::hex(content), self.python.number(), &self.python.prefix, std::env::consts::ARCH);
         blake3::hash(&serde_json::to_vec(&parts).unwrap_or_default()).to_hex().to_string()
     }
 }
@@ -417,7 +422,18 @@ fn failed(shown: &str, ran: &Ran, cure: String) -> BuildError {
 /// What to do about what uv said.
 fn uv_cure(last: &[String], from: &str) -> String {
     let said = |words: &[&str]| last.iter().any(|l| words.iter().any(|w| l.contains(w)));
-    if said(&["error sending request", "dns error", "Failed to fetch", "Could not connect", "Connection refused", "tcp connect error"]) {
+    if said(&["No space left on device", "Disk quota exceeded"]) {
+        "Free some space and run the command again".into()
+    } else if said(&["invalid peer certificate"]) {
+        "The package index shows a certificate that is not trusted here; name your authority's with SSL_CERT_FILE".into()
+    } else if said(&[
+        "error sending request",
+        "dns error",
+        "Failed to fetch",
+        "Could not connect",
+        "Connection refused",
+        "tcp connect error",
+    ]) {
         "No package index could be reached. Is there a network, or an index or proxy to name (UV_DEFAULT_INDEX, PIP_INDEX_URL, HTTPS_PROXY)?".into()
     } else if said(&["Hash mismatch", "hash mismatch", "missing a hash"]) {
         format!("A package is not the one that {from} was made with. Make the lock anew if you trust it")
@@ -430,20 +446,25 @@ fn uv_cure(last: &[String], from: &str) -> String {
     }
 }
 
-/// Calls `each` with every `.py` file of a tree.
-fn python_files(root: &Path, relative: &Path, each: &mut dyn FnMut(&str)) {
-    for entry in fs::read_dir(root.join(relative)).into_iter().flatten().flatten() {
-        let path = relative.join(entry.file_name());
-        match entry.file_type() {
-            Ok(t) if t.is_dir() => python_files(root, &path, each),
-            Ok(t) if t.is_file() && path.extension().is_some_and(|e| e == "py") => {
-                if let Some(text) = path.to_str().filter(|t| !t.contains('\n')) {
-                    each(text);
+/// Every `.py` file of a tree, sorted.
+fn python_files(root: &Path) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut queue = vec![PathBuf::new()];
+    while let Some(relative) = queue.pop() {
+        for entry in fs::read_dir(root.join(&relative)).into_iter().flatten().flatten() {
+            let path = relative.join(entry.file_name());
+            match entry.file_type() {
+                Ok(t) if t.is_dir() => queue.push(path),
+                // The list is one of lines.
+                Ok(t) if t.is_file() && path.extension().is_some_and(|e| e == "py") => {
+                    out.extend(path.to_str().filter(|p| !p.contains(['\n', '\r'])).map(str::to_owned));
                 }
+                _ => {}
             }
-            _ => {}
         }
     }
+    out.sort();
+    out
 }
 
 fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {

@@ -167,8 +167,44 @@ pub(super) fn network() -> Vec<(String, String)> {
     passed(&names)
 }
 
-/// The environment that uv runs with: `home` is a scratch folder, `cache` the app's.
-pub(super) fn environment(home: &Path, cache: &Path, python: &Path) -> Vec<(String, String)> {
+/// What pip's configuration files say of indexes, as the variables that pip would read instead; uv reads neither.
+pub(super) async fn pip_settings(found: &Found, runner: &dyn Runner) -> Vec<(String, String)> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let own = std::env::var_os("PIP_CONFIG_FILE").map(PathBuf::from);
+    let files = [Some("/etc/pip.conf".into()), own, Some(home.join(".config/pip/pip.conf")), Some(home.join(".pip/pip.conf"))];
+    let python = found.default.as_ref().or_else(|| found.all.first().map(|i| &i.executable));
+    let (true, Some(python)) = (files.iter().flatten().any(|f| f.is_file()), python) else { return Vec::new() };
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let sink = said.clone();
+    let on_line = Arc::new(move |line: &str| {
+        if let Ok(mut said) = sink.lock() {
+            said.push(line.to_owned());
+        }
+    });
+    let argv = [&python.to_string_lossy(), "-m", "pip", "--disable-pip-version-check", "config", "list"].map(str::to_owned).to_vec();
+    let env = passed(&["PATH", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "PIP_CONFIG_FILE"]);
+    let ran = runner.run(Command { argv, env, cwd: "/".into(), writable: Vec::new() }, on_line).await;
+    let said = said.lock().map(|s| s.clone()).unwrap_or_default();
+    if ran.is_ok_and(|s| s.success()) { pip_variables(&said) } else { Vec::new() }
+}
+
+/// Reads lines like `global.index-url='https://host/simple'`; those of `install` come after and win.
+fn pip_variables(lines: &[String]) -> Vec<(String, String)> {
+    let mut out: Vec<(String, String)> = Vec::new();
+    for (section, line) in ["global.", "install."].iter().flat_map(|s| lines.iter().map(move |l| (s, l))) {
+        let Some((key, value)) = line.strip_prefix(section).and_then(|l| l.split_once('=')) else { continue };
+        if ["index-url", "extra-index-url", "find-links", "cert"].contains(&key) {
+            let name = format!("PIP_{}", key.to_ascii_uppercase().replace('-', "_"));
+            let value = value.trim_matches(['\'', '"']).replace("\\n", " ").trim().to_owned();
+            out.retain(|(n, _)| *n != name);
+            out.push((name, value));
+        }
+    }
+    out
+}
+
+/// The environment that uv runs with: `home` is a scratch folder, `cache` the app's, `pip` what pip's configuration says.
+pub(super) fn environment(home: &Path, cache: &Path, python: &Path, pip: &[(String, String)]) -> Vec<(String, String)> {
     let text = |p: &Path| p.to_string_lossy().into_owned();
     let mut env = passed(&["PATH"]);
     env.extend(network());
@@ -191,14 +227,15 @@ pub(super) fn environment(home: &Path, cache: &Path, python: &Path) -> Vec<(Stri
     };
     env.extend(std::env::vars().filter(|(n, _)| index(n)));
     let set = |env: &[(String, String)], name: &str| env.iter().any(|(n, _)| n == name);
-    for (pip, uv) in [
+    for (name, uv) in [
         ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
         ("PIP_EXTRA_INDEX_URL", "UV_EXTRA_INDEX_URL"),
         ("PIP_FIND_LINKS", "UV_FIND_LINKS"),
         ("PIP_CERT", "SSL_CERT_FILE"),
     ] {
         let rivals = ["UV_INDEX_URL", "UV_INDEX"];
-        if let Ok(value) = std::env::var(pip)
+        let configured = || pip.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+        if let Some(value) = std::env::var(name).ok().or_else(configured)
             && !set(&env, uv)
             && !(uv == "UV_DEFAULT_INDEX" && rivals.iter().any(|r| set(&env, r)))
         {
@@ -213,6 +250,12 @@ pub(super) fn environment(home: &Path, cache: &Path, python: &Path) -> Vec<(Stri
         }
         let config = std::env::var("XDG_CONFIG_HOME").unwrap_or_else(|_| text(&real.join(".config")));
         env.push(("XDG_CONFIG_HOME".into(), config));
+    }
+    // uv brings a list of authorities of its own, which knows nothing of those that were added to this machine.
+    let bundles = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+    if !["UV_NATIVE_TLS", "UV_SYSTEM_CERTS", "SSL_CERT_FILE"].iter().any(|n| set(&env, n)) && bundles.iter().any(|b| Path::new(b).is_file())
+    {
+        env.push(("UV_SYSTEM_CERTS".into(), "1".into()));
     }
     let fixed = [
         ("HOME", text(home)),
@@ -233,4 +276,23 @@ pub(super) fn environment(home: &Path, cache: &Path, python: &Path) -> Vec<(Stri
     ];
     env.extend(fixed.map(|(k, v)| (k.to_owned(), v)));
     env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pips_configuration_is_read_as_pip_lists_it() {
+        let lines = [
+            ":env:.cert='/x'",
+            "global.index-url='https://host/simple'",
+            "install.index-url='https://other/simple'",
+            "global.extra-index-url='\\nhttps://a\\nhttps://b'",
+            "global.timeout='60'",
+        ];
+        let got = pip_variables(&lines.map(str::to_owned));
+        let want = [("PIP_EXTRA_INDEX_URL", "https://a https://b"), ("PIP_INDEX_URL", "https://other/simple")];
+        assert_eq!(got, want.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    }
 }

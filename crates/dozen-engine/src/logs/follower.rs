@@ -96,7 +96,7 @@ impl Follower {
                 let gone = names.binary_search(name).is_err();
                 if gone {
                     self.places.remove(name);
-                } else if superseded(name, &names) {
+                } else if place.file.is_some() && superseded(name, &names) {
                     // Nothing is lost by closing it: it is opened again should it grow all the same.
                     place.file = None;
                 }

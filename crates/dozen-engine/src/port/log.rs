@@ -6,13 +6,12 @@ use super::control::FromRouter;
 use super::pages::Code;
 use super::proxy::Place;
 use dozen_core::logs::{Source, head};
+use dozen_jail::segment::{Limits, Segment};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,8 +29,7 @@ const FORWARDED: usize = 1_000;
 /// One worker's lines of all deploys.
 pub(super) struct Journal {
     tag: String,
-    segment_bytes: u64,
-    segments: u32,
+    limits: Limits,
     open: RefCell<HashMap<PathBuf, Lines>>,
     events: UnboundedSender<FromRouter>,
 }
@@ -39,30 +37,33 @@ pub(super) struct Journal {
 struct Lines {
     deploy: String,
     batch: Vec<u8>,
-    segment: Segment,
+    /// Lines in the batch.
+    count: u64,
+    /// `None` until the folder could be opened.
+    segment: Option<Segment>,
+    /// Lines that came before it could, and since when.
+    early: Option<(u64, Timestamp)>,
     last: Instant,
-    /// How many lines could not be written, and since when.
-    dropped: Option<(u64, Timestamp)>,
 }
 
 impl Journal {
-    pub(super) fn new(worker: usize, segment_bytes: u64, segments: u32, events: UnboundedSender<FromRouter>) -> Self {
-        Self { tag: format!("w{worker}"), segment_bytes, segments, open: RefCell::default(), events }
+    pub(super) fn new(worker: usize, bytes: u64, segments: u32, events: UnboundedSender<FromRouter>) -> Self {
+        Self { tag: format!("w{worker}"), limits: Limits { bytes, segments }, open: RefCell::default(), events }
     }
 
     fn write(&self, folder: &Path, deploy: &str, message: &str) {
         let mut open = self.open.borrow_mut();
         if !open.contains_key(folder) {
-            let segment = Segment::new(folder.to_owned(), &self.tag, self.segment_bytes, self.segments);
-            let lines = Lines { deploy: deploy.to_owned(), batch: Vec::new(), segment, last: Instant::now(), dropped: None };
-            open.insert(folder.to_owned(), lines);
+            let (deploy, batch) = (deploy.to_owned(), Vec::new());
+            open.insert(folder.to_owned(), Lines { deploy, batch, count: 0, segment: None, early: None, last: Instant::now() });
         }
         if let Some(lines) = open.get_mut(folder) {
             lines.batch.extend_from_slice(head(Timestamp::now(), Source::Dozen, "router").as_bytes());
             lines.batch.extend_from_slice(message.as_bytes());
             lines.batch.push(b'\n');
+            lines.count += 1;
             if lines.batch.len() >= BATCH {
-                self.flush_one(lines);
+                self.flush_one(folder, lines);
             }
         }
     }
@@ -70,32 +71,40 @@ impl Journal {
     /// Writes what is waiting; the worker calls it ten times a second and at its end.
     pub(super) fn flush(&self) {
         let mut open = self.open.borrow_mut();
-        for lines in open.values_mut().filter(|l| !l.batch.is_empty()) {
-            self.flush_one(lines);
+        for (folder, lines) in open.iter_mut().filter(|(_, l)| !l.batch.is_empty()) {
+            self.flush_one(folder, lines);
         }
-        open.retain(|_, lines| lines.last.elapsed() < FORGET);
+        // What still has a loss to tell is not forgotten.
+        let owes = |l: &Lines| l.early.is_some() || l.segment.as_ref().is_some_and(Segment::owes);
+        open.retain(|_, lines| lines.last.elapsed() < FORGET || owes(lines));
     }
 
-    fn flush_one(&self, lines: &mut Lines) {
+    /// A full disk costs lines, never requests; how many is said as soon as writing works again.
+    fn flush_one(&self, folder: &Path, lines: &mut Lines) {
+        let now = Timestamp::now();
         lines.last = Instant::now();
-        if let Some((count, since)) = lines.dropped {
-            let told = format!("Error L10 (output buffer overflow): {count} messages dropped since {since:.0}.\n");
-            let at = head(Timestamp::now(), Source::Dozen, "router");
-            lines.batch.splice(0..0, at.bytes().chain(told.bytes()));
-        }
-        // A full disk costs lines, never requests; how many is said as soon as writing works again.
-        match lines.segment.append(&lines.batch) {
-            Ok(()) => {
-                lines.dropped = None;
-                let _ = self.events.send(FromRouter::Wrote { deploy: lines.deploy.clone() });
+        if lines.segment.is_none()
+            && let Ok(mut segment) = Segment::open(folder, "router", &self.tag, self.limits)
+        {
+            if let Some((count, since)) = lines.early.take() {
+                segment.lost(count, since);
             }
-            Err(_) => {
-                let own = lines.batch.iter().filter(|b| **b == b'\n').count() as u64 - u64::from(lines.dropped.is_some());
-                let (count, since) = lines.dropped.unwrap_or((0, Timestamp::now()));
-                lines.dropped = Some((count + own, since));
+            lines.segment = Some(segment);
+        }
+        match &mut lines.segment {
+            Some(segment) => {
+                if segment.append(&lines.batch, lines.count, now) {
+                    // Without a listener nobody needs to look.
+                    let _ = self.events.send(FromRouter::Wrote { deploy: lines.deploy.clone() });
+                }
+            }
+            None => {
+                let (count, since) = lines.early.unwrap_or((0, now));
+                lines.early = Some((count + lines.count, since));
             }
         }
         lines.batch.clear();
+        lines.count = 0;
     }
 }
 
@@ -202,91 +211,11 @@ fn escape(out: &mut String, value: &str, limit: usize) {
     }
 }
 
-/// A file of lines that begins anew at a size, and keeps so many closed ones.
-struct Segment {
-    folder: PathBuf,
-    tag: String,
-    limit: u64,
-    keep: u32,
-    current: Option<(File, u64)>,
-}
-
-impl Segment {
-    fn new(folder: PathBuf, tag: &str, limit: u64, keep: u32) -> Self {
-        Self { folder, tag: tag.to_owned(), limit, keep, current: None }
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.current.as_ref().is_none_or(|(_, size)| *size >= self.limit) {
-            self.current = Some(self.begin()?);
-        }
-        let Some((file, size)) = &mut self.current else { return Ok(()) };
-        let written = file.write_all(bytes);
-        *size += bytes.len() as u64;
-        if written.is_err() {
-            // What is torn stays in the file that failed; the next batch begins another.
-            self.current = None;
-        }
-        written
-    }
-
-    /// Goes on with the newest file, where there is room in it: a quiet deploy, or a new router, does not push out older lines by files of
-    /// a few. Else begins one, and deletes the oldest.
-    fn begin(&self) -> io::Result<(File, u64)> {
-        fs::create_dir_all(&self.folder)?;
-        let mut own = self.own();
-        if let Some(newest) = own.back()
-            && let Some(resumed) = resume(newest, self.limit)
-        {
-            return Ok(resumed);
-        }
-        // A clock that was set back must not make a file that sorts before its elders.
-        let elder = own.back().and_then(|p| p.file_name()?.to_str()?.split_once('-')?.0.parse::<i64>().ok());
-        let mut start = Timestamp::now().as_microsecond().max(elder.unwrap_or(0).saturating_add(1));
-        let file = loop {
-            let path = self.folder.join(format!("{start}-router-{}.log", self.tag));
-            match OpenOptions::new().append(true).create_new(true).open(path) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => start += 1,
-                other => break other?,
-            }
-        };
-        while own.len() > self.keep as usize
-            && let Some(oldest) = own.pop_front()
-        {
-            let _ = fs::remove_file(oldest);
-        }
-        Ok((file, 0))
-    }
-
-    /// This worker's own files, oldest first, those of an earlier router process included.
-    fn own(&self) -> VecDeque<PathBuf> {
-        let end = format!("-router-{}.log", self.tag);
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let mut own: Vec<PathBuf> = entries.filter(|e| e.file_name().to_string_lossy().ends_with(&end)).map(|e| e.path()).collect();
-        own.sort();
-        own.into()
-    }
-}
-
-/// A file with room left, unless its last line is torn.
-fn resume(path: &Path, limit: u64) -> Option<(File, u64)> {
-    let mut file = OpenOptions::new().read(true).append(true).open(path).ok()?;
-    let size = file.metadata().ok()?.len();
-    if size >= limit {
-        return None;
-    }
-    let mut last = [b'\n'];
-    if size > 0 {
-        file.seek(SeekFrom::End(-1)).ok()?;
-        file.read_exact(&mut last).ok()?;
-    }
-    (last == [b'\n']).then_some((file, size))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use dozen_core::logs::LogLine;
+    use std::fs;
 
     fn journal(bytes: u64) -> Rc<Journal> {
         let (events, _) = tokio::sync::mpsc::unbounded_channel();
@@ -346,18 +275,5 @@ mod tests {
             "{text}"
         );
         assert!(lines[1].ends_with("line 3"), "{text}");
-    }
-
-    #[test]
-    fn a_segment_is_resumed_unless_it_is_torn() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let count = || fs::read_dir(folder.path()).expect("readable").count();
-        let append = |bytes: &[u8]| Segment::new(folder.path().to_owned(), "w0", 100, 2).append(bytes).expect("written");
-        append(b"one\n");
-        append(b"two\n");
-        assert_eq!(count(), 1);
-        append(b"to");
-        append(b"three\n");
-        assert_eq!(count(), 2);
     }
 }

@@ -110,6 +110,11 @@ pub fn has(home: &Home, id: &SlugId) -> bool {
     home.slug(id).join("slug.json").is_file()
 }
 
+/// The files of a slug as they were listed when it was made; `None` where that list cannot be read.
+pub(crate) fn entries(home: &Home, id: &SlugId) -> Option<Vec<Entry>> {
+    serde_json::from_slice(&fs::read(home.slug(id).join("manifest.json")).ok()?).ok()
+}
+
 /// Takes in the folder `tree` of a scratch folder made in [`Home::slugs`]. Of files that `known` lists with their modification time, the
 /// hash is taken from there. Answers the slug, and whether it was there already.
 pub fn take(home: &Home, scratch: &Scratch, facts: &Facts, known: &HashMap<String, (Entry, i64)>) -> Result<(Slug, bool), StoreError> {

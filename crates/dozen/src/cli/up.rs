@@ -13,16 +13,20 @@ use dozen_core::manifest::app_json;
 use dozen_core::release::Release;
 use dozen_engine::deploy::BuildOptions;
 use dozen_engine::ledger::{Intent, Ledger, Principal};
-use dozen_engine::logs::Follower;
+use dozen_engine::logs::{Follower, Store};
 use dozen_engine::output::Output;
 use dozen_engine::port::{self, Router, RouterSpec};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 mod detach;
+
+/// A deploy's logs may take this many bytes of disk.
+const LOG_BUDGET: u64 = 256 << 20;
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -75,6 +79,8 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     let served = Arc::new(api::Served { floor, url: Some(url), down: Notify::new() });
     let api = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, api::router(served.clone())));
 
+    let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));
+
     let mut session = Session::begin(served.clone(), printer)?;
     let result = session.live(&args, &who, folder).await;
     if let Err(e) = &result
@@ -86,6 +92,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     }
     session.stop(&who).await?;
     api.abort();
+    budget.abort();
     drop(run_folder);
     result
 }
@@ -188,6 +195,17 @@ impl<'a> Session<'a> {
         };
         self.lines.take().iter().for_each(|l| self.printer.log(l));
         Ok(stopped?)
+    }
+}
+
+/// Deletes the oldest log segments beyond the budget, now and every minute.
+async fn keep_within_budget(store: Arc<Store>) {
+    let mut minute = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        minute.tick().await;
+        if let Err(e) = store.prune(LOG_BUDGET) {
+            store.write("logs", &format!("Cannot delete old logs: {}", dozen_engine::chain(&e)));
+        }
     }
 }
 
