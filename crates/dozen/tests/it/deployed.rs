@@ -4,6 +4,7 @@
 //! **Invariant:** whatever a test leaves running is found by the name of its temporary folder, and ended by pid.
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
@@ -23,6 +24,8 @@ pub(crate) const WEB: &str = include_str!("deployed/web.py");
 pub(crate) struct Place {
     dir: tempfile::TempDir,
     folder: PathBuf,
+    /// What was seen below an `up`: pid and start time, since the router's environment is empty and says nothing.
+    family: Mutex<BTreeSet<(i32, String)>>,
 }
 
 impl Place {
@@ -40,7 +43,7 @@ impl Place {
     pub(crate) fn named(name: &str, files: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("dozen-it-").tempdir().expect("a folder");
         let folder = dir.path().join(name);
-        let place = Self { dir, folder };
+        let place = Self { dir, folder, family: Mutex::default() };
         std::fs::create_dir(&place.folder).expect("made");
         files.iter().for_each(|(path, text)| place.write(path, text));
         place
@@ -115,7 +118,8 @@ impl Place {
         for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
             let proc = entry.path();
-            let ours = ["environ", "cmdline"].iter().any(|f| names(proc.join(f)));
+            let known = start_time(pid).is_some_and(|at| self.family.lock().expect("no panic").contains(&(pid, at)));
+            let ours = known || ["environ", "cmdline"].iter().any(|f| names(proc.join(f)));
             let own_mounts = std::fs::read_link(proc.join("ns/mnt")).ok() != std::fs::read_link("/proc/self/ns/mnt").ok();
             if ours || own_mounts && names(proc.join("mountinfo")) {
                 let line = std::fs::read(proc.join("cmdline")).unwrap_or_default();
@@ -152,6 +156,24 @@ impl Place {
             pause();
         }
     }
+}
+
+/// The children of a process.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(list.split_whitespace().filter_map(|n| n.parse::<i32>().ok()));
+    }
+    found
+}
+
+/// When a process started, in ticks since the machine did. `None` for one that has ended.
+fn start_time(pid: i32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold blanks and brackets; the state of a zombie is Z.
+    let rest: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    (rest.first() != Some(&"Z")).then(|| rest.get(19).map(|t| (*t).to_owned()))?
 }
 
 impl Drop for Place {
@@ -349,6 +371,24 @@ impl<'a> Deployed<'a> {
         self.child.id().try_into().expect("a pid")
     }
 
+    /// Remembers all processes below it, so that none is overlooked when it is gone. Answers their pids.
+    pub(crate) fn family(&self) -> Vec<i32> {
+        let mut all = vec![self.pid()];
+        let mut next = 0;
+        while next < all.len() {
+            all.extend(children(all[next]));
+            next += 1;
+        }
+        self.place.family.lock().expect("no panic").extend(all.iter().filter_map(|pid| Some((*pid, start_time(*pid)?))));
+        all
+    }
+
+    /// Its router's pid.
+    pub(crate) fn router(&self) -> i32 {
+        let is_router = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.ends_with(b"__router\0"));
+        self.family().into_iter().find(is_router).expect("a router")
+    }
+
     /// Where its `web` answers.
     pub(crate) fn url(&self) -> &str {
         &self.url
@@ -397,6 +437,7 @@ impl<'a> Deployed<'a> {
     #[track_caller]
     pub(crate) fn ready(&mut self) -> Value {
         let event = self.event("ready");
+        self.family();
         self.url = event["url"].as_str().expect("a URL").to_owned();
         event
     }

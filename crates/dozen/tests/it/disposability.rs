@@ -1,6 +1,6 @@
 //! End to end: disposability. What ends is started again or gone for good, whoever ended it; nothing is left behind.
 
-use crate::deployed::{Deployed, Place, kill};
+use crate::deployed::{Deployed, Place, children, kill};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn a_crash_is_told_answered_and_started_again_with_back_off() {
 
 #[test]
 fn each_wait_after_a_crash_is_longer() {
-    let place = Place::new(&[("Procfile", "clock: echo tick; exit 1\n")]);
+    let place = Place::new(&[("Procfile", "clock: echo ti''ck; exit 1\n")]);
     let up = place.start(&[]);
     up.lines("clock.1", "tick", 3);
     let said = up.said();
@@ -44,8 +44,8 @@ fn each_wait_after_a_crash_is_longer() {
 fn ctrl_c_leaves_nothing_and_says_how_it_went() {
     let place = Place::web("web: sh -c 'python3 web.py; true'\nworker: sleep 1000 & sleep 1000 & wait\n");
     let up = place.up();
-    let running = place.left();
-    assert!(running.iter().any(|(_, l)| l.contains("__router")), "{running:?}");
+    let (running, router) = (place.left(), up.router());
+    assert!(running.iter().any(|(pid, _)| *pid == router), "{running:?}");
     assert!(running.iter().filter(|(_, l)| l.contains("__jail")).count() >= 2, "{running:?}");
     assert!(running.iter().any(|(_, l)| l.contains("sleep 1000")), "{running:?}");
     up.signal(Signal::INT);
@@ -95,12 +95,6 @@ fn ctrl_c_while_it_comes_up_leaves_nothing() {
     up.stop();
 }
 
-/// The parent of a process.
-fn parent(pid: i32) -> i32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    status.lines().find_map(|l| l.strip_prefix("PPid:")).and_then(|n| n.trim().parse().ok()).expect("a parent")
-}
-
 /// The next `up` comes up as if nothing had been, and what is on the disk is whole.
 fn recovers(place: &Place) {
     let up = place.up();
@@ -116,11 +110,13 @@ fn recovers(place: &Place) {
 fn a_killed_app_is_started_again() {
     let place = Place::web(BOTH);
     let up = place.up();
-    let pid = up.pid_of("web.1");
-    kill(pid, Signal::KILL);
+    let jail = up.pid_of("web.1");
+    let app = children(jail);
+    assert_eq!(app.len(), 1);
+    kill(app[0], Signal::KILL);
     up.line("web.1", "Process exited with status 137");
     up.lines("web.1", "State changed from starting to up", 2);
-    assert_ne!(up.pid_of("web.1"), pid);
+    assert_ne!(up.pid_of("web.1"), jail);
     assert_eq!(up.page("/"), "hello");
     up.stop();
     place.assert_nothing_left();
@@ -130,17 +126,12 @@ fn a_killed_app_is_started_again() {
 fn a_killed_jail_takes_its_processes_along_and_is_started_again() {
     let place = Place::web(BOTH);
     let up = place.up();
-    let pid = up.pid_of("web.1");
-    // Up to the last process of dozen's own before `up` itself.
-    let mut jail = pid;
-    while parent(jail) != up.pid() {
-        jail = parent(jail);
-    }
-    assert_ne!(jail, pid, "the app has a jail around it");
+    let jail = up.pid_of("web.1");
+    let app = children(jail)[0];
     kill(jail, Signal::KILL);
     up.lines("web.1", "State changed from starting to up", 2);
     let gone = Instant::now();
-    while std::fs::exists(format!("/proc/{pid}")).expect("looked") {
+    while std::fs::exists(format!("/proc/{app}")).expect("looked") {
         assert!(gone.elapsed() < Duration::from_secs(2), "the app outlives its jail");
         crate::deployed::pause();
     }
@@ -149,20 +140,16 @@ fn a_killed_jail_takes_its_processes_along_and_is_started_again() {
     place.assert_nothing_left();
 }
 
-fn router_of(place: &Place) -> i32 {
-    place.left().iter().find(|(_, line)| line.contains("__router")).expect("a router").0
-}
-
 #[test]
 fn a_killed_router_is_replaced_on_the_same_port() {
     let place = Place::web(BOTH);
     let up = place.up();
-    let router = router_of(&place);
+    let router = up.router();
     kill(router, Signal::KILL);
     up.line("router", "Router ended unexpectedly");
     // Connections wait meanwhile; none is refused.
     assert_eq!(up.page("/"), "hello");
-    assert_ne!(router_of(&place), router);
+    assert_ne!(up.router(), router);
     up.stop();
     place.assert_nothing_left();
 }
@@ -171,6 +158,7 @@ fn a_killed_router_is_replaced_on_the_same_port() {
 fn killed(place: &Place, moment: impl FnOnce(&Deployed<'_>)) {
     let up = place.start(&[]);
     moment(&up);
+    up.family();
     kill(up.pid(), Signal::KILL);
     assert_eq!(up.wait().code, 137);
     place.until_nothing_left(Duration::from_secs(2));
