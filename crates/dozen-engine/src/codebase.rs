@@ -264,6 +264,8 @@ fn walk(folder: &Path, slugignore: &Gitignore) -> Result<Vec<Listed>, ReadError>
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "tests run git as its users do")]
+
     use super::*;
     use std::process::Command;
 

@@ -20,9 +20,8 @@ use dozen_core::admin::OneOff;
 use dozen_core::concurrency::{Desired, Step, plan};
 use dozen_core::disposability::{Action, Event, Life, Policy};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, Version};
-use dozen_core::logs::{LogLine, Source};
 use dozen_core::parity::{Io, Report};
-use dozen_core::port::{Backend, Route, RouteTable, Web};
+use dozen_core::port::Web;
 use dozen_core::processes::{Exit, Isolation, Seen, State};
 use dozen_core::release::Release;
 use jiff::Timestamp;
@@ -93,6 +92,8 @@ const ROUTER_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 /// A router that does not live this long is not replaced faster than this.
 const ROUTER_PACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
+mod told;
+
 type Key = (Version, InstanceName);
 
 /// One instance and what belongs to it.
@@ -111,7 +112,7 @@ struct Instance {
     isolation: Option<Isolation>,
 }
 
-struct Floor {
+struct Reconciler {
     site: Site,
     desired: Option<Desired>,
     instances: BTreeMap<Key, Instance>,
@@ -133,7 +134,7 @@ struct Floor {
 /// Runs until it is told to close and nothing is left running, or until every handle is gone.
 pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
     let (events, mut jail_events) = mpsc::unbounded_channel();
-    let mut floor = Floor {
+    let mut reconciler = Reconciler {
         site,
         desired: None,
         instances: BTreeMap::new(),
@@ -148,26 +149,26 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         events,
     };
     loop {
-        let wake = floor.wake();
-        let router = floor.site.router.as_mut().filter(|_| floor.revive.is_none());
+        let wake = reconciler.wake();
+        let router = reconciler.site.router.as_mut().filter(|_| reconciler.revive.is_none());
         tokio::select! {
             command = commands.recv() => match command {
-                Some(command) => floor.command(command).await,
+                Some(command) => reconciler.command(command).await,
                 None => return,
             },
-            Some((key, incarnation, event)) = jail_events.recv() => floor.jail_event(key, incarnation, event).await,
-            event = next_router_event(router) => floor.router_event(event).await,
-            () = sleep_until(wake) => floor.tick().await,
+            Some((key, incarnation, event)) = jail_events.recv() => reconciler.jail_event(key, incarnation, event).await,
+            event = next_router_event(router) => reconciler.router_event(event).await,
+            () = sleep_until(wake) => reconciler.tick().await,
         }
-        floor.settle().await;
-        if floor.closing.is_some() && floor.instances.is_empty() && floor.one_offs.is_empty() {
+        reconciler.settle().await;
+        if reconciler.closing.is_some() && reconciler.instances.is_empty() && reconciler.one_offs.is_empty() {
             break;
         }
     }
-    if let Some(router) = floor.site.router.take() {
+    if let Some(router) = reconciler.site.router.take() {
         router.stop(ROUTER_GRACE).await;
     }
-    if let Some(done) = floor.closing {
+    if let Some(done) = reconciler.closing {
         // Whoever asked may have gone.
         let _ = done.send(());
     }
@@ -190,7 +191,7 @@ async fn sleep_until(wake: Option<Timestamp>) {
     }
 }
 
-impl Floor {
+impl Reconciler {
     fn wake(&self) -> Option<Timestamp> {
         let lives = self.instances.values().filter_map(|i| i.life.wake(&self.site.policy));
         let drains = self.instances.values().filter_map(|i| i.drains);
@@ -522,7 +523,7 @@ impl Floor {
             }
             Err(e) => {
                 let failed = JailEvent::Failed { attempt: "start the jail".into(), error: crate::chain(&e), code: 1 };
-                // The receiver lives as long as the floor.
+                // The receiver lives as long as the reconciler.
                 let _ = events.send((key, incarnation, failed));
                 (incarnation, None)
             }
@@ -531,84 +532,6 @@ impl Floor {
 
     fn place(&self) -> Place<'_> {
         Place { home: &self.site.home, isolation: self.site.isolation, uid: self.site.uid }
-    }
-
-    fn seen(&self, key: &Key, i: &Instance) -> Seen {
-        Seen {
-            deploy: i.release.deploy.clone(),
-            generation: i.generation,
-            instance: key.1.clone(),
-            release: key.0,
-            state: i.life.state,
-            since: i.life.since,
-            port: i.port.as_ref().map(Lease::port),
-            routed: i.routed,
-            pid: i.pid,
-            restarts: i.life.restarts,
-            exit: i.life.exit,
-            isolation: i.isolation,
-        }
-    }
-
-    fn report(&self, key: &Key) {
-        if let Some(i) = self.instances.get(key) {
-            self.site.report.seen(self.seen(key, i));
-        }
-    }
-
-    fn report_one_off(&self, name: &InstanceName, state: State, exit: Option<Exit>) {
-        if let Some(i) = self.one_offs.get(name) {
-            let seen = self.seen(&(i.release.version, name.clone()), i);
-            self.site.report.seen(Seen { state, exit, ..seen });
-        }
-    }
-
-    fn line(&self, ps: &str, message: &str) {
-        let deploy = self.desired.as_ref().map(|d| d.deploy.clone());
-        let deploy = deploy.or_else(|| self.one_offs.values().next().map(|i| i.release.deploy.clone()));
-        if let Some(deploy) = deploy {
-            let line = LogLine { time: Timestamp::now(), source: Source::Dozen, ps: ps.to_owned(), message: message.as_bytes().to_vec() };
-            self.site.report.line(&deploy, line);
-        }
-    }
-
-    /// The table that follows from what is routed; sent when it differs from the last. What left it is then drained.
-    fn publish_routes(&mut self) {
-        let Some(desired) = &self.desired else { return };
-        let web = self.web(desired);
-        let changed = self.routes.as_ref() != Some(&web);
-        let Some(router) = &mut self.site.router else { return };
-        if changed {
-            self.tables += 1;
-            let route = Arc::new(Route { deploy: desired.deploy.clone(), web: web.clone() });
-            let host = format!("{}.localhost", desired.deploy.app);
-            router.set(&RouteTable {
-                generation: Generation(self.tables),
-                hosts: BTreeMap::from([(host, route.clone())]),
-                fallback: self.site.any_host.then_some(route),
-            });
-            self.routes = Some(web);
-        }
-        self.leaving.drain(..).for_each(|port| router.drain(port));
-    }
-
-    fn web(&self, desired: &Desired) -> Web {
-        let webs: Vec<(&Key, &Instance)> = self.instances.iter().filter(|((_, i), _)| i.kind.is_web()).collect();
-        let ready: Vec<Backend> = webs
-            .iter()
-            .filter(|(_, i)| i.routed && i.life.state == State::Up)
-            .filter_map(|(key, i)| Some(Backend { instance: key.1.to_string(), port: i.port.as_ref()?.port() }))
-            .collect();
-        let wanted = desired.releases.iter().any(|s| s.formation.iter().any(|(kind, n)| kind.is_web() && n > 0));
-        if !ready.is_empty() {
-            Web::Ready(ready)
-        } else if !wanted {
-            Web::None
-        } else if !webs.is_empty() && webs.iter().all(|(_, i)| i.life.state == State::Crashed) {
-            Web::Crashed
-        } else {
-            Web::Starting
-        }
     }
 }
 

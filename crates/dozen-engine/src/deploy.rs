@@ -5,20 +5,19 @@
 //! **Invariant:** a release is in the ledger before anything of it starts, and it is concluded before it is called current.
 //! **Invariant:** whatever fails after that, the release before it keeps serving.
 
-use crate::codebase::{self, ReadError};
-use crate::dependencies::{self, BuildError};
+use crate::codebase;
+use crate::dependencies;
 use crate::home::Home;
-use crate::ledger::{Intent, Ledger, LedgerError, Principal, ReleaseRow};
+use crate::ledger::{Intent, Ledger, Principal, ReleaseRow};
 use crate::output::Output;
 use crate::parity::{Local, Observed};
-use crate::release::store::{self, StoreError};
+use crate::release::store;
 use dozen_core::admin::OneOff;
-use dozen_core::concurrency::formation::{First, Formation, FormationError, Scale};
+use dozen_core::concurrency::formation::{First, Formation, Scale};
 use dozen_core::concurrency::{Desired, Share};
-use dozen_core::config::{Changes, Config, ConfigError, Origin, Var};
-use dozen_core::diagnostic::Diagnostic;
+use dozen_core::config::{Changes, Config, Origin, Var};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, TypeName, Version};
-use dozen_core::parity::{Driver, Io, Refusal};
+use dozen_core::parity::{Driver, Io};
 use dozen_core::processes::{Exit, Seen, State};
 use dozen_core::release::{Cause, Release, Slug, Status};
 use std::collections::BTreeMap;
@@ -27,6 +26,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 mod declared;
+mod error;
+
+pub use error::DeployError;
 
 /// The longest that a release phase may take (Heroku: one hour).
 const RELEASE_PHASE: Duration = Duration::from_secs(60 * 60);
@@ -52,94 +54,6 @@ pub struct Floor {
 pub struct BuildOptions {
     /// A Python version or path instead of the one that the app's files ask for.
     pub use_python: Option<String>,
-}
-
-/// Why a deploy did not come about.
-#[derive(Debug, thiserror::Error)]
-pub enum DeployError {
-    /// The source cannot be read.
-    #[error(transparent)]
-    Source(#[from] ReadError),
-    /// A file of the app says something that cannot be used.
-    #[error("{file} cannot be used")]
-    Input {
-        /// `Procfile`
-        file: String,
-        /// Its text, for the excerpt; `None` where it may hold secrets.
-        text: Option<String>,
-        /// What is wrong with it.
-        diagnostics: Vec<Diagnostic>,
-    },
-    /// A file of the app cannot be read.
-    #[error("cannot read {file}")]
-    File {
-        /// `.env`
-        file: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The build failed.
-    #[error(transparent)]
-    Build(#[from] BuildError),
-    /// The slug store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The ledger.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// A config var was refused.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A change of the formation was refused.
-    #[error(transparent)]
-    Formation(#[from] FormationError),
-    /// The driver has ended.
-    #[error(transparent)]
-    Driver(#[from] Refusal),
-    /// A resource could not be made.
-    #[error(transparent)]
-    Resource(#[from] crate::backing::ResourceError),
-    /// app.json requires config that nobody gave.
-    #[error("{deploy} lacks config that app.json requires: {}", .names.join(", "))]
-    Required {
-        /// Whose.
-        deploy: DeployRef,
-        /// Which.
-        names: Vec<String>,
-    },
-    /// The release phase failed.
-    #[error("the release phase of {version} (`{command}`) failed with exit code {code}")]
-    ReleasePhase {
-        /// Which release.
-        version: Version,
-        /// Masked.
-        command: String,
-        /// As a shell says it.
-        code: i32,
-    },
-    /// The new release did not come up; the old one serves.
-    #[error("{version} did not come up: {reason}; {kept} keeps serving")]
-    Start {
-        /// Which release.
-        version: Version,
-        /// Which instance and how it ended.
-        reason: String,
-        /// The old one.
-        kept: Version,
-    },
-    /// There is no release to act on.
-    #[error("{0} has no release yet")]
-    NoRelease(DeployRef),
-    /// There is nothing to roll back to.
-    #[error("{0} has no earlier release that succeeded")]
-    NoEarlier(DeployRef),
-    /// It would bring back a release that never worked.
-    #[error("{0} failed and cannot be rolled back to")]
-    FailedRelease(Version),
-    /// Only a running deploy can do that.
-    #[error("{0} is not running")]
-    NotServing(DeployRef),
 }
 
 /// How a change of config ended.

@@ -268,6 +268,8 @@ async fn send(mut queue: mpsc::UnboundedReceiver<ToJail>, mut writer: OwnedWrite
 
 /// Turns messages into events, and sees to it that each process of the jail is reaped, whether somebody takes the events or not.
 async fn listen(mut reader: BufReader<OwnedReadHalf>, mut starter: Child, target: Target, told: mpsc::Sender<JailEvent>) {
+    let group = starter.id();
+    let mut adopted = false;
     let mut ends = vec![tasks::spawn("jail-starter", async move {
         let _ = starter.wait().await;
     })];
@@ -283,6 +285,7 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, mut starter: Child, target
         let Ok(message) = serde_json::from_slice(&line) else { continue };
         let event = match message {
             FromJail::Made { pid } => {
+                adopted = true;
                 ends.extend(target.adopt(pid));
                 continue;
             }
@@ -311,6 +314,9 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, mut starter: Child, target
     let all = async {
         for end in ends {
             let _ = end.await;
+        }
+        if let Some(group) = group.filter(|_| !adopted) {
+            reaping::unannounced(group).await;
         }
     };
     let _ = tokio::time::timeout(END_PATIENCE, all).await;

@@ -193,12 +193,12 @@ impl House {
         control.set_nonblocking(true).map_err(system("read the control socket"))?;
         let (read, write) = UnixStream::from_std(control).map_err(system("read the control socket"))?.into_split();
         let mut read = BufReader::new(io::Cursor::new(rest).chain(read));
-        let telling = tokio::spawn(tell(outgoing, write));
+        let telling = crate::tasks::spawn("router events", tell(outgoing, write));
         let mut sigterm = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
         self.tell(FromRouter::Started { protocol: PROTOCOL });
 
         let (messages, mut inbox) = mpsc::channel(16);
-        tokio::spawn(async move {
+        crate::tasks::spawn("router orders", async move {
             while let Ok(Some(message)) = read_message::<ToRouter>(&mut read).await {
                 if messages.send(message).await.is_err() {
                     break;

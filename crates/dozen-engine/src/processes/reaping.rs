@@ -56,3 +56,13 @@ impl Target {
         });
     }
 }
+
+/// Reaps a sibling of the starter of which neither lived long enough to tell. It is in the starter's process group still, and after the
+/// starter was reaped nobody else is.
+pub(super) async fn unannounced(starter: u32) {
+    let Some(group) = i32::try_from(starter).ok().and_then(Pid::from_raw) else { return };
+    // Answers ECHILD when there is none; one that was killed is a child until it has quite ended.
+    while waitid(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

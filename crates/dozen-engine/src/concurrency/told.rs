@@ -1,0 +1,92 @@
+//! What the driver's task tells: states and lines to the house, the route table to the router.
+
+use super::{Instance, Key, Reconciler};
+use crate::port::lease::Lease;
+use dozen_core::concurrency::Desired;
+use dozen_core::ids::{Generation, InstanceName};
+use dozen_core::logs::{LogLine, Source};
+use dozen_core::port::{Backend, Route, RouteTable, Web};
+use dozen_core::processes::{Exit, Seen, State};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl Reconciler {
+    pub(super) fn seen(&self, key: &Key, i: &Instance) -> Seen {
+        Seen {
+            deploy: i.release.deploy.clone(),
+            generation: i.generation,
+            instance: key.1.clone(),
+            release: key.0,
+            state: i.life.state,
+            since: i.life.since,
+            port: i.port.as_ref().map(Lease::port),
+            routed: i.routed,
+            pid: i.pid,
+            restarts: i.life.restarts,
+            exit: i.life.exit,
+            isolation: i.isolation,
+        }
+    }
+
+    pub(super) fn report(&self, key: &Key) {
+        if let Some(i) = self.instances.get(key) {
+            self.site.report.seen(self.seen(key, i));
+        }
+    }
+
+    pub(super) fn report_one_off(&self, name: &InstanceName, state: State, exit: Option<Exit>) {
+        if let Some(i) = self.one_offs.get(name) {
+            let seen = self.seen(&(i.release.version, name.clone()), i);
+            self.site.report.seen(Seen { state, exit, ..seen });
+        }
+    }
+
+    pub(super) fn line(&self, ps: &str, message: &str) {
+        let deploy = self.desired.as_ref().map(|d| d.deploy.clone());
+        let deploy = deploy.or_else(|| self.one_offs.values().next().map(|i| i.release.deploy.clone()));
+        if let Some(deploy) = deploy {
+            let line = LogLine { time: Timestamp::now(), source: Source::Dozen, ps: ps.to_owned(), message: message.as_bytes().to_vec() };
+            self.site.report.line(&deploy, line);
+        }
+    }
+
+    /// The table that follows from what is routed; sent when it differs from the last. What left it is then drained.
+    pub(super) fn publish_routes(&mut self) {
+        let Some(desired) = &self.desired else { return };
+        let web = self.web(desired);
+        let changed = self.routes.as_ref() != Some(&web);
+        let Some(router) = &mut self.site.router else { return };
+        if changed {
+            self.tables += 1;
+            let route = Arc::new(Route { deploy: desired.deploy.clone(), web: web.clone() });
+            let host = format!("{}.localhost", desired.deploy.app);
+            router.set(&RouteTable {
+                generation: Generation(self.tables),
+                hosts: BTreeMap::from([(host, route.clone())]),
+                fallback: self.site.any_host.then_some(route),
+            });
+            self.routes = Some(web);
+        }
+        self.leaving.drain(..).for_each(|port| router.drain(port));
+    }
+
+    pub(super) fn web(&self, desired: &Desired) -> Web {
+        let webs: Vec<(&Key, &Instance)> = self.instances.iter().filter(|((_, i), _)| i.kind.is_web()).collect();
+        let ready: Vec<Backend> = webs
+            .iter()
+            .filter(|(_, i)| i.routed && i.life.state == State::Up)
+            .filter_map(|(key, i)| Some(Backend { instance: key.1.to_string(), port: i.port.as_ref()?.port() }))
+            .collect();
+        let wanted = desired.releases.iter().any(|s| s.formation.iter().any(|(kind, n)| kind.is_web() && n > 0));
+        if !ready.is_empty() {
+            Web::Ready(ready)
+        } else if !wanted {
+            Web::None
+        } else if !webs.is_empty() && webs.iter().all(|(_, i)| i.life.state == State::Crashed) {
+            Web::Crashed
+        } else {
+            Web::Starting
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Why a deploy did not come about.
+
+use crate::codebase::ReadError;
+use crate::dependencies::BuildError;
+use crate::ledger::LedgerError;
+use crate::release::store::StoreError;
+use dozen_core::concurrency::formation::FormationError;
+use dozen_core::config::ConfigError;
+use dozen_core::diagnostic::Diagnostic;
+use dozen_core::ids::{DeployRef, Version};
+use dozen_core::parity::Refusal;
+use std::path::PathBuf;
+
+/// Why a deploy did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(#[from] ReadError),
+    /// A file of the app says something that cannot be used.
+    #[error("{file} cannot be used")]
+    Input {
+        /// `Procfile`
+        file: String,
+        /// Its text, for the excerpt; `None` where it may hold secrets.
+        text: Option<String>,
+        /// What is wrong with it.
+        diagnostics: Vec<Diagnostic>,
+    },
+    /// A file of the app cannot be read.
+    #[error("cannot read {file}")]
+    File {
+        /// `.env`
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The build failed.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The slug store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A config var was refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A change of the formation was refused.
+    #[error(transparent)]
+    Formation(#[from] FormationError),
+    /// The driver has ended.
+    #[error(transparent)]
+    Driver(#[from] Refusal),
+    /// A resource could not be made.
+    #[error(transparent)]
+    Resource(#[from] crate::backing::ResourceError),
+    /// app.json requires config that nobody gave.
+    #[error("{deploy} lacks config that app.json requires: {}", .names.join(", "))]
+    Required {
+        /// Whose.
+        deploy: DeployRef,
+        /// Which.
+        names: Vec<String>,
+    },
+    /// The release phase failed.
+    #[error("the release phase of {version} (`{command}`) failed with exit code {code}")]
+    ReleasePhase {
+        /// Which release.
+        version: Version,
+        /// Masked.
+        command: String,
+        /// As a shell says it.
+        code: i32,
+    },
+    /// The new release did not come up; the old one serves.
+    #[error("{version} did not come up: {reason}; {kept} keeps serving")]
+    Start {
+        /// Which release.
+        version: Version,
+        /// Which instance and how it ended.
+        reason: String,
+        /// The old one.
+        kept: Version,
+    },
+    /// There is no release to act on.
+    #[error("{0} has no release yet")]
+    NoRelease(DeployRef),
+    /// There is nothing to roll back to.
+    #[error("{0} has no earlier release that succeeded")]
+    NoEarlier(DeployRef),
+    /// It would bring back a release that never worked.
+    #[error("{0} failed and cannot be rolled back to")]
+    FailedRelease(Version),
+    /// Only a running deploy can do that.
+    #[error("{0} is not running")]
+    NotServing(DeployRef),
+}
