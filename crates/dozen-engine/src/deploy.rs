@@ -207,7 +207,7 @@ impl Floor {
         output: &dyn Output,
     ) -> Result<Configured, DeployError> {
         let _turn = self.turn.lock().await;
-        let (_, config) = self.ledger.config(&self.deploy).await?;
+        let (version, config) = self.ledger.config(&self.deploy).await?;
         let mut next = config.clone();
         for (name, var) in set {
             next.set(&name, var)?;
@@ -215,18 +215,27 @@ impl Floor {
         for name in &unset {
             next.vars.remove(name);
         }
-        let changes = config.changes(&next);
-        if config == next {
+        let current = self.current_row().await?.filter(|_| self.serving);
+        // A running deploy may have config that its last release failed with: it is not what serves, so setting it again is a change.
+        let changes = match &current {
+            Some(row) => self.ledger.config_at(&self.deploy, row.config_version).await?.changes(&next),
+            None => config.changes(&next),
+        };
+        if config == next && changes.is_empty() {
             return Ok(Configured { changes, version: None });
         }
-        let configured = self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config: next }).await?;
+        let number = if config == next {
+            version
+        } else {
+            self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config: next }).await?.number
+        };
         if !self.serving {
             return Ok(Configured { changes, version: None });
         }
-        let current = self.current_row().await?.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
+        let current = current.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
         let slug = store::open(self.home(), &current.slug)?;
         let cause = Cause::Config(changes.clone());
-        let release = self.make(who, slug, configured.number, None, current.python, &cause).await?;
+        let release = self.make(who, slug, number, None, current.python, &cause).await?;
         self.roll(who, release.clone(), output).await?;
         Ok(Configured { changes, version: Some(release.version) })
     }

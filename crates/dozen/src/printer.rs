@@ -112,20 +112,28 @@ impl Printer {
         let head = encoded.len() - line.message.len() - 1;
         let hash = line.ps.bytes().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(usize::from(b)));
         let colour = if line.source == Source::Dozen { Style::new().dimmed() } else { style(PALETTE[hash % PALETTE.len()]) };
-        let mut out = format!("{colour}{}{colour:#}", String::from_utf8_lossy(&encoded[..head])).into_bytes();
-        out.extend_from_slice(&encoded[head..]);
-        self.out(&out);
+        let styled = format!("{colour}{}{colour:#}", String::from_utf8_lossy(&encoded[..head]));
+        // The message is the app's own and stays as it is: it need not be text, and a file shall have what the app wrote.
+        self.write(styled.as_bytes(), &encoded[head..]);
     }
 
-    /// Bytes to standard output, with their escape sequences taken out where no terminal reads them.
-    fn out(&self, bytes: &[u8]) {
+    fn out(&self, ours: &[u8]) {
+        self.write(ours, &[]);
+    }
+
+    /// To standard output: our bytes, with their escape sequences taken out where no terminal reads them, and then others' as they are.
+    fn write(&self, ours: &[u8], raw: &[u8]) {
         if self.muted.load(Ordering::Relaxed) {
             return;
         }
         let progress = self.progress.lock().expect("no one panics while holding it").clone();
         let write = || {
-            let mut out = anstream::AutoStream::new(std::io::stdout(), self.colour);
-            let _ = out.write_all(bytes).and_then(|()| out.flush());
+            let mut out = anstream::AutoStream::new(std::io::stdout().lock(), self.colour);
+            let _ = out.write_all(ours).and_then(|()| {
+                let mut out = out.into_inner();
+                out.write_all(raw)?;
+                out.flush()
+            });
         };
         match progress {
             Some(bar) => bar.suspend(write),

@@ -4,7 +4,7 @@ use super::{DeployError, generated_secret};
 use crate::codebase;
 use crate::output::Output;
 use dozen_core::backing::{Attachment, ResourceKind};
-use dozen_core::codebase::Source;
+use dozen_core::codebase::{FileKind, Source};
 use dozen_core::config::{Config, ConfigError, Origin, Var, dotenv};
 use dozen_core::diagnostic::{Diagnostic, has_errors};
 use dozen_core::ids::TypeName;
@@ -35,8 +35,8 @@ pub(super) struct Wanted {
 
 /// Reads them; warnings are told, errors end it.
 pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Result<Declared, DeployError> {
-    let text = |name: &str| codebase::text(source, name);
-    let processes = match text("Procfile") {
+    let text = |name: &str| text(source, name);
+    let processes = match text("Procfile")? {
         Some(t) => {
             let (processes, remarks) = procfile::parse(&t);
             told("Procfile", Some(t), remarks, output)?;
@@ -44,7 +44,7 @@ pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Resul
         }
         None => vec![],
     };
-    let app_json = match text("app.json") {
+    let app_json = match text("app.json")? {
         Some(t) => {
             let (app_json, remarks) = app_json::parse(&t);
             // No excerpt: what stands there may be somebody's secret, though it should not.
@@ -53,7 +53,7 @@ pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Resul
         }
         None => AppJson::default(),
     };
-    if let Some(t) = text("dozen.toml") {
+    if let Some(t) = text("dozen.toml")? {
         let (settings, remarks) = dozen_toml::parse(&t);
         told("dozen.toml", Some(t), remarks, output)?;
         for unknown in settings.unknown_types(&processes) {
@@ -62,6 +62,15 @@ pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Resul
     }
     let dotenv = read_dotenv(folder, output)?;
     Ok(Declared { processes, formation: app_json.quantities(), dotenv, app_json })
+}
+
+/// The text of a file that a person writes. `None` where there is none; one that is there and cannot be read is never passed over.
+fn text(source: &Source, name: &str) -> Result<Option<String>, DeployError> {
+    let Some(file) = source.files.iter().find(|f| f.path == name) else { return Ok(None) };
+    let why =
+        if matches!(file.kind, FileKind::Link(_)) { "it is a link; put the file itself in its place" } else { "it is not UTF-8 text" };
+    let failed = || DeployError::File { file: name.into(), source: std::io::Error::other(why) };
+    codebase::text(source, name).map(Some).ok_or_else(failed)
 }
 
 fn read_dotenv(folder: &Path, output: &dyn Output) -> Result<BTreeMap<String, String>, DeployError> {

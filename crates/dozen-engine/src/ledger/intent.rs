@@ -290,8 +290,9 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             Ok(number)
         }
         Intent::Ran { deploy, number, exit_code } => {
+            // Whoever ran it knows best, also where an `up` that started meanwhile took it for lost.
             c.execute(
-                "UPDATE one_offs SET ended_at = ?3, exit_code = ?4 WHERE deploy = ?1 AND number = ?2 AND ended_at IS NULL",
+                "UPDATE one_offs SET ended_at = ?3, exit_code = ?4 WHERE deploy = ?1 AND number = ?2",
                 params![deploy.to_string(), number, now, exit_code],
             )?;
             Ok(number)

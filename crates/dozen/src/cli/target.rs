@@ -3,7 +3,8 @@
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
 use dozen_core::ids::{AppName, DeployRef};
-use dozen_engine::ledger::Ledger;
+use dozen_core::manifest::app_json;
+use dozen_engine::ledger::{AppRow, Ledger};
 use std::path::{Path, PathBuf};
 
 /// The deploy that exists under `-a`, or that the current folder belongs to.
@@ -29,8 +30,8 @@ pub(crate) async fn find(settings: &Settings) -> Result<DeployRef> {
     }
     let here = std::env::current_dir().context("cannot tell the current folder")?;
     let apps = ledger.apps().await?;
-    let mine = here.ancestors().find_map(|folder| apps.iter().find(|a| a.folder.as_deref() == Some(folder)));
-    match mine {
+    let mine = here.ancestors().find_map(|folder| of_folder(&apps, folder).transpose());
+    match mine.transpose()? {
         Some(app) => only(&deploys, &app.name)?.with_context(|| unknown(app.name.as_str(), &deploys)),
         None if deploys.is_empty() => bail!("nothing was brought up yet; start with `dozen up` in an app's folder"),
         None => bail!("no app was brought up from {}; name one with -a: {}", here.display(), names()),
@@ -38,20 +39,18 @@ pub(crate) async fn find(settings: &Settings) -> Result<DeployRef> {
 }
 
 /// The name that `up` gives the app of a folder: `--app`, the one that was brought up from there before, app.json's, the folder's own.
-pub(crate) async fn name(settings: &Settings, ledger: &Ledger, folder: &Path, declared: Option<&str>) -> Result<DeployRef> {
+pub(crate) async fn name(settings: &Settings, ledger: &Ledger, folder: &Path) -> Result<DeployRef> {
     if let Some(name) = &settings.app {
         return Ok(name.parse()?);
     }
     let apps = ledger.apps().await?;
     let deploys = ledger.deploys().await?;
-    if let Some(app) = apps.iter().find(|a| a.folder.as_deref() == Some(folder))
+    if let Some(app) = of_folder(&apps, folder)?
         && let Some(deploy) = only(&deploys, &app.name)?
     {
         return Ok(deploy);
     }
-    let own = folder.file_name().map(|n| n.to_string_lossy().into_owned());
-    let suggested = declared.and_then(AppName::suggest).or_else(|| own.as_deref().and_then(AppName::suggest));
-    let Some(app) = suggested else {
+    let Some(app) = suggested(folder) else {
         bail!("cannot make an app name of {}; give one with --app NAME", folder.display());
     };
     let elsewhere: Option<&PathBuf> = apps.iter().find(|a| a.name == app).and_then(|a| a.folder.as_ref());
@@ -62,6 +61,30 @@ pub(crate) async fn name(settings: &Settings, ledger: &Ledger, folder: &Path, de
         );
     }
     Ok(app.to_string().parse()?)
+}
+
+/// The app that was brought up from a folder; of several the one that has the folder's own name.
+fn of_folder<'a>(apps: &'a [AppRow], folder: &Path) -> Result<Option<&'a AppRow>> {
+    let mine: Vec<&AppRow> = apps.iter().filter(|a| a.folder.as_deref() == Some(folder)).collect();
+    if mine.len() < 2 {
+        return Ok(mine.first().copied());
+    }
+    let own = suggested(folder);
+    match mine.iter().find(|a| Some(&a.name) == own.as_ref()) {
+        Some(app) => Ok(Some(app)),
+        None => {
+            let names: Vec<&str> = mine.iter().map(|a| a.name.as_str()).collect();
+            bail!("several apps were brought up from {}; name one with -a: {}", folder.display(), names.join(", "))
+        }
+    }
+}
+
+/// The name that an app gets by itself: app.json's, else the folder's own.
+fn suggested(folder: &Path) -> Option<AppName> {
+    // What is wrong with the file is told when it is read for good.
+    let declared = std::fs::read(folder.join("app.json")).ok().and_then(|bytes| app_json::parse_bytes(&bytes).0.name);
+    let own = folder.file_name().map(|n| n.to_string_lossy().into_owned());
+    [declared, own].into_iter().flatten().find_map(|name| AppName::suggest(&name))
 }
 
 /// An app's only deploy, or its default one. An error where it has several and none is the default.

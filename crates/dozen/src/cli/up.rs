@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::logs::Filter;
-use dozen_core::manifest::app_json;
 use dozen_core::release::Release;
 use dozen_engine::deploy::BuildOptions;
 use dozen_engine::ledger::{Intent, Ledger, Principal};
@@ -17,7 +16,7 @@ use dozen_engine::logs::{Follower, Store};
 use dozen_engine::output::Output;
 use dozen_engine::port::{self, Router, RouterSpec};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -65,7 +64,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
         bail!("{} is not a folder; `dozen up` takes the folder of an app", folder.display());
     }
     let ledger = Ledger::open(&settings.home)?;
-    let deploy = target::name(settings, &ledger, &folder, declared_name(&folder).as_deref()).await?;
+    let deploy = target::name(settings, &ledger, &folder).await?;
     let run_folder = RunFolder::take(&settings.home, &deploy)?;
     // Before a build that may take minutes: a port that is taken is told at once.
     let listeners = port::bind(args.port)?;
@@ -140,7 +139,10 @@ impl<'a> Session<'a> {
                     return Ok(0);
                 }
             }
-            Err(reason) if args.once || args.lasting => bail!("{} {} did not come up: {reason}", floor.deploy, release.version),
+            Err(reason) if args.once || args.lasting => {
+                let message = format!("{} {} did not come up: {reason}", floor.deploy, release.version);
+                bail!(client::Told { message, hint: Some("Its last lines: `dozen logs`.".to_owned()) })
+            }
             // The person sees its output, and it is started again; the next `config set` or `up` may cure it.
             Err(_) => {}
         }
@@ -228,10 +230,4 @@ impl Signals {
             _ = hangup.recv() => {}
         }
     }
-}
-
-/// The `name` of app.json, where there is one. What is wrong with the file is told when it is read for good.
-fn declared_name(folder: &Path) -> Option<String> {
-    let bytes = std::fs::read(folder.join("app.json")).ok()?;
-    app_json::parse_bytes(&bytes).0.name
 }

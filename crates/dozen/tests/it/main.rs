@@ -2,8 +2,17 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests start programs and threads as they need them")]
 
+mod admin;
+mod backing;
+mod codebase;
+mod concurrency;
+mod config;
 mod dependencies;
+mod deployed;
+mod disposability;
 mod docs;
 mod logs;
+mod parity;
 mod port;
 mod processes;
+mod release;

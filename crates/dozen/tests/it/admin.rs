@@ -1,0 +1,183 @@
+//! End to end: admin processes. One-offs, and what a person reads of a deploy: its logs.
+
+use crate::deployed::{DOZEN, Place, finish, finish_with};
+use rustix::process::Signal;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+const CLOCK: &str = "clock: sleep 1000\n";
+
+#[test]
+fn a_one_offs_exit_code_is_ours_beside_an_up_and_without_one() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    place.dozen(&["run", "--", "true"]).coded(2).has(&["dozen up"]);
+    let up = place.up();
+    let check = || {
+        for (command, code) in [("true", 0), ("exit 3", 3), ("no-such-program", 127), ("kill -9 $$", 137), ("kill -TERM $$", 143)] {
+            place.dozen(&["run", "--", command]).coded(code);
+        }
+        place.dozen(&["run", "--", "/etc/passwd"]).coded(126);
+        // Several words are a program and its arguments, each as it is.
+        assert_eq!(place.dozen(&["run", "printf", "%s|", "a b", "$HOME", "'"]).ok().out, "a b|$HOME|'|");
+        let both = place.dozen(&["run", "--", "echo out; echo err >&2"]).ok();
+        assert_eq!((both.out.as_str(), both.err.as_str()), ("out\n", "err\n"));
+    };
+    check();
+    up.stop();
+    check();
+    assert_eq!(place.ledger("select count(*) from one_offs where ended_at is null"), "0");
+    assert_eq!(place.ledger("select group_concat(exit_code) from one_offs where number <= 5"), "0,3,127,137,143");
+    place.assert_nothing_left();
+}
+
+#[test]
+fn standard_input_arrives_and_comes_back_unchanged() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    let mut state = 1_u64;
+    let mut bytes = Vec::with_capacity(5 << 20);
+    while bytes.len() < 5 << 20 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    let cat = || finish_with(place.program(DOZEN).args(["run", "--", "cat"]), &bytes).ok();
+    place.once().ok();
+    assert!(cat().bytes == bytes, "changed on the way without an up");
+    let up = place.up();
+    let back = cat();
+    assert!(back.bytes == bytes, "changed on the way: {} of {} bytes", back.bytes.len(), bytes.len());
+    // A program that does not read all of it ends it all the same.
+    assert_eq!(finish_with(place.program(DOZEN).args(["run", "--", "head -c 3"]), &bytes).ok().bytes, bytes[..3]);
+    up.stop();
+}
+
+#[test]
+fn ctrl_c_reaches_a_one_off() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    let up = place.up();
+    let mut run = place.program(DOZEN).args(["run", "--", "echo ready; exec sleep 1000"]).stdout(Stdio::piped()).spawn().expect("started");
+    let mut line = String::new();
+    BufReader::new(run.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    assert_eq!(line, "ready\n");
+    crate::deployed::kill(run.id().cast_signed(), Signal::INT);
+    assert_eq!(run.wait().expect("waited for").code(), Some(130));
+    // Whoever is killed hangs up: the one-off ends with it.
+    let mut run = place.program(DOZEN).args(["run", "--", "echo ready; exec sleep 1000"]).stdout(Stdio::piped()).spawn().expect("started");
+    BufReader::new(run.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    run.kill().expect("killed");
+    run.wait().expect("waited for");
+    up.line("run.2", "Process exited with status 129");
+    // One that still runs when the deploy ends goes with it.
+    let mut run = place.program(DOZEN).args(["run", "--", "echo ready; exec sleep 1000"]).stdout(Stdio::piped()).spawn().expect("started");
+    BufReader::new(run.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    up.stop();
+    assert_ne!(run.wait().expect("waited for").code(), Some(0));
+    place.assert_nothing_left();
+    assert_eq!(place.ledger("select group_concat(exit_code) from one_offs"), "130,129,143");
+}
+
+#[test]
+fn a_one_off_has_the_current_releases_code_and_config() {
+    let place = Place::new(&[("Procfile", CLOCK), ("version", "one"), (".env", "LEVEL=info\n")]);
+    place.once().ok();
+    place.write("version", "two");
+    place.write(".env", "LEVEL=debug\n");
+    // Not released yet.
+    assert_eq!(place.dozen(&["run", "--", "cat version; echo \" $LEVEL $DYNO $PWD $HOME\""]).ok().out, "one info run.1 /app /app\n");
+    place.once().ok();
+    assert_eq!(place.dozen(&["run", "--", "cat version; echo \" $LEVEL $DYNO $HEROKU_RELEASE_VERSION\""]).ok().out, "two debug run.2 v2\n");
+    place.dozen(&["run", "--", "touch x"]).coded(1).has(&["Read-only file system"]);
+}
+
+#[test]
+fn a_one_off_beside_a_starting_up_is_recorded_as_it_ended() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    place.once().ok();
+    let mut run = place
+        .program(DOZEN)
+        .args(["run", "--", "echo ready; read line; exit 5"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut line = String::new();
+    BufReader::new(run.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    place.once().ok();
+    drop(run.stdin.take());
+    assert_eq!(run.wait().expect("waited for").code(), Some(5));
+    assert_eq!(place.ledger("select exit_code from one_offs"), "5");
+}
+
+#[test]
+fn logs_are_chosen_counted_and_outlive_dozen() {
+    let place = Place::web("web: python3 web.py\nworker: for i in 1 2 3 4 5; do echo line $i; done; sleep 1000\n");
+    let up = place.up();
+    up.line("worker.1", "line 5");
+    let lines = |args: &[&str]| -> Vec<String> {
+        let all = [&["logs"], args].concat();
+        place.dozen(&all).ok().out.lines().map(|l| l.split_once(' ').map_or(l, |(_, rest)| rest).to_owned()).collect()
+    };
+    assert_eq!(lines(&["-p", "worker", "-s", "app", "-n", "2"]), ["app[worker.1]: line 4", "app[worker.1]: line 5"]);
+    assert_eq!(lines(&["-p", "worker.1", "-s", "app", "-n", "all"]).len(), 5);
+    assert_eq!(lines(&["-n", "0"]), Vec::<String>::new());
+    up.page("/say/marker");
+    up.line("web.1", "marker");
+    assert_eq!(lines(&["-p", "web", "-s", "app"]), ["app[web.1]: marker"]);
+    up.line("router", "path=\"/say/marker\"");
+    let router = lines(&["-p", "router"]);
+    assert!(router.iter().any(|l| l.starts_with("dozen[router]: at=info method=GET path=\"/say/marker\" ")), "{router:?}");
+    assert!(lines(&["-s", "dozen", "-n", "all"]).iter().all(|l| l.starts_with("dozen[")));
+    place.dozen(&["logs", "-s", "heroku"]).coded(2).has(&["app, dozen"]);
+    place.dozen(&["logs", "-n", "many"]).coded(2).has(&["a number"]);
+    // RFC 3339 with an offset before each.
+    let out = place.dozen(&["logs", "-n", "1"]).ok().out;
+    assert!(out.split(' ').next().is_some_and(|t| t.len() == 32 && t.ends_with("+00:00")), "{out}");
+    up.stop();
+    // Nothing runs, and they are still there; so they are for the next.
+    assert_eq!(lines(&["-p", "worker", "-s", "app"]).len(), 5);
+    let up = place.up();
+    up.line("worker.1", "line 5");
+    assert_eq!(lines(&["-p", "worker", "-s", "app"]).len(), 10);
+    let json = place.dozen(&["logs", "--json", "-n", "1", "-p", "worker", "-s", "app"]).ok().json();
+    assert_eq!((&json["ps"], &json["message"]), (&"worker.1".into(), &"line 5".into()));
+    up.stop();
+}
+
+#[test]
+fn a_tail_goes_on_with_each_new_line() {
+    let place = Place::web("web: python3 web.py\n");
+    let up = place.up();
+    let mut tail = place.program(DOZEN).args(["logs", "-t", "-n", "0", "-p", "web"]).stdout(Stdio::piped()).spawn().expect("started");
+    let mut lines = BufReader::new(tail.stdout.take().expect("piped")).lines();
+    // Said again until the tail is there to hear it.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let heard = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                up.page("/say/heard");
+                crate::deployed::pause();
+            }
+        });
+        let heard = lines.next().expect("a line").expect("text");
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        heard
+    });
+    assert!(heard.ends_with("app[web.1]: heard"), "{heard}");
+    // It ends when the deploy does.
+    up.stop();
+    lines.for_each(drop);
+    assert!(tail.wait().expect("waited for").code().is_some());
+}
+
+#[test]
+fn output_that_is_no_text_is_kept_byte_by_byte() {
+    let place = Place::new(&[("Procfile", "clock: printf 'a\\377\\376b\\033[31mred\\n'; printf 'no newline'; sleep 1000\n")]);
+    let up = place.up();
+    up.line("clock.1", "red");
+    up.stop();
+    let said = place.dozen(&["logs", "-p", "clock", "-s", "app"]).ok();
+    let wanted = b"app[clock.1]: a\xff\xfeb";
+    assert!(said.bytes.windows(wanted.len()).any(|w| w == wanted), "{said:?}");
+    assert!(said.out.contains("no newline"), "{said:?}");
+    let run = finish(place.program(DOZEN).args(["run", "--", "printf '\\377\\376'"])).ok();
+    assert_eq!(run.bytes, b"\xff\xfe");
+}

@@ -1,0 +1,112 @@
+//! End to end: concurrency. Scaling out and in, and what is said where that makes no sense.
+
+use crate::deployed::Place;
+
+const BOTH: &str = "web: python3 web.py\nworker: sleep 1000\n";
+
+#[test]
+fn a_formation_is_scaled_shown_and_kept() {
+    let place = Place::web(BOTH);
+    let up = place.up();
+    assert_eq!(up.dozen(&["ps:scale"]).ok().out, "web=1 worker=1\n");
+    up.dozen(&["ps", "scale", "web=3", "worker+1"]).ok().has(&["now running web=3 worker=2"]);
+    let all = up.until_ps(&["web.1 up", "web.2 up", "web.3 up", "worker.1 up", "worker.2 up"]);
+    let mut ports: Vec<i64> = all.iter().filter_map(|p| p["port"].as_i64()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 3, "{all:?}");
+    let mut answered = std::collections::BTreeSet::new();
+    for _ in 0..30 {
+        answered.insert(up.page("/env/DYNO"));
+    }
+    assert_eq!(answered.into_iter().collect::<Vec<_>>(), ["web.1", "web.2", "web.3"]);
+    up.dozen(&["ps", "scale", "web=1", "worker-1"]).ok();
+    up.until_ps(&["web.1 up", "worker.1 up"]);
+    up.dozen(&["ps:scale", "web=2"]).ok();
+    up.until_ps(&["web.1 up", "web.2 up", "worker.1 up"]);
+    up.stop();
+    // What was scaled is still so the next time, and can be pasted back while nothing runs.
+    assert_eq!(
+        place.dozen(&["ps", "scale", "worker=0"]).ok().out,
+        "Scaling processes... done, now running at the next `dozen up` web=2 worker=0\n"
+    );
+    let up = place.up();
+    up.until_ps(&["web.1 up", "web.2 up"]);
+    up.stop();
+}
+
+#[test]
+fn what_makes_no_sense_changes_nothing() {
+    let place = Place::web(BOTH);
+    let up = place.up();
+    for (words, needle) in [
+        (["worke=2", "web=2"], "worker"),
+        (["web=two", "worker=1"], "web=two"),
+        (["web-2", "worker=1"], "web has 1"),
+        (["web=100000", "worker=1"], "web=100000"),
+        (["release=1", "worker=1"], "release"),
+    ] {
+        up.dozen(&["ps", "scale", words[0], words[1]]).coded(1).has(&[needle]);
+    }
+    up.dozen(&["ps", "scale", "worke=2"]).coded(1).has(&["did you mean"]);
+    up.dozen(&["ps", "scale", "web=1:huge"]).coded(1).has(&["size"]);
+    assert_eq!(up.dozen(&["ps", "scale"]).ok().out, "web=1 worker=1\n");
+    up.dozen(&["ps", "restart", "clock"]).coded(1).has(&["runs no process clock"]);
+    up.dozen(&["ps", "restrat"]).coded(2).has(&["restart"]);
+    up.stop();
+}
+
+#[test]
+fn scaled_to_nothing_is_h14_and_back() {
+    let place = Place::web(BOTH);
+    let up = place.up();
+    up.dozen(&["ps", "scale", "web=0"]).ok();
+    up.until_ps(&["worker.1 up"]);
+    let answer = up.get("/");
+    assert_eq!(answer.status, 503);
+    up.line("router", "code=H14 desc=\"No web processes running\"");
+    up.dozen(&["ps", "scale", "web=1"]).ok();
+    up.until_ps(&["web.1 up", "worker.1 up"]);
+    assert_eq!(up.page("/"), "hello");
+    up.stop();
+}
+
+#[test]
+fn restarts_hit_what_they_name() {
+    let place = Place::web(BOTH);
+    let up = place.up();
+    let (web, worker) = (up.pid_of("web.1"), up.pid_of("worker.1"));
+    up.dozen(&["ps", "restart", "worker"]).ok().has(&["Restarting worker... done, 1"]);
+    up.lines("worker.1", "State changed from starting to up", 2);
+    assert_eq!(up.pid_of("web.1"), web);
+    assert_ne!(up.pid_of("worker.1"), worker);
+    up.dozen(&["restart"]).coded(2);
+    up.dozen(&["ps:restart", "web.1"]).ok();
+    up.lines("web.1", "State changed from starting to up", 2);
+    assert_ne!(up.pid_of("web.1"), web);
+    up.dozen(&["ps", "restart"]).ok().has(&["done, 2"]);
+    up.lines("worker.1", "State changed from starting to up", 3);
+    up.lines("web.1", "State changed from starting to up", 3);
+    // Started again because someone wished it: no crash, so none is counted.
+    assert!(up.ps().iter().all(|p| p["restarts"] == 0), "{:?}", up.ps());
+    up.stop();
+}
+
+#[test]
+fn a_formation_without_web_runs_and_says_that_nothing_is_routed() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    let up = place.up();
+    let warned = up.said().iter().any(|e| e["event"] == "warning" && e["text"].as_str().unwrap_or_default().contains("no web process"));
+    assert!(warned, "{:?}", up.said());
+    assert_eq!(up.get("/").status, 503);
+    up.line("router", "code=H14");
+    up.stop();
+}
+
+#[test]
+fn app_json_decides_the_first_formation() {
+    let app_json = r#"{"formation": {"web": {"quantity": 2}, "worker": {"quantity": 0}, "wrker": {"quantity": 1}}}"#;
+    let place = Place::new(&[("Procfile", BOTH), ("web.py", crate::deployed::WEB), ("app.json", app_json)]);
+    place.once().ok().has(&[" !     app.json's formation: ", "wrker"]);
+    assert_eq!(place.dozen(&["ps", "scale"]).ok().out, "web=2 worker=0\n");
+}

@@ -1,0 +1,140 @@
+//! End to end: config. Where values come from, who wins, and where they never show.
+
+use crate::deployed::Place;
+
+const CLOCK: &str = "clock: echo \"level is $LEVEL\"; sleep 1000\n";
+
+#[test]
+fn dotenv_makes_a_release_and_what_was_set_wins_over_it() {
+    let place = Place::new(&[("Procfile", CLOCK), (".env", "LEVEL=info\nCOLOUR=green\n")]);
+    place.once().ok().has(&["app[clock.1]: level is info"]);
+    place.write(".env", "LEVEL=debug\n");
+    place.once().ok().has(&["Released v2", "level is debug"]);
+    assert_eq!(place.ledger("select description from releases where version = 2"), "Set LEVEL config vars; Unset COLOUR config vars");
+
+    let mut up = place.start(&[]);
+    up.ready();
+    up.dozen(&["config", "set", "LEVEL=warn"]).ok().has(&["Setting LEVEL and restarting shop... done, v3"]);
+    up.line("clock.1", "level is warn");
+    up.stop();
+    place.write(".env", "LEVEL=trace\n");
+    let again = place.once().ok().has(&["level is warn", "Nothing changed: v3 again"]);
+    again.has(&[" !     .env gives LEVEL another value than `config set` did; the one that was set stays"]).lacks("trace");
+    assert_eq!(place.ledger("select description from releases where version = 3"), "Set LEVEL config vars");
+}
+
+#[test]
+fn what_was_set_while_nothing_runs_is_released_by_the_next_up() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    place.once().ok();
+    place.dozen(&["config:set", "LEVEL=loud", "B=2"]).ok().has(&["done; the next `dozen up` releases it"]);
+    place.dozen(&["config:set", "LEVEL=loud"]).ok().has(&["nothing changed"]);
+    assert_eq!(place.ledger("select count(*) from releases"), "1");
+    place.once().ok().has(&["Released v2", "level is loud"]);
+    assert_eq!(place.ledger("select description from releases where version = 2"), "Set B, LEVEL config vars");
+}
+
+#[test]
+fn missing_required_config_is_listed_and_nothing_starts() {
+    let app_json = r#"{"env": {"TOKEN": {"required": true}, "OTHER": {"description": "x"}, "NOT": {"required": false}, "HAS": "1"}}"#;
+    let place = Place::new(&[("Procfile", "release: echo phase\nclock: sleep 1000\n"), ("app.json", app_json)]);
+    let said = place.once().coded(1);
+    said.has(&["shop/dev lacks config that app.json requires: OTHER, TOKEN", "dozen config set OTHER=… TOKEN=…"])
+        .lacks("Launching")
+        .lacks("phase");
+    assert_eq!(place.ledger("select count(*) from releases"), "0");
+    place.assert_nothing_left();
+    // The advice that was given works, also before there is a release.
+    place.dozen(&["config", "set", "OTHER=1", "TOKEN=2"]).ok();
+    place.once().ok().has(&["Released v1"]);
+}
+
+#[test]
+fn a_generated_secret_stays_and_a_value_follows_app_json() {
+    let app_json = |value: &str| format!(r#"{{"env": {{"KEY": {{"generator": "secret"}}, "PLAIN": {{"value": "{value}"}}}}}}"#);
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n"), ("app.json", &app_json("one"))]);
+    place.once().ok();
+    let get = |name: &str| place.dozen(&["config", "get", name]).ok().out.trim_end().to_owned();
+    let key = get("KEY");
+    assert_eq!((key.len(), get("PLAIN").as_str()), (64, "one"));
+    place.write("app.json", app_json("two"));
+    place.once().ok();
+    assert_eq!((get("KEY"), get("PLAIN").as_str()), (key.clone(), "two"));
+    assert_eq!(place.dozen(&["run", "--", "echo $KEY"]).ok().out.trim_end(), key);
+    // What was set stays, whatever app.json says.
+    place.dozen(&["config", "set", "PLAIN=mine"]).ok();
+    place.write("app.json", app_json("three"));
+    place.once().ok();
+    assert_eq!((get("KEY"), get("PLAIN").as_str()), (key, "mine"));
+}
+
+#[test]
+fn values_are_masked_where_they_are_listed() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n"), (".env", "TOKEN=abcdefgh-secret\nSHORT=abc\n")]);
+    place.once().ok();
+    place.dozen(&["config", "set", "--plain", "URL=https://example.org/"]).ok();
+    let list = place.dozen(&["config"]).ok().lacks("abcdefgh").has(&["=== shop/dev config vars", "SHORT:", "abc", "https://example.org/"]);
+    assert_eq!(list.err, "");
+    place.dozen(&["config", "--json"]).ok().lacks("abcdefgh");
+    place.dozen(&["config", "--show"]).ok().has(&["abcdefgh-secret"]);
+    assert_eq!(place.dozen(&["config", "get", "TOKEN"]).ok().out, "abcdefgh-secret\n");
+    assert_eq!(place.dozen(&["config:get", "TOKEN", "--json"]).ok().json()["value"], "abcdefgh-secret");
+    place.dozen(&["config", "get", "TOKNE"]).coded(1).has(&["has no config var TOKNE", "Did you mean TOKEN?"]);
+    place.dozen(&["config", "set", "1BAD=x"]).coded(1).has(&["\"1BAD\" is not valid"]);
+    place.dozen(&["config", "set", "DOZEN_X=y"]).coded(1).has(&["reserved"]);
+    place.dozen(&["config", "set", "TOKEN"]).coded(2).has(&["KEY=VALUE"]);
+    place.dozen(&["config", "unset", "TOKEN"]).ok();
+    place.dozen(&["config", "get", "TOKEN"]).coded(1);
+}
+
+#[test]
+fn no_secret_is_in_a_plain_file() {
+    const SECRET: &str = "correct-horse-battery-staple";
+    let procfile = format!("release: true {SECRET}\nclock: true {SECRET}; sleep 1000\n");
+    let place = Place::new(&[("Procfile", &procfile), (".env", &format!("TOKEN={SECRET}\n"))]);
+    let said = place.once().ok().lacks(SECRET);
+    said.has(&["Starting process with command `true "]);
+    place.dozen(&["run", "--", "true", SECRET]).ok();
+    place.dozen(&["logs", "-n", "all"]).ok().lacks(SECRET);
+    place.dozen(&["ps"]).ok().lacks(SECRET);
+    place.dozen(&["config", "set", &format!("OTHER={SECRET}-two")]).ok();
+    let mut found = Vec::new();
+    let mut folders = vec![place.home()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("readable").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                // The code is the person's own file; it is not where config is kept.
+                folders.extend((!path.ends_with("slugs")).then_some(path));
+            } else if std::fs::read(&path).expect("readable").windows(SECRET.len()).any(|w| w == SECRET.as_bytes()) {
+                found.push(path);
+            }
+        }
+    }
+    // The slug's own process types come from its Procfile and are as public as that.
+    found.retain(|f| !f.to_string_lossy().contains("ledger.db"));
+    assert_eq!(found, Vec::<std::path::PathBuf>::new());
+    let columns = "select group_concat(command) from one_offs union all select group_concat(description) from releases";
+    assert!(!place.ledger(columns).contains(SECRET));
+
+    // Without the Procfile's copy no byte of the ledger has it.
+    let place = Place::new(&[("Procfile", "clock: echo $TOKEN; sleep 1000\n"), (".env", &format!("TOKEN={SECRET}\n"))]);
+    place.once().ok();
+    place.dozen(&["config", "set", &format!("OTHER={SECRET}-two")]).ok();
+    for entry in std::fs::read_dir(place.home()).expect("readable").flatten().filter(|e| e.path().is_file()) {
+        let bytes = std::fs::read(entry.path()).expect("readable");
+        assert!(!bytes.windows(SECRET.len()).any(|w| w == SECRET.as_bytes()), "{:?}", entry.path());
+    }
+}
+
+#[test]
+fn a_garbled_dotenv_is_told_line_by_line_without_its_values() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    place.write(".env", b"LEVEL=info\nsecretvalue without equals\n1X=hidden-value\n");
+    place.once().ok().has(&[" !     .env:2:1: ", " !     .env:3:1: ", "level is info"]).lacks("hidden-value");
+    place.write(".env", b"LEVEL=\xff\xfe\n");
+    place.once().coded(1).has(&[".env", "UTF-8"]);
+    std::fs::remove_file(place.folder().join(".env")).expect("removed");
+    std::fs::create_dir(place.folder().join(".env")).expect("made");
+    place.once().coded(1).has(&[".env", "it is not a file"]);
+}
