@@ -11,12 +11,11 @@ use crate::release::scratch::Scratch;
 use crate::release::store::{self, Entry};
 use dozen_core::dependencies::python::requirements;
 use dozen_core::dependencies::{Lock, PACK_VERSION, Plan, Step};
+use dozen_core::processes::Exit;
 use dozen_core::release::Slug;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -32,7 +31,7 @@ const KEPT_LINES: usize = 1000;
 /// One build under way.
 pub(super) struct Job<'a> {
     pub(super) request: &'a Request<'a>,
-    pub(super) runner: &'a dyn Runner,
+    pub(super) runner: Runner<'a>,
     pub(super) plan: &'a Plan,
     pub(super) python: &'a Interpreter,
     pub(super) found: &'a Found,
@@ -45,7 +44,7 @@ pub(super) struct Job<'a> {
 
 /// What a program said and how it ended.
 struct Ran {
-    status: ExitStatus,
+    status: Exit,
     /// At most [`KEPT_LINES`], masked.
     last: Vec<String>,
 }
@@ -159,7 +158,7 @@ impl Job<'_> {
             let python = venv.join("bin/python").to_string_lossy().into_owned();
             let argv = [python.as_str(), manage, "collectstatic", "--noinput"].map(str::to_owned).to_vec();
             let ran = self.run(argv, env, self.tree, &shown, true).await?;
-            if !ran.status.success() {
+            if !ran.status.is_success() {
                 let said = |text: &str| ran.last.iter().any(|l| l.contains(text));
                 if said("Unknown command: 'collectstatic'") {
                     self.request.output.detail("Skipped: django.contrib.staticfiles is not among INSTALLED_APPS");
@@ -229,7 +228,7 @@ impl Job<'_> {
         env.push(("PYTHONHASHSEED".into(), "0".into()));
         let shown = "compiling bytecode";
         let ran = self.run(argv, env, self.scratch, shown, false).await?;
-        if ran.status.success() { Ok(()) } else { Err(failed(shown, &ran, "Run the command again; is there enough memory?".into())) }
+        if ran.status.is_success() { Ok(()) } else { Err(failed(shown, &ran, "Run the command again; is there enough memory?".into())) }
     }
 
     /// Resolves what the input leaves open, once.
@@ -338,7 +337,7 @@ impl Job<'_> {
         let mut argv = vec![uv.program.to_string_lossy().into_owned()];
         argv.extend(args);
         let ran = self.run(argv, env, cwd, shown, true).await?;
-        if ran.status.success() {
+        if ran.status.is_success() {
             Ok(())
         } else {
             Err(failed(shown, &ran, uv_cure(&ran.last, self.plan.layer.as_ref().map_or("", |l| &l.from))))
@@ -417,10 +416,10 @@ fn fill(args: &[String], venv: &Path, source: &Path, list: &Path) -> Vec<String>
 }
 
 fn failed(shown: &str, ran: &Ran, cure: String) -> BuildError {
-    let status = match (ran.status.code(), ran.status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "no exit code".into(),
+    let status = match ran.status {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(signal) => format!("signal {signal}"),
+        Exit::Lost => "SIGKILL from outside".into(),
     };
     BuildError::Step { command: shown.to_owned(), status, last: ran.last[ran.last.len().saturating_sub(LAST_LINES)..].to_vec(), cure }
 }
