@@ -26,6 +26,8 @@ const POETRY: [&str; 2] = ["poetry==2.5.1", "poetry-plugin-export==1.10.1"];
 const POETRY_PYTHON: [u32; 3] = [3, 10, 0];
 /// How many of a failed program's last lines an error repeats.
 const LAST_LINES: usize = 12;
+/// How many are searched for the cause: a compiler says much after it.
+const KEPT_LINES: usize = 1000;
 
 /// One build under way.
 pub(super) struct Job<'a> {
@@ -44,6 +46,7 @@ pub(super) struct Job<'a> {
 /// What a program said and how it ended.
 struct Ran {
     status: ExitStatus,
+    /// At most [`KEPT_LINES`], masked.
     last: Vec<String>,
 }
 
@@ -343,7 +346,7 @@ impl Job<'_> {
     }
 
     async fn run(&self, argv: Vec<String>, env: Vec<(String, String)>, cwd: &Path, shown: &str, show: bool) -> Result<Ran, BuildError> {
-        let last = Arc::new(Mutex::new(VecDeque::with_capacity(LAST_LINES)));
+        let last = Arc::new(Mutex::new(VecDeque::new()));
         let on_line: OnLine = {
             let (last, mask, output) = (last.clone(), self.request.mask.clone(), self.request.output.clone());
             let scratch = self.scratch.to_string_lossy().into_owned();
@@ -355,11 +358,14 @@ impl Job<'_> {
                 if line.trim().is_empty() || line.starts_with("Using Python ") {
                     return;
                 }
-                if show {
-                    output.detail(&line);
+                let passing = ["Downloading ", "Downloaded ", "Building ", "Built "].iter().any(|p| line.trim_start().starts_with(p));
+                match show {
+                    true if passing => output.busy(line.trim_start()),
+                    true => output.detail(&line),
+                    false => {}
                 }
                 if let Ok(mut last) = last.lock() {
-                    if last.len() == LAST_LINES {
+                    if last.len() == KEPT_LINES {
                         last.pop_front();
                     }
                     last.push_back(line);
@@ -416,7 +422,7 @@ fn failed(shown: &str, ran: &Ran, cure: String) -> BuildError {
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "no exit code".into(),
     };
-    BuildError::Step { command: shown.to_owned(), status, last: ran.last.clone(), cure }
+    BuildError::Step { command: shown.to_owned(), status, last: ran.last[ran.last.len().saturating_sub(LAST_LINES)..].to_vec(), cure }
 }
 
 /// What to do about what uv said.
