@@ -56,6 +56,11 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Whether it returned 0.
+    pub fn is_success(self) -> bool {
+        self == Self::Code(0)
+    }
+
     /// As a shell says it: the code, or 128 + n for a signal; SIGKILL's 137 for a lost jail.
     pub fn code(self) -> i32 {
         match self {

@@ -14,7 +14,7 @@ use dozen_core::ids::{AppName, SlugId};
 use dozen_core::processes::ProcessType;
 use dozen_core::release::Slug;
 use interpreters::{ChooseError, Interpreter, Places};
-use runner::{Plain, Runner};
+use runner::Runner;
 use std::borrow::Cow;
 use std::fs;
 use std::io;
@@ -37,6 +37,8 @@ pub const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// What is to be built.
 #[derive(Clone)]
 pub struct Request<'a> {
+    /// The dozen binary, for the jails that the build's programs run in.
+    pub exe: &'a Path,
     /// Where things are kept.
     pub home: &'a Home,
     /// Whose cache is used.
@@ -136,17 +138,13 @@ fn tail(last: &[String]) -> String {
     last.iter().map(|l| format!("\n  {l}")).collect()
 }
 
-/// Builds a slug with plain processes. Dropping the future ends every program it started and leaves nothing behind.
+/// Builds a slug. Dropping the future ends every program it started and leaves nothing behind.
 pub async fn build(request: Request<'_>) -> Result<Built, BuildError> {
-    build_with(request, &Plain).await
-}
-
-/// Builds a slug with another way of running programs.
-pub async fn build_with(request: Request<'_>, runner: &dyn Runner) -> Result<Built, BuildError> {
+    let runner = Runner { exe: request.exe };
     tokio::time::timeout(LIMIT, run(request, runner)).await.map_err(|_| BuildError::TooLong)?
 }
 
-async fn run(request: Request<'_>, runner: &dyn Runner) -> Result<Built, BuildError> {
+async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildError> {
     let cache = request.home.cache(request.app);
     let output = request.output.clone();
     let print = {

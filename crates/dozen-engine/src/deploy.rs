@@ -39,6 +39,8 @@ pub struct Floor {
     pub ledger: Ledger,
     /// Which deploy.
     pub deploy: DeployRef,
+    /// The dozen binary, for the jails that builds run in.
+    pub exe: PathBuf,
     /// Where it runs.
     pub driver: Local,
     /// What is seen of it, and its log.
@@ -67,8 +69,8 @@ pub struct Configured {
 
 impl Floor {
     /// A floor for a deploy.
-    pub fn new(ledger: Ledger, deploy: DeployRef, driver: Local, observed: Arc<Observed>, serving: bool) -> Self {
-        Self { ledger, deploy, driver, observed, serving, turn: tokio::sync::Mutex::default() }
+    pub fn new(ledger: Ledger, deploy: DeployRef, exe: PathBuf, driver: Local, observed: Arc<Observed>, serving: bool) -> Self {
+        Self { ledger, deploy, exe, driver, observed, serving, turn: tokio::sync::Mutex::default() }
     }
 
     fn home(&self) -> &Home {
@@ -121,6 +123,7 @@ impl Floor {
         };
         let variables: Vec<(String, String)> = draft.variables().into_iter().collect();
         let built = dependencies::build(dependencies::Request {
+            exe: &self.exe,
             home: self.home(),
             app: &deploy.app,
             source: &source,

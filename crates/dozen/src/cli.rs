@@ -22,7 +22,10 @@ pub(crate) mod up;
 
 /// The twelve-factor platform in one binary.
 ///
-/// `dozen up` builds the app in a folder, releases it and runs it as production would: every process isolated, routed, logged and restarted.
+/// `dozen up` builds the app of a folder, releases it and runs it as production would: every process isolated, routed, logged and restarted. The
+/// other commands find the app by the current folder. Heroku's spellings work too: `dozen ps:scale web=2`, `dozen config:set A=1`.
+///
+/// All state is in one folder: DOZEN_HOME, else $XDG_STATE_HOME/dozen, else ~/.local/state/dozen.
 #[derive(Debug, Parser)]
 #[command(name = "dozen", version, max_term_width = 100, disable_help_subcommand = true)]
 pub(crate) struct Cli {
@@ -35,13 +38,13 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// The app, or one deploy of it; by default the app of the current folder
+    /// The app, or one deploy of it; by default the one of the current folder
     #[arg(short, long, global = true, value_name = "APP[/DEPLOY]")]
     pub(crate) app: Option<String>,
-    /// Print JSON, one value a line
+    /// Print JSON, one value a line, for programs
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Print without colours (so does the environment variable NO_COLOR)
+    /// Print without colours, as with the environment variable NO_COLOR
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
 }
@@ -49,21 +52,34 @@ pub(crate) struct Common {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Build, release and run the app of a folder
+    /// Build, release and run the app of a folder, until Ctrl-C
+    ///
+    /// What did not change is not done again: the same source is not built twice, and a release is made only where code, config or resources
+    /// changed. Ctrl-C stops all processes and gives them 10 s; a second one kills them. Nothing is left running, and data stays.
     Up(up::UpArgs),
-    /// Stop a deploy that runs detached, or in another terminal
+    /// Stop a deploy that runs in the background or in another terminal
+    ///
+    /// Waits until all of its processes have ended. Deletes nothing.
     Down,
-    /// List the processes; scale or restart them
+    /// List the processes; scale and restart them
     Ps(ps::PsArgs),
     /// Show the logs of all processes and of the platform
     Logs(logs::LogsArgs),
     /// Show and change the config vars
+    ///
+    /// Values of 8 bytes and more are masked, unless they were set with --plain or stand in app.json. Each change makes a release; on a deploy
+    /// that is not running the next `dozen up` makes it.
     Config(config::ConfigArgs),
-    /// List the releases
+    /// List the releases, the latest first
     Releases,
-    /// Make an earlier release's code and config current again
+    /// Make an earlier release's code and config current again, as a new release
+    ///
+    /// The deploy must be running. Its data is not touched: a migration is not undone.
     Rollback(rollback::RollbackArgs),
-    /// Run a one-off process with the current release's code and config
+    /// Run a one-off process with the current release's code, config and resources
+    ///
+    /// It works whether the deploy runs or not. Input, output and signals are passed on; its exit code becomes dozen's own, 128 + n where a
+    /// signal ended it.
     Run(run::RunArgs),
 }
 

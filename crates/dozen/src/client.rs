@@ -144,5 +144,5 @@ pub(crate) async fn floor(settings: &Settings, ledger: Ledger, deploy: &DeployRe
         any_host: true,
         report: observed.clone(),
     });
-    Ok(Floor::new(ledger, deploy.clone(), driver, observed, serving))
+    Ok(Floor::new(ledger, deploy.clone(), settings.exe.clone(), driver, observed, serving))
 }

@@ -1,5 +1,5 @@
 //! The `.env` file: config of a developer's own deploy, beside the code and never in a slug.
-//! No crate reads what people have: seven widely used parsers agree on few inputs. This is the dialect of `docs/config.md`.
+//! No crate reads what people have: seven widely used parsers agree on few inputs. This is the dialect of `docs/iii-config.md`.
 //!
 //! Blanks round names and values are stripped, `export ` too; `#` begins a comment at the start of a line and after white space;
 //! `'…'` is literal, `"…"` knows `\n \r \t \" \\ \$`, both may span lines; nothing is interpolated; of two equal names the last wins.

@@ -177,7 +177,7 @@ impl Pack<'_> {
                 from: "poetry.lock".into(),
                 key_files: vec!["poetry.lock".into(), "pyproject.toml".into()],
                 lock: Lock::Poetry,
-                install: install_list(false),
+                install: install_list(),
             },
             steps,
             names,
@@ -215,7 +215,7 @@ impl Pack<'_> {
             }
         }
         Ok(Declared {
-            layer: Layer { from: "Pipfile.lock".into(), key_files: Vec::new(), lock: Lock::Made(list), install: install_list(false) },
+            layer: Layer { from: "Pipfile.lock".into(), key_files: Vec::new(), lock: Lock::Made(list), install: install_list() },
             steps: project(&local),
             names,
             extras: BTreeSet::new(),
@@ -236,7 +236,7 @@ impl Pack<'_> {
             problem: u.problem,
             cure: "Correct that line or add the file".into(),
         })?;
-        let Requirements { files, names, pinned, hashed, extras, local, .. } = read;
+        let Requirements { files, names, pinned, hashed, extras, local } = read;
         let mut key_files = files;
         for folder in &local {
             let prefix = if folder == "." { String::new() } else { format!("{folder}/") };
@@ -252,7 +252,7 @@ impl Pack<'_> {
                 pinned: pinned.into_iter().collect(),
                 advice: "uv pip compile --generate-hashes requirements.in -o requirements.txt".into(),
             };
-            (lock, install_list(false))
+            (lock, install_list())
         };
         Ok(Declared { layer: Layer { from: file.into(), key_files, lock, install }, steps: project(&local), names, extras })
     }
@@ -285,7 +285,7 @@ impl Pack<'_> {
             Lock::Made(String::new())
         };
         Ok(Declared {
-            layer: Layer { from: file.into(), key_files: vec![file.into()], lock, install: install_list(false) },
+            layer: Layer { from: file.into(), key_files: vec![file.into()], lock, install: install_list() },
             steps: if package { project(&[".".into()]) } else { Vec::new() },
             names,
             extras,
@@ -321,12 +321,8 @@ impl Pack<'_> {
 }
 
 /// Arguments that install a complete list.
-fn install_list(hashes: bool) -> Vec<String> {
-    let mut args = vec!["pip", "install", "--no-deps", "-r", "{lock}"];
-    if hashes {
-        args.push("--require-hashes");
-    }
-    args.into_iter().map(str::to_owned).collect()
+fn install_list() -> Vec<String> {
+    ["pip", "install", "--no-deps", "-r", "{lock}"].map(str::to_owned).to_vec()
 }
 
 fn project(folders: &[String]) -> Vec<Step> {

@@ -28,9 +28,16 @@ pub(super) fn place(cache: &Path, key: &Hash) -> PathBuf {
 impl Layer {
     /// One that was kept; `None` where there is none or it is damaged, and then it is made again.
     pub(super) fn open(place: &Path) -> Option<Self> {
-        let entries = serde_json::from_slice(&fs::read(place.join("manifest.json")).ok()?).ok()?;
+        let entries: Vec<Entry> = serde_json::from_slice(&fs::read(place.join("manifest.json")).ok()?).ok()?;
         let tree = place.join("tree");
-        tree.is_dir().then_some(Self { tree, entries })
+        // A build step that wrote through a link changed the time; a person who tidied up took files away.
+        let whole = entries.iter().all(|entry| {
+            let meta = fs::symlink_metadata(tree.join(&entry.path));
+            meta.is_ok_and(|m| {
+                entry.kind == 'l' || (m.len() == entry.size && m.modified().is_ok_and(|t| t == UNIX + Duration::from_secs(EPOCH)))
+            })
+        });
+        whole.then_some(Self { tree, entries })
     }
 
     /// Keeps the folder `tree` of a scratch folder.

@@ -1,15 +1,16 @@
 //! Running a build's programs, by argument vector, with the environment that is given and no other.
 //!
-//! **Invariant:** when the future that waits for a program is dropped, the program's whole process group is killed.
+//! **Invariant:** when the future that waits for a program is dropped, or dozen is killed, the program and all that it started are killed.
 
-use std::future::Future;
+use crate::processes::{self, JailEvent};
+use dozen_core::processes::Exit;
+use dozen_core::processes::jail::{JailSpec, PROTOCOL, View};
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::process::{ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::net::unix::pipe;
 
 /// A program to run.
 #[derive(Clone, Default)]
@@ -20,7 +21,7 @@ pub struct Command {
     pub env: Vec<(String, String)>,
     /// The working folder.
     pub cwd: PathBuf,
-    /// Folders that it may write, for a runner that can hold it to them.
+    /// Folders that it writes.
     pub writable: Vec<PathBuf>,
 }
 
@@ -34,79 +35,60 @@ impl std::fmt::Debug for Command {
 /// Takes each line of a program's output, stdout and stderr as they come.
 pub type OnLine = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What a runner answers.
-pub type Running<'a> = Pin<Box<dyn Future<Output = io::Result<ExitStatus>> + Send + 'a>>;
-
-/// Runs programs for a build.
-pub trait Runner: Send + Sync {
-    /// Runs one to its end.
-    fn run<'a>(&'a self, command: Command, on_line: OnLine) -> Running<'a>;
-}
-
-/// Runs programs as plain processes of this user, each in a process group of its own.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Plain;
-
-impl Runner for Plain {
-    fn run<'a>(&'a self, command: Command, on_line: OnLine) -> Running<'a> {
-        Box::pin(plain(command, on_line))
-    }
+/// Runs programs for a build, each in a jail of its own: whatever becomes of dozen, nothing that a build started lives on.
+///
+/// The jail sees the host's files and network, since installers and their settings are spread over both; what a build may write is not held
+/// to [`Command::writable`] yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Runner<'a> {
+    /// The dozen binary.
+    pub exe: &'a Path,
 }
 
 /// A longer line is handed on in pieces of this many bytes.
 const MAX_LINE: u64 = 16 << 10;
-/// How long output is waited for that a left-over child might still write.
-const LINGER: Duration = Duration::from_secs(2);
 
-async fn plain(command: Command, on_line: OnLine) -> io::Result<ExitStatus> {
-    let (program, args) = command.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    #[expect(clippy::disallowed_methods, reason = "the one place that runs a step of a build")]
-    let mut child = tokio::process::Command::new(program)
-        .args(args)
-        .env_clear()
-        .envs(command.env)
-        .current_dir(&command.cwd)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()?;
-    let group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw));
-    let out = child.stdout.take().map(|s| lines(s, on_line.clone()));
-    let err = child.stderr.take().map(|s| lines(s, on_line));
-    let output = async {
-        tokio::join!(
-            async {
-                if let Some(s) = out {
-                    s.await
-                }
-            },
-            async {
-                if let Some(s) = err {
-                    s.await
+impl Runner<'_> {
+    /// Runs one to its end and hands on its lines. Dropping the future kills it and all that it started.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub async fn run(&self, command: Command, on_line: OnLine) -> io::Result<Exit> {
+        let spec = JailSpec {
+            protocol: PROTOCOL,
+            instance: "build.1".into(),
+            hostname: "build".into(),
+            argv: command.argv,
+            env: command.env,
+            cwd: command.cwd,
+            mounts: Vec::new(),
+            view: View::Host,
+            user: None,
+            port: None,
+            log: None,
+            lost_grace_ms: 0,
+        };
+        let input = std::fs::File::open("/dev/null")?;
+        let ((out, out_end), (err, err_end)) = (pipe_with(PipeFlags::CLOEXEC)?, pipe_with(PipeFlags::CLOEXEC)?);
+        let out = lines(pipe::Receiver::from_owned_fd(out)?, on_line.clone());
+        let err = lines(pipe::Receiver::from_owned_fd(err)?, on_line);
+        let spawned = processes::spawn(self.exe, spec, Some([input.into(), out_end, err_end])).await;
+        let mut jail = spawned.map_err(io::Error::other)?;
+        let end = async {
+            loop {
+                match jail.next().await {
+                    JailEvent::Exited(exit) => return Ok(exit),
+                    JailEvent::Lost => return Ok(Exit::Lost),
+                    JailEvent::Failed { attempt, error, code } => {
+                        let kind = if code == 127 { io::ErrorKind::NotFound } else { io::ErrorKind::Other };
+                        return Err(io::Error::new(kind, format!("{attempt}: {error}")));
+                    }
+                    _ => {}
                 }
             }
-        );
-    };
-    tokio::pin!(output);
-    let status = tokio::select! {
-        status = child.wait() => status?,
-        () = &mut output => return child.wait().await,
-    };
-    drop(group);
-    let _ = tokio::time::timeout(LINGER, output).await;
-    Ok(status)
-}
-
-/// A process group, killed when dropped.
-struct Group(Option<rustix::process::Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(pid) = self.0 {
-            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-        }
+        };
+        // The pipes end with the jail's last process, so nothing that was written is missed.
+        tokio::join!(end, out, err).0
     }
 }
 
@@ -124,56 +106,5 @@ async fn lines(stream: impl AsyncRead + Unpin, on_line: OnLine) {
                 on_line(text.rsplit('\r').next().unwrap_or(text));
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Mutex;
-
-    fn sh(script: &str) -> Command {
-        let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-        Command { argv, env: vec![("PATH".into(), "/usr/bin:/bin".into())], cwd: "/".into(), writable: Vec::new() }
-    }
-
-    fn collect() -> (OnLine, Arc<Mutex<Vec<String>>>) {
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let sink = seen.clone();
-        (Arc::new(move |line: &str| sink.lock().expect("no panic").push(line.to_owned())), seen)
-    }
-
-    #[tokio::test]
-    async fn output_of_both_streams_and_the_code_arrive() {
-        let (on_line, seen) = collect();
-        let status = Plain.run(sh("echo one; echo two >&2; env | grep -c SECRET; printf 'last'; exit 3"), on_line).await.expect("ran");
-        assert_eq!(status.code(), Some(3));
-        let mut lines = seen.lock().expect("no panic").clone();
-        lines.sort();
-        assert_eq!(lines, ["0", "last", "one", "two"]);
-    }
-
-    #[tokio::test]
-    async fn dropping_the_future_kills_the_group() {
-        let (tx, rx) = tokio::sync::oneshot::channel();
-        let tx = Mutex::new(Some(tx));
-        let on_line: OnLine = Arc::new(move |line: &str| {
-            if let Some(tx) = tx.lock().expect("no panic").take() {
-                let _ = tx.send(line.to_owned());
-            }
-        });
-        let task = crate::tasks::spawn("build", Plain.run(sh("sleep 600 & echo $!; wait"), on_line));
-        let pid: i32 = rx.await.expect("a line").parse().expect("a pid");
-        task.abort();
-        let _ = task.await;
-        let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
-        let gone = || std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).map_or(true, |s| s.contains(") Z "));
-        for _ in 0..200 {
-            if gone() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the grandchild {pid:?} lives on");
     }
 }

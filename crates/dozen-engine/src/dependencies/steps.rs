@@ -11,12 +11,11 @@ use crate::release::scratch::Scratch;
 use crate::release::store::{self, Entry};
 use dozen_core::dependencies::python::requirements;
 use dozen_core::dependencies::{Lock, PACK_VERSION, Plan, Step};
+use dozen_core::processes::Exit;
 use dozen_core::release::Slug;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -26,11 +25,13 @@ const POETRY: [&str; 2] = ["poetry==2.5.1", "poetry-plugin-export==1.10.1"];
 const POETRY_PYTHON: [u32; 3] = [3, 10, 0];
 /// How many of a failed program's last lines an error repeats.
 const LAST_LINES: usize = 12;
+/// How many are searched for the cause: a compiler says much after it.
+const KEPT_LINES: usize = 1000;
 
 /// One build under way.
 pub(super) struct Job<'a> {
     pub(super) request: &'a Request<'a>,
-    pub(super) runner: &'a dyn Runner,
+    pub(super) runner: Runner<'a>,
     pub(super) plan: &'a Plan,
     pub(super) python: &'a Interpreter,
     pub(super) found: &'a Found,
@@ -43,7 +44,8 @@ pub(super) struct Job<'a> {
 
 /// What a program said and how it ended.
 struct Ran {
-    status: ExitStatus,
+    status: Exit,
+    /// At most [`KEPT_LINES`], masked.
     last: Vec<String>,
 }
 
@@ -156,7 +158,7 @@ impl Job<'_> {
             let python = venv.join("bin/python").to_string_lossy().into_owned();
             let argv = [python.as_str(), manage, "collectstatic", "--noinput"].map(str::to_owned).to_vec();
             let ran = self.run(argv, env, self.tree, &shown, true).await?;
-            if !ran.status.success() {
+            if !ran.status.is_success() {
                 let said = |text: &str| ran.last.iter().any(|l| l.contains(text));
                 if said("Unknown command: 'collectstatic'") {
                     self.request.output.detail("Skipped: django.contrib.staticfiles is not among INSTALLED_APPS");
@@ -226,7 +228,7 @@ impl Job<'_> {
         env.push(("PYTHONHASHSEED".into(), "0".into()));
         let shown = "compiling bytecode";
         let ran = self.run(argv, env, self.scratch, shown, false).await?;
-        if ran.status.success() { Ok(()) } else { Err(failed(shown, &ran, "Run the command again; is there enough memory?".into())) }
+        if ran.status.is_success() { Ok(()) } else { Err(failed(shown, &ran, "Run the command again; is there enough memory?".into())) }
     }
 
     /// Resolves what the input leaves open, once.
@@ -335,7 +337,7 @@ impl Job<'_> {
         let mut argv = vec![uv.program.to_string_lossy().into_owned()];
         argv.extend(args);
         let ran = self.run(argv, env, cwd, shown, true).await?;
-        if ran.status.success() {
+        if ran.status.is_success() {
             Ok(())
         } else {
             Err(failed(shown, &ran, uv_cure(&ran.last, self.plan.layer.as_ref().map_or("", |l| &l.from))))
@@ -343,7 +345,7 @@ impl Job<'_> {
     }
 
     async fn run(&self, argv: Vec<String>, env: Vec<(String, String)>, cwd: &Path, shown: &str, show: bool) -> Result<Ran, BuildError> {
-        let last = Arc::new(Mutex::new(VecDeque::with_capacity(LAST_LINES)));
+        let last = Arc::new(Mutex::new(VecDeque::new()));
         let on_line: OnLine = {
             let (last, mask, output) = (last.clone(), self.request.mask.clone(), self.request.output.clone());
             let scratch = self.scratch.to_string_lossy().into_owned();
@@ -355,11 +357,14 @@ impl Job<'_> {
                 if line.trim().is_empty() || line.starts_with("Using Python ") {
                     return;
                 }
-                if show {
-                    output.detail(&line);
+                let passing = ["Downloading ", "Downloaded ", "Building ", "Built "].iter().any(|p| line.trim_start().starts_with(p));
+                match show {
+                    true if passing => output.busy(line.trim_start()),
+                    true => output.detail(&line),
+                    false => {}
                 }
                 if let Ok(mut last) = last.lock() {
-                    if last.len() == LAST_LINES {
+                    if last.len() == KEPT_LINES {
                         last.pop_front();
                     }
                     last.push_back(line);
@@ -411,12 +416,12 @@ fn fill(args: &[String], venv: &Path, source: &Path, list: &Path) -> Vec<String>
 }
 
 fn failed(shown: &str, ran: &Ran, cure: String) -> BuildError {
-    let status = match (ran.status.code(), ran.status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "no exit code".into(),
+    let status = match ran.status {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(signal) => format!("signal {signal}"),
+        Exit::Lost => "SIGKILL from outside".into(),
     };
-    BuildError::Step { command: shown.to_owned(), status, last: ran.last.clone(), cure }
+    BuildError::Step { command: shown.to_owned(), status, last: ran.last[ran.last.len().saturating_sub(LAST_LINES)..].to_vec(), cure }
 }
 
 /// What to do about what uv said.

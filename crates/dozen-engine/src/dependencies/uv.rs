@@ -59,7 +59,7 @@ pub enum UvError {
 
 impl Uv {
     /// Finds or fetches it.
-    pub(super) async fn get(home: &Home, found: &Found, runner: &dyn Runner, on_fetch: &(dyn Fn() + Send + Sync)) -> Result<Self, UvError> {
+    pub(super) async fn get(home: &Home, found: &Found, runner: Runner<'_>, on_fetch: &(dyn Fn() + Send + Sync)) -> Result<Self, UvError> {
         if let Some(uv) = on_path(runner).await {
             return Ok(uv);
         }
@@ -73,7 +73,7 @@ impl Uv {
     }
 }
 
-async fn on_path(runner: &dyn Runner) -> Option<Uv> {
+async fn on_path(runner: Runner<'_>) -> Option<Uv> {
     let path = std::env::var_os("PATH")?;
     let program = std::env::split_paths(&path).filter(|d| d.is_absolute()).map(|d| d.join("uv")).find(|p| p.is_file())?;
     let said = Arc::new(Mutex::new(String::new()));
@@ -90,10 +90,10 @@ async fn on_path(runner: &dyn Runner) -> Option<Uv> {
     let version = said.split_whitespace().nth(1)?.to_owned();
     let mut numbers = version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
     let release = [numbers.next()?, numbers.next()?];
-    (status.success() && said.starts_with("uv ") && release >= OLDEST).then_some(Uv { program, version })
+    (status.is_success() && said.starts_with("uv ") && release >= OLDEST).then_some(Uv { program, version })
 }
 
-async fn fetch(place: &Path, tools: &Path, found: &Found, runner: &dyn Runner) -> Result<(), UvError> {
+async fn fetch(place: &Path, tools: &Path, found: &Found, runner: Runner<'_>) -> Result<(), UvError> {
     let failed = |source| UvError::Write { path: tools.to_owned(), source };
     let scratch = Scratch::new(tools).map_err(failed)?;
     let list = scratch.path().join("requirements.txt");
@@ -128,7 +128,7 @@ async fn fetch(place: &Path, tools: &Path, found: &Found, runner: &dyn Runner) -
             writable: vec![scratch.path().to_owned()],
         };
         let status = runner.run(command, on_line).await.map_err(failed)?;
-        if status.success() && tree.join("bin/uv").is_file() {
+        if status.is_success() && tree.join("bin/uv").is_file() {
             scratch.keep("tree", place).map_err(failed)?;
             return Ok(());
         }
@@ -168,7 +168,7 @@ pub(super) fn network() -> Vec<(String, String)> {
 }
 
 /// What pip's configuration files say of indexes, as the variables that pip would read instead; uv reads neither.
-pub(super) async fn pip_settings(found: &Found, runner: &dyn Runner) -> Vec<(String, String)> {
+pub(super) async fn pip_settings(found: &Found, runner: Runner<'_>) -> Vec<(String, String)> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let own = std::env::var_os("PIP_CONFIG_FILE").map(PathBuf::from);
     let files = [Some("/etc/pip.conf".into()), own, Some(home.join(".config/pip/pip.conf")), Some(home.join(".pip/pip.conf"))];
@@ -185,7 +185,7 @@ pub(super) async fn pip_settings(found: &Found, runner: &dyn Runner) -> Vec<(Str
     let env = passed(&["PATH", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "PIP_CONFIG_FILE"]);
     let ran = runner.run(Command { argv, env, cwd: "/".into(), writable: Vec::new() }, on_line).await;
     let said = said.lock().map(|s| s.clone()).unwrap_or_default();
-    if ran.is_ok_and(|s| s.success()) { pip_variables(&said) } else { Vec::new() }
+    if ran.is_ok_and(|exit| exit.is_success()) { pip_variables(&said) } else { Vec::new() }
 }
 
 /// Reads lines like `global.index-url='https://host/simple'`; those of `install` come after and win.

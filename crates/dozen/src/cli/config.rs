@@ -16,28 +16,31 @@ use std::collections::BTreeMap;
 pub(crate) struct ConfigArgs {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// Show the values of secrets too
+    /// Show all values unmasked
     #[arg(long)]
     show: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Set config vars, which makes a release: KEY=value …
+    /// Set config vars, which makes a release
     Set {
+        /// One or more; quote what the shell would read: 'GREETING=Hello, you'
         #[arg(required = true, value_name = "KEY=VALUE")]
         pairs: Vec<String>,
-        /// They are no secrets: never masked
+        /// They are no secrets: show and print their values
         #[arg(long)]
         plain: bool,
     },
     /// Remove config vars, which makes a release
     Unset {
+        /// One or more names
         #[arg(required = true, value_name = "KEY")]
         names: Vec<String>,
     },
-    /// Print one value
+    /// Print one value, unmasked
     Get {
+        /// Its name
         #[arg(value_name = "KEY")]
         name: String,
     },

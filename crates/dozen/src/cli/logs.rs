@@ -12,16 +12,16 @@ use http_body_util::BodyExt;
 /// Arguments.
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
-    /// How many of the last lines, or `all`
+    /// How many of the last lines to show, or `all`
     #[arg(short, long, value_name = "N|all", default_value = "100", value_parser = number)]
     num: String,
-    /// Go on with each new line
+    /// Go on with each new line, until Ctrl-C
     #[arg(short, long)]
     tail: bool,
-    /// Only a process type or one instance: web, web.1, router
+    /// Only those of a process type or of one process: web, web.1, release, router
     #[arg(short, long, value_name = "PROCESS")]
     ps: Option<String>,
-    /// Only the app's own lines, or only the platform's
+    /// Only the app's own lines (app), or only the platform's (dozen)
     #[arg(short, long, value_name = "app|dozen", value_parser = ["app", "dozen"])]
     source: Option<String>,
 }

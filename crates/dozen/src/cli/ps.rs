@@ -19,13 +19,15 @@ pub(crate) struct PsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Change how many of each type run: web=3 worker+1 (without arguments: print it so that it can be pasted back)
+    /// Change how many of each type run; alone, print it so that it can be pasted back
     Scale {
+        /// `web=3` for three, `worker+1` for one more, `worker-1` for one less; several at once, all or none
         #[arg(value_name = "TYPE=N", allow_hyphen_values = true)]
         changes: Vec<String>,
     },
     /// Restart all processes, those of a type, or one
     Restart {
+        /// `web` or `web.1`; by default all
         #[arg(value_name = "TYPE[.N]")]
         target: Option<String>,
     },

@@ -12,7 +12,7 @@ use http::Method;
 /// Arguments.
 #[derive(Debug, Args)]
 pub(crate) struct RollbackArgs {
-    /// The release to go back to; by default the one before the current
+    /// The release to go back to; by default the one before the current that did not fail
     #[arg(value_name = "vN")]
     to: Option<String>,
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 /// Arguments.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The command and its arguments; one word is read by the app's shell
+    /// The command and its arguments, as they are; a single word is read by the app's shell: 'cd x && make'
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     command: Vec<String>,
 }

@@ -30,19 +30,19 @@ const LOG_BUDGET: u64 = 256 << 20;
 /// Arguments.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
-    /// The app's folder
+    /// The app's folder, with its Procfile
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// The router's port; by default 8000 or the next free one (0: any)
+    /// The port to listen on; by default 8000 or the next free one (0: any)
     #[arg(long, value_name = "N")]
     port: Option<u16>,
-    /// Come up, then stop again: exits with 0 when every process was up
+    /// Come up, then stop again; the exit code is 0 where every process was up
     #[arg(long)]
     once: bool,
-    /// Go on in the background once it is up; `dozen down` ends it
+    /// Go on in the background once every process is up; `dozen down` ends it
     #[arg(long, conflicts_with = "once")]
     detach: bool,
-    /// Use this Python (a version or a path) whatever the app's files say; later `up`s keep it
+    /// Use this Python, a version or a path, whatever the app's files say; the deploy keeps it
     #[arg(long, value_name = "VERSION|PATH")]
     use_python: Option<String>,
     /// The background half of --detach
@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
     async fn live(&mut self, args: &UpArgs, who: &Principal, folder: PathBuf) -> Result<i32> {
-        // Ctrl-C while it comes up: 128 + SIGINT, as a shell says it.
+        // Ctrl-C before anything was launched: 128 + SIGINT, as a shell says it.
         const INTERRUPTED: i32 = 130;
         let (served, printer) = (self.served.clone(), self.printer.clone());
         let floor = &served.floor;
@@ -125,7 +125,9 @@ impl<'a> Session<'a> {
         let formation = floor.formation(&release.slug).await?;
         self.announce(&release, new, &formation);
         floor.serve(who, release.clone()).await?;
-        let Ok(up) = self.unless_stopped(floor.come_up(&release)).await else { return Ok(INTERRUPTED) };
+        let Ok(up) = self.unless_stopped(floor.come_up(&release)).await else {
+            return Ok(if args.once { INTERRUPTED } else { 0 });
+        };
         match up {
             Ok(()) => {
                 if printer.is_json() {

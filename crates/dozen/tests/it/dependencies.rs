@@ -1,6 +1,6 @@
 //! End to end: dependencies. Real packages from a real index, through uv.
 
-use dozen_core::config::Mask;
+use dozen_core::config::{Mask, Origin, Var};
 use dozen_core::ids::AppName;
 use dozen_core::processes::ProcessType;
 use dozen_engine::codebase;
@@ -64,6 +64,8 @@ impl Bench {
     async fn build_as(&self, config: &[(&str, &str)], use_python: Option<&str>) -> (Result<Built, BuildError>, String) {
         let reading = codebase::read(&self.folder()).expect("readable");
         let config: Vec<(String, String)> = config.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let secrets: Vec<Var> = config.iter().map(|(_, v)| Var { value: v.clone(), origin: Origin::Set, plain: false }).collect();
+        let mask = Mask::of(&secrets);
         let heard = Arc::new(Heard::default());
         let processes = fs::read_to_string(self.folder().join("Procfile")).unwrap_or_default();
         let processes = processes
@@ -71,13 +73,14 @@ impl Bench {
             .filter_map(|l| l.split_once(": "))
             .map(|(n, c)| ProcessType { name: n.parse().expect("a name"), command: c.to_owned() });
         let request = Request {
+            exe: Path::new(env!("CARGO_BIN_EXE_dozen")),
             home: &self.home,
             app: &self.app,
             source: &reading.source,
             processes: processes.collect(),
             config: &config,
             placeholders: &[],
-            mask: &Mask::default(),
+            mask: &mask,
             use_python,
             last_python: None,
             output: heard.clone(),
@@ -228,6 +231,13 @@ async fn what_did_not_change_is_not_built_again() {
     fs::remove_dir_all(bench.home.slugs()).expect("removed");
     let (rebuilt, _) = bench.build().await;
     assert!(!rebuilt.reused && rebuilt.slug.id == first.slug.id, "a lost slug is built again");
+
+    let flask =
+        |root: &Path| contents(root).into_iter().map(|(p, ..)| root.join(p)).find(|p| p.ends_with("flask/__init__.py")).expect("there");
+    fs::write(flask(&bench.home.cache(&bench.app).join("layers")), "raise SystemExit").expect("written");
+    fs::remove_dir_all(bench.home.slugs()).expect("removed");
+    let (healed, _) = bench.build().await;
+    assert_eq!(healed.slug.id, first.slug.id, "a damaged layer is made again");
 }
 
 #[tokio::test]
@@ -328,7 +338,7 @@ async fn pyproject_and_local_packages_install() {
 }
 
 const SETTINGS: &str = "import os\nSECRET_KEY = os.environ['SECRET_KEY']\nINSTALLED_APPS = ['django.contrib.staticfiles', 'shop']\nSTATIC_URL = 's/'\n\
-    STATIC_ROOT = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'collected')\nROOT_URLCONF = 'shop.urls'\nprint('token', os.environ.get('TOKEN'))\n";
+    STATIC_ROOT = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'collected')\nROOT_URLCONF = 'shop.urls'\nprint('token', os.environ.get('TOKEN'), SECRET_KEY)\n";
 const MANAGE: &str = "import os, sys\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')\nfrom django.core.management import execute_from_command_line\nexecute_from_command_line(sys.argv)\n";
 
 #[tokio::test]
@@ -350,7 +360,7 @@ async fn django_collects_its_static_files_with_the_deploys_config() {
 
     let (built, text) = bench.build_as(&[("SECRET_KEY", "from the config"), ("TOKEN", "tok")], None).await;
     let built = built.expect("built");
-    assert!(text.contains("-----> $ python manage.py collectstatic --noinput") && text.contains("token tok"), "{text}");
+    assert!(text.contains("-----> $ python manage.py collectstatic --noinput") && text.contains("token tok ********"), "{text}");
     assert!(bench.tree(&built).join("collected/shop.css").is_file());
     assert_eq!(built.slug.processes[0].command, "gunicorn shop.wsgi --bind 0.0.0.0:$PORT");
     let (again, _) = bench.build_as(&[("SECRET_KEY", "another")], None).await;

@@ -10,6 +10,7 @@ mod config;
 mod dependencies;
 mod deployed;
 mod disposability;
+mod docs;
 mod logs;
 mod parity;
 mod port;

@@ -17,8 +17,6 @@ pub struct Requirements {
     pub extras: BTreeSet<String>,
     /// Folders of the source that are to be installed: `.`, `libs/shop`.
     pub local: Vec<String>,
-    /// Whether there is a plain path or an option that only the files themselves carry.
-    pub other: bool,
 }
 
 /// The most files that one may include, itself among them.
@@ -70,7 +68,6 @@ pub fn read(file: &str, read_file: &dyn Fn(&str) -> Option<String>) -> Result<Re
                     out.extras.extend(extras.into_iter().map(|e| format!("{name}[{e}]")));
                     out.names.insert(name);
                 }
-                Line::Option => out.other = true,
                 _ => {}
             }
         }
@@ -129,7 +126,6 @@ enum Line {
     Requirement { name: String, pinned: bool, hash: bool, extras: Vec<String> },
     Include { path: String, constraints: bool },
     Local(String),
-    Option,
     Other,
 }
 
@@ -146,7 +142,7 @@ fn classify(line: &str) -> Line {
         return if [".whl", ".tar.gz", ".zip"].iter().any(|e| path.ends_with(e)) { Line::Other } else { Line::Local(path.to_owned()) };
     }
     if line.starts_with('-') {
-        return if editable.is_some() { Line::Other } else { Line::Option };
+        return Line::Other;
     }
     let Some(name) = name(line) else { return Line::Other };
     let rest = line.split(" --hash").next().unwrap_or(line);
