@@ -32,6 +32,7 @@ fn detached_it_goes_on_until_down() {
     place.dozen(&["up", "--port", "0"]).coded(1).has(&["shop/dev is already running: `dozen up` with pid ", "dozen down -a shop/dev"]);
     assert_eq!(place.dozen(&["down"]).ok().out, "Stopped shop/dev\n");
     place.assert_nothing_left();
+    std::net::TcpStream::connect(("127.0.0.1", port)).expect_err("the router is gone");
     place.dozen(&["down"]).coded(1).has(&["shop/dev is not running"]);
 }
 
@@ -166,6 +167,42 @@ fn an_empty_path_and_no_python_do_not_matter_to_what_needs_neither() {
     let place = Place::new(&[("Procfile", "clock: echo $PATH; sleep 1000\n")]);
     let said = finish(place.program(DOZEN).args(["up", "--port", "0", "--once", "--no-color"]).env("PATH", ""));
     said.ok().has(&["app[clock.1]: /usr/local/bin:/usr/bin:/bin"]);
+}
+
+const PYTHON: [(&str, &str); 2] = [
+    ("requirements.txt", "six==1.16.0\n"),
+    ("Procfile", "clock: python -c 'import six, time; print(six.__version__, flush=True); time.sleep(1000)'\n"),
+];
+
+#[test]
+fn an_empty_path_hides_no_python() {
+    let place = Place::new(&PYTHON);
+    place.share_uv("shop");
+    let said = finish(place.program(DOZEN).args(["up", "--port", "0", "--once", "--no-color"]).env("PATH", ""));
+    said.ok().has(&["-----> Python app detected", "app[clock.1]: 1.16.0"]);
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that could not run says so")]
+fn no_python_and_no_network_are_told_with_their_cure() {
+    if !is_root() {
+        eprintln!("not run: hiding the interpreters and the network needs root");
+        return;
+    }
+    let place = Place::new(&PYTHON);
+    let hide = r#"
+        for p in /usr/bin/python3* /usr/local/bin/python3*; do [ -f "$p" ] && mount --bind /dev/null "$(readlink -f "$p")"; done
+        for d in ~/.pyenv ~/.local/share/uv; do [ -d "$d" ] && mount -t tmpfs none "$d"; done
+        PATH= exec "$0" up --port 0 --once --no-color
+    "#;
+    let said = finish(place.program("unshare").args(["-m", "sh", "-c", hide, DOZEN])).coded(1);
+    said.has(&["there is no Python here that can be used", "apt install python3"]);
+
+    place.share_tools();
+    let said = finish(place.program("unshare").args(["-n", DOZEN, "up", "--port", "0", "--once", "--no-color"])).coded(1);
+    said.has(&["No package index could be reached", "HTTPS_PROXY"]).lacks("Launching");
+    assert_eq!(place.ledger("select count(*) from releases"), "0");
+    place.assert_nothing_left();
 }
 
 #[test]
