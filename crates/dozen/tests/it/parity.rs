@@ -81,7 +81,7 @@ fn a_taken_port_is_told_at_once() {
     let place = Place::web(BOTH);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("bound").port().to_string();
-    place.dozen(&["up", "--port", &port]).coded(2).has(&["port", &port]).lacks("detected");
+    place.dozen(&["up", "--port", &port]).coded(1).has(&["port", &port]).lacks("detected");
     place.assert_nothing_left();
 }
 
@@ -148,7 +148,10 @@ fn a_full_disk_is_told_and_the_ledger_stays_whole() {
         for room in 16 32 64; do
             truncate -s -16K "$DOZEN_HOME/filler"
             "$0" up --port 0 --once --no-color; echo "with $room KiB: $?"
-            sqlite3 "$DOZEN_HOME/ledger.db" 'pragma integrity_check' | sed 's/^/integrity: /'
+            # A copy elsewhere, since even to look at it sqlite3 needs a page of shared memory beside it.
+            copy=$(mktemp -d) && cp "$DOZEN_HOME"/ledger.db "$DOZEN_HOME"/ledger.db-wal "$copy"
+            sqlite3 "$copy/ledger.db" 'pragma integrity_check' | sed 's/^/integrity: /'
+            rm -r "$copy"
         done
         rm "$DOZEN_HOME/filler"
         "$0" up --port 0 --once --no-color; echo "again: $?"
