@@ -362,6 +362,7 @@ impl Reconciler {
             let steps = plan(&desired, &seen, Timestamp::now());
             let mut acted = false;
             for step in steps {
+                tracing::debug!(?step, generation = desired.generation.0);
                 acted |= self.act(&desired, step).await;
             }
             if !acted {
