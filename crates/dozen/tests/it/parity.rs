@@ -123,6 +123,22 @@ fn a_home_that_cannot_be_written_is_named() {
 }
 
 #[test]
+fn a_home_may_lie_deep_or_within_the_app() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    let deep = place.beside(&"a-long-name/".repeat(20));
+    let within = |home: &std::path::Path, args: &[&str]| finish(place.program(DOZEN).args(args).env("DOZEN_HOME", home));
+    within(&deep, &["up", "--port", "0", "--detach"]).ok();
+    within(&deep, &["ps"]).ok().has(&["clock.1"]);
+    within(&deep, &["down"]).ok();
+
+    let inside = std::path::Path::new(".dozen");
+    within(inside, &["up", "--port", "0", "--once"]).ok().has(&["Released v1"]).lacks(".dozen");
+    within(inside, &["up", "--port", "0", "--once"]).ok().has(&["Nothing changed: v1 again"]);
+    assert_eq!(within(inside, &["run", "--", "ls -A"]).ok().out, "Procfile\n");
+    within(std::path::Path::new("."), &["up", "--port", "0", "--once"]).coded(1).has(&["DOZEN_HOME is the app's own folder"]);
+}
+
+#[test]
 fn a_home_that_cannot_be_made_is_named() {
     let place = Place::web(BOTH);
     std::fs::write(place.home(), "a file").expect("written");
