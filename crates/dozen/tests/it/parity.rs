@@ -77,6 +77,34 @@ fn two_apps_share_a_home_and_one_deploy_runs_once() {
 }
 
 #[test]
+fn several_first_ups_agree_on_one_new_home() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    let ups: Vec<_> = ["a", "b", "c", "d", "e"].iter().map(|app| place.start(&["--app", app])).collect();
+    ups.iter().for_each(|up| drop(up.event("ready")));
+    assert_eq!(place.ledger("select count(*), count(distinct uid), count(current_release) from deploys"), "5|5|5");
+    // The folder has no app of its own name: which one is meant has to be said.
+    place.dozen(&["ps"]).coded(2).has(&["several apps were brought up from", "name one with -a: a, b, c, d, e"]);
+    ups.into_iter().for_each(|up| drop(up.stop()));
+    place.assert_nothing_left();
+}
+
+#[test]
+fn what_is_no_app_is_refused_before_anything_is_made() {
+    let place = Place::new(&[("file", "")]);
+    for (args, needle) in [
+        (["up", "nowhere"], "cannot find the folder nowhere"),
+        (["up", "file"], "is not a folder"),
+        (["up", "--app=Not/A/Name"], "app name \"Not\" is not valid"),
+        (["up", "--port=70000"], "70000"),
+        (["upp", "."], "up"),
+    ] {
+        place.dozen(&args).coded(2).has(&[needle]).lacks("panicked");
+    }
+    place.dozen(&["up", "--once", "--detach"]).coded(2).has(&["cannot be used with"]);
+    assert!(!place.home().join("run").exists());
+}
+
+#[test]
 fn a_taken_port_is_told_at_once() {
     let place = Place::web(BOTH);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
