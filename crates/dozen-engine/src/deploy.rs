@@ -237,7 +237,7 @@ impl Floor {
             return Ok(Configured { changes, version: None });
         }
         let current = current.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
-        let slug = store::open(self.home(), &current.slug)?;
+        let slug = Slug { commit: current.commit.clone(), ..store::open(self.home(), &current.slug)? };
         let cause = Cause::Config(changes.clone());
         let release = self.make(who, slug, number, None, current.python, &cause).await?;
         self.roll(who, release.clone(), output).await?;
@@ -262,7 +262,7 @@ impl Floor {
         if row.status != Status::Succeeded {
             return Err(DeployError::FailedRelease(row.version));
         }
-        let slug = store::open(self.home(), &row.slug)?;
+        let slug = Slug { commit: row.commit.clone(), ..store::open(self.home(), &row.slug)? };
         let config = self.ledger.config_at(&self.deploy, row.config_version).await?;
         let (latest, now) = self.ledger.config(&self.deploy).await?;
         let config_version = if now == config {
@@ -351,10 +351,12 @@ impl Floor {
     }
 
     async fn load(&self, row: &ReleaseRow) -> Result<Release, DeployError> {
+        // The same slug may come of several commits; a release knows its own.
+        let slug = Slug { commit: row.commit.clone(), ..store::open(self.home(), &row.slug)? };
         Ok(Release {
             deploy: self.deploy.clone(),
             version: row.version,
-            slug: store::open(self.home(), &row.slug)?,
+            slug,
             config: self.ledger.config_at(&self.deploy, row.config_version).await?,
             attachments: self.ledger.resolve(row.attachments.clone()).await?,
             description: row.description.clone(),

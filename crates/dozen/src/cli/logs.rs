@@ -51,6 +51,9 @@ pub(crate) async fn run(args: LogsArgs, settings: &Settings, printer: &Printer) 
             printer.log(&line);
         }
         rest.drain(..=end);
+        if printer.is_closed() {
+            break;
+        }
     }
     Ok(0)
 }
