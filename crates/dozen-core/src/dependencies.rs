@@ -189,7 +189,7 @@ mod tests {
         python
         runtime 3.12 at .python-version:2
         layer requirements.txt [requirements.txt] Own: uv pip install --no-deps --require-hashes -r requirements.txt
-        cure: Add gunicorn to requirements.txt, or a Procfile with a line like `web: gunicorn app:app --bind 0.0.0.0:$PORT`
+        web: cd src && waitress-serve --listen=0.0.0.0:$PORT app:app
         ");
         let fastapi = [
             ("requirements.txt", "-r reqs/base.txt\n"),
@@ -294,6 +294,41 @@ mod tests {
         layer pyproject.toml [pyproject.toml] Made(""): uv pip install --no-deps -r {lock}
         cure: Add a Procfile with a line like `web: COMMAND`, which listens on $PORT; COMMAND's program must be in pyproject.toml
         "#);
+    }
+
+    #[test]
+    fn an_app_that_declares_no_server_gets_its_frameworks_own() {
+        let web = |files: &[(&str, &str)]| {
+            let plan = of(files).expect("a plan");
+            let note = plan.notes.iter().any(|n| n.contains("development server"));
+            (plan.processes.first().map(|(_, c)| c.clone()), note)
+        };
+        let django = [("requirements.txt", "Django==4.2\n"), ("manage.py", ""), ("shop/wsgi.py", "")];
+        assert_eq!(web(&django), (Some("python manage.py runserver --noreload 0.0.0.0:$PORT".into()), true));
+        let flask = [("requirements.txt", "flask\n"), ("app.py", FLASK)];
+        assert_eq!(web(&flask), (Some("flask --app app:app run --host 0.0.0.0 --port $PORT".into()), true));
+        // What stands in a Procfile needs no such note.
+        let own = [("requirements.txt", "flask\n"), ("app.py", FLASK), ("Procfile", "web: python app.py")];
+        assert!(!web(&own).1);
+        let odd = [("requirements.txt", "django\n"), ("my site/manage.py", "")];
+        assert_eq!(web(&odd), (None, false), "a path that a shell would take apart is no certain answer");
+    }
+
+    #[test]
+    fn apps_made_by_a_function_are_found() {
+        let command = |files: &[(&str, &str)]| of(files).expect("a plan").processes.first().map(|(_, c)| c.clone());
+        let factory = ("flaskr/__init__.py", "def create_app(test_config=None):\n    app = Flask(__name__)\n");
+        let gunicorn = ("requirements.txt", "flask\ngunicorn\n");
+        assert_eq!(command(&[gunicorn, factory]), Some("gunicorn 'flaskr:create_app()' --bind 0.0.0.0:$PORT".into()));
+        let src = ("src/tasks/__init__.py", factory.1);
+        assert_eq!(
+            command(&[("requirements.txt", "flask"), src]),
+            Some("cd src && flask --app 'tasks:create_app()' run --host 0.0.0.0 --port $PORT".into())
+        );
+        assert_eq!(command(&[gunicorn, factory, ("tests/__init__.py", factory.1)]), None, "two are no certain answer");
+        let fastapi = "from fastapi import FastAPI\ndef get_application() -> FastAPI:\n    return FastAPI()\napp = get_application()\n";
+        let uvicorn = ("requirements.txt", "fastapi\nuvicorn\n");
+        assert_eq!(command(&[uvicorn, ("app/main.py", fastapi)]), Some("uvicorn app.main:app --host 0.0.0.0 --port $PORT".into()));
     }
 
     #[test]

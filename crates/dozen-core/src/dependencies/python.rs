@@ -54,8 +54,11 @@ impl Pack<'_> {
         if let Some(manage) = &manage {
             steps.push(Step::CollectStatic { manage: manage.clone() });
         }
-        let (processes, cure) =
-            web::types(&web::App { source: self.source, read: self.read, names: &names, extras: &extras, from, manage });
+        let app = web::App { source: self.source, read: self.read, names: &names, extras: &extras, from, manage };
+        let web::Served { types: processes, cure, note } = web::served(&app);
+        if !self.source.has("Procfile") {
+            notes.extend(note);
+        }
         let env = [
             ("PATH", "{app}/.venv/bin:/usr/local/bin:/usr/bin:/bin"),
             ("VIRTUAL_ENV", "{app}/.venv"),

@@ -138,6 +138,8 @@ fn app(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> AppJson {
             "description" => app.description = shape.text(node, at),
             "env" => app.env = env(shape, node, at),
             "formation" => app.formation = formation(shape, node, at),
+            // One alone, as some files have it.
+            "addons" if matches!(node.value, Value::Text(_)) => app.addons = add_on(shape, node, at).into_iter().collect(),
             "addons" => app.addons = items(shape, node, at, add_on),
             "buildpacks" => app.buildpacks = items(shape, node, at, buildpack),
             "scripts" => app.postdeploy = postdeploy(shape, node, at),
@@ -320,6 +322,10 @@ fn postdeploy(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Option<Strin
                 }
             }
             ("postdeploy", _) => found = shape.text(node, at),
+            // Heroku CI's, as in `environments.test`; a build or a release never runs them.
+            ("test" | "test-setup" | "pr-predestroy", _) => {
+                shape.text(node, at);
+            }
             _ => shape.unknown(&key, key_span, at, &["postdeploy"]),
         }
     }

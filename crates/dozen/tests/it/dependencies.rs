@@ -392,9 +392,9 @@ async fn errors_say_cause_and_cure() {
     .await;
     check(&[("requirements.txt", ""), worker], Some("/bin/sh"), &["/bin/sh is no CPython"]).await;
     check(
-        &[("requirements.txt", "flask\n"), ("app.py", "from flask import Flask\napp = Flask(__name__)\n")],
+        &[("requirements.txt", "fastapi\n"), ("main.py", "from fastapi import FastAPI\napp = FastAPI()\n")],
         None,
-        &["Add gunicorn to requirements.txt"],
+        &["Add uvicorn to requirements.txt"],
     )
     .await;
     check(&[("requirements.txt", "blinker==99.1\n"), worker], None, &["`uv pip compile` failed", "do not fit together"]).await;

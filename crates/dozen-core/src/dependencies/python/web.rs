@@ -34,8 +34,25 @@ const MODULES: [&str; 12] = [
     "src/app/main.py",
 ];
 
+/// How an app is served.
+pub(super) struct Served {
+    /// Its types; none where nothing is certain.
+    pub(super) types: Vec<(TypeName, String)>,
+    /// What to do where there are none.
+    pub(super) cure: String,
+    /// What a person should know of the choice.
+    pub(super) note: Option<String>,
+}
+
+/// How an app without a Procfile is served. A framework's own development server is taken, and said so, where no other is declared.
+pub(super) fn served(app: &App<'_>) -> Served {
+    let (types, cure) = declared(app);
+    let (types, note) = if types.is_empty() { app.development().unzip() } else { (Some(types), None) };
+    Served { types: types.unwrap_or_default(), cure, note }
+}
+
 /// The types, or none and what to do about it.
-pub(super) fn types(app: &App<'_>) -> (Vec<(TypeName, String)>, String) {
+fn declared(app: &App<'_>) -> (Vec<(TypeName, String)>, String) {
     let from = app.from;
     let declare = format!("Add a Procfile with a line like `web: COMMAND`, which listens on $PORT; COMMAND's program must be in {from}");
     let web = |command: String| match TypeName::WEB.parse() {
@@ -52,41 +69,73 @@ pub(super) fn types(app: &App<'_>) -> (Vec<(TypeName, String)>, String) {
             (Some(wsgi), _) if has("gunicorn") => web(format!("gunicorn{} {wsgi} --bind 0.0.0.0:$PORT", chdir("--chdir"))),
             (_, Some(asgi)) if uvicorn => web(format!("uvicorn{} {asgi}:application --host 0.0.0.0 --port $PORT", chdir("--app-dir"))),
             (_, Some(asgi)) if has("daphne") && folder.is_none() => web(format!("daphne -b 0.0.0.0 -p $PORT {asgi}:application")),
-            (wsgi, _) => {
-                let wsgi = wsgi.unwrap_or_else(|| "PROJECT.wsgi".into());
-                (Vec::new(), format!("Add gunicorn to {from}, or a Procfile with a line like `web: gunicorn {wsgi} --bind 0.0.0.0:$PORT`"))
-            }
+            _ => (Vec::new(), format!("Add gunicorn to {from}")),
         };
     }
     let asgi = app.object(&["FastAPI(", "Starlette(", "Litestar(", "Quart("]);
-    let wsgi = app.object(&["Flask(", "Bottle(", "create_app("]);
+    let wsgi = app.wsgi();
     if let Some((folder, object)) = &asgi {
         let folder = folder.as_ref().map(|f| format!(" --app-dir {f}")).unwrap_or_default();
         if uvicorn {
             return web(format!("uvicorn{folder} {object} --host 0.0.0.0 --port $PORT"));
         }
-        return (
-            Vec::new(),
-            format!("Add uvicorn to {from}, or a Procfile with a line like `web: uvicorn {object} --host 0.0.0.0 --port $PORT`"),
-        );
+        return (Vec::new(), format!("Add uvicorn to {from}"));
     }
     if let Some((folder, object)) = &wsgi {
         let chdir = folder.as_ref().map(|f| format!(" --chdir {f}")).unwrap_or_default();
         if has("gunicorn") {
-            return web(format!("gunicorn{chdir} {object} --bind 0.0.0.0:$PORT"));
+            return web(format!("gunicorn{chdir} {} --bind 0.0.0.0:$PORT", quoted(object)));
         }
-        if has("waitress") && folder.is_none() {
-            return web(format!("waitress-serve --listen=0.0.0.0:$PORT {object}"));
+        if has("waitress") {
+            let cd = folder.as_ref().map(|f| format!("cd {f} && ")).unwrap_or_default();
+            let object = object.strip_suffix("()").map_or_else(|| object.clone(), |function| format!("--call {function}"));
+            return web(format!("{cd}waitress-serve --listen=0.0.0.0:$PORT {object}"));
         }
-        return (
-            Vec::new(),
-            format!("Add gunicorn to {from}, or a Procfile with a line like `web: gunicorn {object} --bind 0.0.0.0:$PORT`"),
-        );
+        return (Vec::new(), format!("Add gunicorn to {from}"));
     }
     (Vec::new(), declare)
 }
 
 impl App<'_> {
+    /// Django's or Flask's own server, for an app that declares no other.
+    fn development(&self) -> Option<(Vec<(TypeName, String)>, String)> {
+        let from = self.from;
+        let (command, whose) = if let Some(manage) = self.manage.as_ref().filter(|_| self.names.contains("django")) {
+            // Nothing changes in a slug: a reloader would only watch.
+            (format!("python {} runserver --noreload 0.0.0.0:$PORT", plain(manage)?), "Django")
+        } else if self.names.contains("flask") {
+            let (folder, object) = self.wsgi()?;
+            let chdir = folder.map(|f| format!("cd {f} && ")).unwrap_or_default();
+            (format!("{chdir}flask --app {} run --host 0.0.0.0 --port $PORT", quoted(&object)), "Flask")
+        } else {
+            return None;
+        };
+        let note = format!(
+            "{from} declares no web server that is known here: {whose}'s development server is used. Add gunicorn for anything but a try"
+        );
+        Some((vec![(TypeName::WEB.parse().ok()?, command)], note))
+    }
+
+    /// The object of a WSGI app, or the one function that makes it: `shop:create_app()`.
+    fn wsgi(&self) -> Option<(Option<String>, String)> {
+        self.object(&["Flask(", "Bottle(", "create_app("]).or_else(|| self.factory())
+    }
+
+    /// A package, at the root or in `src`, that defines `create_app`; none where several do.
+    fn factory(&self) -> Option<(Option<String>, String)> {
+        let mut found = self.source.files.iter().filter_map(|file| {
+            let (folder, rest) = match file.path.strip_prefix("src/") {
+                Some(rest) => (Some("src".to_owned()), rest),
+                None => (None, file.path.as_str()),
+            };
+            let package = rest.strip_suffix("/__init__.py").filter(|p| is_dotted(p) && !p.contains('.'))?;
+            let text = (self.read)(&file.path)?;
+            text.lines().any(|l| l.starts_with("def create_app(")).then(|| (folder, format!("{package}:create_app()")))
+        });
+        let first = found.next()?;
+        found.next().is_none().then_some(first)
+    }
+
     /// The dotted name of `*/file` in a folder just below `base`.
     fn module_beside(&self, base: Option<&str>, file: &str) -> Option<String> {
         let prefix = base.map(|b| format!("{b}/")).unwrap_or_default();
@@ -104,7 +153,11 @@ impl App<'_> {
             let name = text.lines().find_map(|line| {
                 let (name, value) = line.split_once('=')?;
                 let name = name.split(':').next().unwrap_or(name).trim_end();
-                let made = makers.iter().any(|m| value.trim_start().starts_with(m) || value.contains(&format!(".{m}")));
+                let value = value.trim_start();
+                let made = makers.iter().any(|m| value.starts_with(m) || value.contains(&format!(".{m}")));
+                // `app = get_application()`, where the file also makes one.
+                let maker = value.split_once('(').is_some_and(|(f, _)| is_dotted(f) && !f.contains('.') && defines(&text, f));
+                let made = made || (maker && makers.iter().any(|m| text.contains(m)));
                 (made && is_dotted(name) && !name.contains('.')).then(|| name.to_owned())
             })?;
             let (folder, path) = match path.strip_prefix("src/") {
@@ -116,6 +169,21 @@ impl App<'_> {
             Some((folder, format!("{module}:{name}")))
         })
     }
+}
+
+/// Whether a file defines this function.
+fn defines(text: &str, function: &str) -> bool {
+    text.lines().any(|l| l.strip_prefix("def ").is_some_and(|l| l.strip_prefix(function).is_some_and(|l| l.starts_with('('))))
+}
+
+/// For the app's shell: a call needs quotes there.
+fn quoted(object: &str) -> String {
+    if object.ends_with(')') { format!("'{object}'") } else { object.to_owned() }
+}
+
+/// A path that a shell takes as one word.
+fn plain(path: &str) -> Option<&str> {
+    path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)).then_some(path)
 }
 
 /// Whether it is safe and sensible as a module's name in a command.

@@ -177,3 +177,10 @@ fn within(bytes: &[u8], diagnostics: &[Diagnostic]) -> Result<(), TestCaseError>
     }
     Ok(())
 }
+
+#[test]
+fn shapes_of_real_apps_are_taken_without_a_word() {
+    let (app, remarks) = parse(r#"{"addons": "sentry", "environments": {"test": {"scripts": {"test": "pytest", "test-setup": "x"}}}}"#);
+    assert_eq!(app.addons.iter().map(|a| a.plan.as_str()).collect::<Vec<_>>(), ["sentry"]);
+    assert!(remarks.is_empty(), "{remarks:?}");
+}
