@@ -106,6 +106,8 @@ struct Instance {
     /// Tells the events of this jail from those of the one before.
     incarnation: u64,
     routed: bool,
+    /// The first route table that it is in.
+    table: u64,
     /// Its requests in flight are waited for before SIGTERM.
     leaving: Option<Leaving>,
     pid: Option<u32>,
@@ -129,6 +131,8 @@ struct Reconciler {
     incarnations: u64,
     /// Counts route tables.
     tables: u64,
+    /// The last one that the router goes by.
+    applied: u64,
     routes: Option<Web>,
     /// Ports to be drained once the router has a table without them.
     leaving: Vec<u16>,
@@ -150,6 +154,7 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         one_offs: BTreeMap::new(),
         incarnations: 0,
         tables: 0,
+        applied: 0,
         routes: None,
         leaving: Vec::new(),
         revive: None,
@@ -267,8 +272,11 @@ impl Reconciler {
                 let soon = self.revived.is_some_and(|at| now.duration_since(at) < ROUTER_PACE);
                 self.revive = Some(if soon { now + ROUTER_PACE } else { now });
             }
-            RouterEvent::Applied { .. } | RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {
+            RouterEvent::Applied { generation } => {
+                self.applied = generation.0;
+                self.instances.iter().filter(|(_, i)| i.routed).for_each(|(key, _)| self.report(key));
             }
+            RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {}
         }
     }
 
@@ -380,15 +388,18 @@ impl Reconciler {
                 self.begin(share.release.clone(), desired.generation, instance).await;
                 true
             }
-            Step::Route(version, name) => self.change((version, name), |i| {
-                // One that restarts is up until its last request has ended, and is not to get another.
-                let stays = i.leaving.is_none_or(|l| l.then == Event::Stop);
-                if stays {
-                    // Wanted again before it was told to stop.
-                    (i.leaving, i.routed) = (None, true);
-                }
-                stays
-            }),
+            Step::Route(version, name) => {
+                let table = self.tables + 1;
+                self.change((version, name), |i| {
+                    // One that restarts is up until its last request has ended, and is not to get another.
+                    let stays = i.leaving.is_none_or(|l| l.then == Event::Stop);
+                    if stays {
+                        // Wanted again before it was told to stop.
+                        (i.leaving, i.routed, i.table) = (None, true, table);
+                    }
+                    stays
+                })
+            }
             Step::Unroute(version, name) => self.change((version, name), |i| std::mem::take(&mut i.routed)),
             Step::Stop(version, name) => {
                 let key = (version, name);
@@ -439,6 +450,7 @@ impl Reconciler {
             jail: None,
             incarnation: 0,
             routed: false,
+            table: 0,
             leaving: None,
             pid: None,
             isolation: None,
@@ -521,8 +533,19 @@ impl Reconciler {
         let (life, _) = Life::begin(false, 0, Timestamp::now());
         let (incarnation, jail) = self.launch(key, spec, given).await;
         let generation = self.desired.as_ref().map_or(Generation(0), |d| d.generation);
-        let instance =
-            Instance { release, generation, life, port: None, jail, incarnation, routed: false, leaving: None, pid: None, isolation: None };
+        let instance = Instance {
+            release,
+            generation,
+            life,
+            port: None,
+            jail,
+            incarnation,
+            routed: false,
+            table: 0,
+            leaving: None,
+            pid: None,
+            isolation: None,
+        };
         self.one_offs.insert(name.clone(), instance);
         self.report_one_off(&name, State::Starting, None);
     }

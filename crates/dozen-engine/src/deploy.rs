@@ -89,7 +89,8 @@ impl Floor {
         let output = &*printer;
         let _turn = self.turn.lock().await;
         let deploy = &self.deploy;
-        let reading = codebase::read(&folder)?;
+        let mut reading = codebase::read(&folder)?;
+        self.leave_out_home(&mut reading)?;
         reading.warnings.iter().for_each(|w| output.warning(w));
         let source = reading.source;
         let declared = declared::read(&source, &folder, output)?;
@@ -325,6 +326,21 @@ impl Floor {
     pub async fn formation(&self, slug: &Slug) -> Result<Formation, DeployError> {
         let was = self.ledger.formation(&self.deploy).await?.unwrap_or_default();
         Ok(was.next(&slug.processes, &BTreeMap::new(), First::OneOfEach).0)
+    }
+
+    /// A home within the app's folder is no part of the app: its key would go into every slug, and each build would change the source.
+    fn leave_out_home(&self, reading: &mut codebase::Reading) -> Result<(), DeployError> {
+        let home = self.home().root();
+        let failed = |source| DeployError::File { file: home.to_owned(), source };
+        let real = home.canonicalize().map_err(failed)?;
+        let Ok(within) = real.strip_prefix(&reading.source.folder) else { return Ok(()) };
+        if within.as_os_str().is_empty() {
+            return Err(failed(std::io::Error::other("DOZEN_HOME is the app's own folder; set it to another")));
+        }
+        let ours = format!("{}/", within.display());
+        reading.source.files.retain(|f| !f.path.starts_with(&ours));
+        reading.warnings.retain(|w| !w.starts_with(&ours));
+        Ok(())
     }
 
     async fn current_row(&self) -> Result<Option<ReleaseRow>, DeployError> {

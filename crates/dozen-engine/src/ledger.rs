@@ -96,7 +96,7 @@ pub enum LedgerError {
 fn hint(e: &rusqlite::Error) -> &'static str {
     match e.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => ": the disk is full, make room and try again",
-        Some(rusqlite::ErrorCode::SystemIoFailure) => ": is the disk full?",
+        Some(rusqlite::ErrorCode::SystemIoFailure) => ": the disk is full or fails, make room and try again",
         Some(rusqlite::ErrorCode::ReadOnly) => ": it is read-only",
         Some(rusqlite::ErrorCode::DatabaseBusy) => ": another dozen has been writing for 10 s",
         _ => "",

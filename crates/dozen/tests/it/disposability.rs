@@ -193,6 +193,24 @@ fn an_up_that_is_killed_in_its_release_phase_has_released_nothing() {
 }
 
 #[test]
+fn an_up_that_is_killed_while_it_changes_config_keeps_the_old_release() {
+    let place = Place::web("web: test -z \"$SLOW\" || { echo wai''ting; sleep 1000; }; python3 web.py\nworker: sleep 1000\n");
+    killed(&place, |up| {
+        up.event("ready");
+        up.family();
+        std::thread::scope(|threads| {
+            let set = threads.spawn(|| place.dozen(&["config", "set", "SLOW=yes"]));
+            up.line("web.1", "waiting");
+            kill(up.pid(), Signal::KILL);
+            set.join().expect("ended").coded(2).lacks("panicked");
+        });
+    });
+    place.dozen(&["config", "unset", "SLOW"]).ok();
+    recovers(&place);
+    assert_eq!(place.ledger("select group_concat(status) from releases"), "succeeded,failed");
+}
+
+#[test]
 fn an_up_that_is_killed_while_it_builds_leaves_no_half_slug() {
     let place = Place::web(BOTH);
     killed(&place, |up| drop(up.event("step")));

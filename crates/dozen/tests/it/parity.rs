@@ -77,6 +77,34 @@ fn two_apps_share_a_home_and_one_deploy_runs_once() {
 }
 
 #[test]
+fn several_first_ups_agree_on_one_new_home() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    let ups: Vec<_> = ["a", "b", "c", "d", "e"].iter().map(|app| place.start(&["--app", app])).collect();
+    ups.iter().for_each(|up| drop(up.event("ready")));
+    assert_eq!(place.ledger("select count(*), count(distinct uid), count(current_release) from deploys"), "5|5|5");
+    // The folder has no app of its own name: which one is meant has to be said.
+    place.dozen(&["ps"]).coded(2).has(&["several apps were brought up from", "name one with -a: a, b, c, d, e"]);
+    ups.into_iter().for_each(|up| drop(up.stop()));
+    place.assert_nothing_left();
+}
+
+#[test]
+fn what_is_no_app_is_refused_before_anything_is_made() {
+    let place = Place::new(&[("file", "")]);
+    for (args, needle) in [
+        (["up", "nowhere"], "cannot find the folder nowhere"),
+        (["up", "file"], "is not a folder"),
+        (["up", "--app=Not/A/Name"], "app name \"Not\" is not valid"),
+        (["up", "--port=70000"], "70000"),
+        (["upp", "."], "up"),
+    ] {
+        place.dozen(&args).coded(2).has(&[needle]).lacks("panicked");
+    }
+    place.dozen(&["up", "--once", "--detach"]).coded(2).has(&["cannot be used with"]);
+    assert!(!place.home().join("run").exists());
+}
+
+#[test]
 fn a_taken_port_is_told_at_once() {
     let place = Place::web(BOTH);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -123,6 +151,22 @@ fn a_home_that_cannot_be_written_is_named() {
 }
 
 #[test]
+fn a_home_may_lie_deep_or_within_the_app() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    let deep = place.beside(&"a-long-name/".repeat(20));
+    let within = |home: &std::path::Path, args: &[&str]| finish(place.program(DOZEN).args(args).env("DOZEN_HOME", home));
+    within(&deep, &["up", "--port", "0", "--detach"]).ok();
+    within(&deep, &["ps"]).ok().has(&["clock.1"]);
+    within(&deep, &["down"]).ok();
+
+    let inside = std::path::Path::new(".dozen");
+    within(inside, &["up", "--port", "0", "--once"]).ok().has(&["Released v1"]).lacks(".dozen");
+    within(inside, &["up", "--port", "0", "--once"]).ok().has(&["Nothing changed: v1 again"]);
+    assert_eq!(within(inside, &["run", "--", "ls -A"]).ok().out, "Procfile\n");
+    within(std::path::Path::new("."), &["up", "--port", "0", "--once"]).coded(1).has(&["DOZEN_HOME is the app's own folder"]);
+}
+
+#[test]
 fn a_home_that_cannot_be_made_is_named() {
     let place = Place::web(BOTH);
     std::fs::write(place.home(), "a file").expect("written");
@@ -154,13 +198,14 @@ fn a_full_disk_is_told_and_the_ledger_stays_whole() {
             rm -r "$copy"
         done
         rm "$DOZEN_HOME/filler"
+        sqlite3 "$DOZEN_HOME/ledger.db" 'pragma integrity_check' | sed 's/^/integrity: /'
         "$0" up --port 0 --once --no-color; echo "again: $?"
         sqlite3 "$DOZEN_HOME/ledger.db" "select 'current: ' || current_release from deploys"
         sqlite3 "$DOZEN_HOME/ledger.db" "select 'pending: ' || count(*) from releases where status = 'pending'"
     "#;
     let said = finish(place.program("unshare").args(["-m", "sh", "-c", script, DOZEN])).ok();
-    let said = said.has(&["full: 2\n", "again: 0\n", "pending: 0\n"]).lacks("panicked");
-    assert_eq!(said.out.matches("integrity: ok\n").count(), 3, "{}", said.all());
+    let said = said.has(&["full: 2\n", "integrity: ok\n", "again: 0\n", "pending: 0\n"]).lacks("panicked");
+    assert_eq!(said.out.matches("integrity: ok\n").count(), 4, "{}", said.all());
     assert!(said.err.contains("No space left on device"), "{}", said.all());
     place.assert_nothing_left();
 }
