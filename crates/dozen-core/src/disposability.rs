@@ -6,6 +6,8 @@
 use crate::processes::{Exit, State};
 use jiff::{SignedDuration, Timestamp};
 
+pub mod last_words;
+
 /// The times that rule a life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {

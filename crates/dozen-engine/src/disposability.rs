@@ -43,7 +43,11 @@ impl Reconciler {
                 self.line(&ps, "Stopping remaining processes with SIGKILL");
             }
             JailEvent::Exited(exit) => {
+                let unasked = instance.life.state != State::Stopping && exit.code() != 0;
                 self.line(&ps, &format!("Process exited with status {}", exit.code()));
+                if unasked {
+                    self.tell_cause(&ps);
+                }
                 self.ended(&key, one_off, exit).await;
             }
             JailEvent::Failed { attempt, error, code } => {

@@ -3,8 +3,9 @@
 use super::{Instance, Key, Reconciler};
 use crate::port::lease::Lease;
 use dozen_core::concurrency::Desired;
+use dozen_core::disposability::last_words;
 use dozen_core::ids::Generation;
-use dozen_core::logs::{LogLine, Source};
+use dozen_core::logs::{Filter, LogLine, Source};
 use dozen_core::port::{Backend, Route, RouteTable, Web};
 use dozen_core::processes::{Seen, State};
 use jiff::Timestamp;
@@ -44,6 +45,18 @@ impl Reconciler {
         if let Some(deploy) = deploy {
             let line = LogLine { time: Timestamp::now(), source: Source::Dozen, ps: ps.to_owned(), message: message.as_bytes().to_vec() };
             self.site.report.line(&deploy, line);
+        }
+    }
+
+    /// Says why a process that nobody stopped most likely ended, where its last lines tell.
+    pub(crate) fn tell_cause(&self, ps: &str) {
+        let filter = Filter { ps: Some(ps.to_owned()), source: None };
+        // Half of them may be the platform's. A log that cannot be read tells nothing.
+        let lines = self.site.store.read_last(Some(2 * last_words::LINES), &filter).unwrap_or_default();
+        let start = lines.iter().rposition(|l| l.source == Source::Dozen && l.text().starts_with("Starting process")).unwrap_or(0);
+        let said: Vec<String> = lines[start..].iter().filter(|l| l.source == Source::App).map(|l| l.text().into_owned()).collect();
+        if let Some(cause) = last_words::cause(&said) {
+            self.line(ps, &format!("Likely cause: {}. {}.", cause.what, cause.cure));
         }
     }
 
