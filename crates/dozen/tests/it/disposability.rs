@@ -29,7 +29,8 @@ fn what_an_app_died_of_is_named_with_its_cure() {
     let place = Place::new(&[("Procfile", "clock: echo \"KeyError: '$DYNO_KEY'\"; exit 1\n"), (".env", "DYNO_KEY=SHOP_KEY\n")]);
     let said = place.once().coded(1);
     said.has(&["dozen[clock.1]: Likely cause: the config var SHOP_KEY is not set. Give it with `dozen config set SHOP_KEY=…`"]);
-    let place = Place::new(&[("Procfile", "release: echo \"OSError: [Errno 30] Read-only file system: 'made'\"; exit 1\nclock: sleep 1000\n")]);
+    let place =
+        Place::new(&[("Procfile", "release: echo \"OSError: [Errno 30] Read-only file system: 'made'\"; exit 1\nclock: sleep 1000\n")]);
     place.once().coded(1).has(&["dozen[release.1]: Likely cause: ", "which is read-only"]);
     // Stopping is no failure, whatever was said.
     let place = Place::new(&[("Procfile", "clock: echo \"KeyError: 'SHOP_KEY'\"; sleep 1000\n")]);
