@@ -23,6 +23,7 @@ const NEEDS: &[Need] = &[
         packages: &["python3", "python3-venv", "python3-pip"],
         here: || read(program("/usr/bin/python3").args(["-c", "import ensurepip, pip, venv"])).is_ok(),
     },
+    Need { what: "Chromium", packages: &["chromium"], here: || on_path("chromium") },
     Need { what: "PostgreSQL", packages: &["postgresql"], here: || crate::postgres::programs().is_some() },
 ];
 

@@ -127,7 +127,8 @@ impl Release {
         }
         let own = [("DYNO", instance.to_string()), ("PS", instance.to_string()), ("HOME", app.to_owned())];
         env.extend(own.map(|(k, v)| (k.to_owned(), v)));
-        let commit = self.slug.commit.as_ref().map(|c| c.hash.clone());
+        // A work tree that differs from its commit is not that commit.
+        let commit = self.slug.commit.as_ref().filter(|c| !c.dirty).map(|c| c.hash.clone());
         for prefix in ["HEROKU", "DOZEN"] {
             env.insert(format!("{prefix}_APP_NAME"), self.deploy.app.to_string());
             env.insert(format!("{prefix}_RELEASE_VERSION"), self.version.to_string());

@@ -106,10 +106,21 @@ struct Instance {
     /// Tells the events of this jail from those of the one before.
     incarnation: u64,
     routed: bool,
-    /// Its requests in flight are waited for until then, before SIGTERM.
-    drains: Option<Timestamp>,
+    /// The first route table that it is in.
+    table: u64,
+    /// Its requests in flight are waited for before SIGTERM.
+    leaving: Option<Leaving>,
     pid: Option<u32>,
     isolation: Option<Isolation>,
+}
+
+/// Out of the route table, with requests still in flight.
+#[derive(Debug, Clone, Copy)]
+struct Leaving {
+    /// No longer than this.
+    until: Timestamp,
+    /// What comes then: [`Event::Stop`] or [`Event::Restart`].
+    then: Event,
 }
 
 struct Reconciler {
@@ -120,6 +131,8 @@ struct Reconciler {
     incarnations: u64,
     /// Counts route tables.
     tables: u64,
+    /// The last one that the router goes by.
+    applied: u64,
     routes: Option<Web>,
     /// Ports to be drained once the router has a table without them.
     leaving: Vec<u16>,
@@ -141,6 +154,7 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         one_offs: BTreeMap::new(),
         incarnations: 0,
         tables: 0,
+        applied: 0,
         routes: None,
         leaving: Vec::new(),
         revive: None,
@@ -194,7 +208,7 @@ async fn sleep_until(wake: Option<Timestamp>) {
 impl Reconciler {
     fn wake(&self) -> Option<Timestamp> {
         let lives = self.instances.values().filter_map(|i| i.life.wake(&self.site.policy));
-        let drains = self.instances.values().filter_map(|i| i.drains);
+        let drains = self.instances.values().filter_map(|i| i.leaving.map(|l| l.until));
         lives.chain(drains).chain(self.revive).min()
     }
 
@@ -218,10 +232,10 @@ impl Reconciler {
             Command::OneOff { release, one_off, io } => self.start_one_off(release, &one_off, io).await,
             Command::Restart { target, answer } => {
                 let hit = |i: &InstanceName| target.as_ref().is_none_or(|t| i.kind.as_str() == t || i.to_string() == *t);
-                let lives = |i: &Instance| !matches!(i.life.state, State::Stopping | State::Down) && i.drains.is_none();
+                let lives = |i: &Instance| !matches!(i.life.state, State::Stopping | State::Down) && i.leaving.is_none();
                 let keys: Vec<Key> = self.instances.iter().filter(|((_, n), i)| hit(n) && lives(i)).map(|(k, _)| k.clone()).collect();
                 for key in &keys {
-                    self.feed(key, Event::Restart).await;
+                    self.leave(key, Event::Restart).await;
                 }
                 // Whoever asked may have gone.
                 let _ = answer.send(keys.len());
@@ -245,7 +259,7 @@ impl Reconciler {
     async fn router_event(&mut self, event: RouterEvent) {
         match event {
             RouterEvent::Drained { port } => {
-                let of = |i: &Instance| i.drains.is_some() && i.port.as_ref().is_some_and(|l| l.port() == port);
+                let of = |i: &Instance| i.leaving.is_some() && i.port.as_ref().is_some_and(|l| l.port() == port);
                 if let Some(key) = self.instances.iter().find(|(_, i)| of(i)).map(|(k, _)| k.clone()) {
                     self.drained(&key).await;
                 }
@@ -258,8 +272,11 @@ impl Reconciler {
                 let soon = self.revived.is_some_and(|at| now.duration_since(at) < ROUTER_PACE);
                 self.revive = Some(if soon { now + ROUTER_PACE } else { now });
             }
-            RouterEvent::Applied { .. } | RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {
+            RouterEvent::Applied { generation } => {
+                self.applied = generation.0;
+                self.instances.iter().filter(|(_, i)| i.routed).for_each(|(key, _)| self.report(key));
             }
+            RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {}
         }
     }
 
@@ -271,7 +288,8 @@ impl Reconciler {
         for key in due {
             self.feed(&key, Event::Tick).await;
         }
-        let over: Vec<Key> = self.instances.iter().filter(|(_, i)| i.drains.is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
+        let over: Vec<Key> =
+            self.instances.iter().filter(|(_, i)| i.leaving.is_some_and(|l| l.until <= now)).map(|(k, _)| k.clone()).collect();
         for key in over {
             self.drained(&key).await;
         }
@@ -288,10 +306,8 @@ impl Reconciler {
     }
 
     async fn drained(&mut self, key: &Key) {
-        if let Some(i) = self.instances.get_mut(key) {
-            i.drains = None;
-        }
-        self.feed(key, Event::Stop).await;
+        let then = self.instances.get_mut(key).and_then(|i| i.leaving.take()).map_or(Event::Stop, |l| l.then);
+        self.feed(key, then).await;
     }
 
     async fn jail_event(&mut self, key: Key, incarnation: u64, event: JailEvent) {
@@ -344,7 +360,7 @@ impl Reconciler {
             return;
         }
         if let Some(i) = self.instances.get_mut(key) {
-            (i.jail, i.pid, i.port, i.drains) = (None, None, None, None);
+            (i.jail, i.pid, i.port, i.leaving) = (None, None, None, None);
         }
         self.feed(key, Event::Ended(exit)).await;
     }
@@ -358,6 +374,7 @@ impl Reconciler {
             let steps = plan(&desired, &seen, Timestamp::now());
             let mut acted = false;
             for step in steps {
+                tracing::debug!(?step, generation = desired.generation.0);
                 acted |= self.act(&desired, step).await;
             }
             if !acted {
@@ -375,39 +392,54 @@ impl Reconciler {
                 self.begin(share.release.clone(), desired.generation, instance).await;
                 true
             }
-            Step::Route(version, name) => self.change((version, name), |i| {
-                // Wanted again before it was told to stop.
-                i.drains = None;
-                i.routed = true;
-            }),
-            Step::Unroute(version, name) => self.change((version, name), |i| i.routed = false),
+            Step::Route(version, name) => {
+                let table = self.tables + 1;
+                self.change((version, name), |i| {
+                    // One that restarts is up until its last request has ended, and is not to get another.
+                    let stays = i.leaving.is_none_or(|l| l.then == Event::Stop);
+                    if stays {
+                        // Wanted again before it was told to stop.
+                        (i.leaving, i.routed, i.table) = (None, true, table);
+                    }
+                    stays
+                })
+            }
+            Step::Unroute(version, name) => self.change((version, name), |i| std::mem::take(&mut i.routed)),
             Step::Stop(version, name) => {
                 let key = (version, name);
-                let Some(i) = self.instances.get_mut(&key) else { return false };
-                if i.drains.is_some() {
+                let leaving = self.instances.get(&key).and_then(|i| i.leaving);
+                if leaving.is_some_and(|l| l.then == Event::Stop) {
                     return false;
                 }
-                let listening = i.life.state == State::Up && i.release.command(&key.1.kind).is_some() && key.1.kind.is_web();
-                match (&self.site.router, &i.port) {
-                    (Some(_), Some(lease)) if listening => {
-                        i.drains = Some(Timestamp::now() + self.site.policy.grace);
-                        self.leaving.push(lease.port());
-                        true
-                    }
-                    _ => {
-                        self.feed(&key, Event::Stop).await;
-                        true
-                    }
-                }
+                self.leave(&key, Event::Stop).await;
+                true
             }
         }
     }
 
-    fn change(&mut self, key: Key, change: impl FnOnce(&mut Instance)) -> bool {
-        let Some(i) = self.instances.get_mut(&key) else { return false };
-        change(i);
-        self.report(&key);
-        true
+    /// Takes an instance out of the table, lets its requests in flight end, for the grace at most, and then has it stop or restart.
+    async fn leave(&mut self, key: &Key, then: Event) {
+        let Some(i) = self.instances.get_mut(key) else { return };
+        match (&self.site.router, &i.port) {
+            (Some(_), Some(lease)) if i.life.state == State::Up => {
+                i.routed = false;
+                if i.leaving.is_none() {
+                    self.leaving.push(lease.port());
+                }
+                i.leaving = Some(Leaving { until: Timestamp::now() + self.site.policy.grace, then });
+                self.report(key);
+            }
+            _ => self.feed(key, then).await,
+        }
+    }
+
+    /// Changes an instance; `change` says whether it did.
+    fn change(&mut self, key: Key, change: impl FnOnce(&mut Instance) -> bool) -> bool {
+        let changed = self.instances.get_mut(&key).is_some_and(change);
+        if changed {
+            self.report(&key);
+        }
+        changed
     }
 
     async fn begin(&mut self, release: Arc<Release>, generation: Generation, name: InstanceName) {
@@ -422,7 +454,8 @@ impl Reconciler {
             jail: None,
             incarnation: 0,
             routed: false,
-            drains: None,
+            table: 0,
+            leaving: None,
             pid: None,
             isolation: None,
         };
@@ -504,8 +537,19 @@ impl Reconciler {
         let (life, _) = Life::begin(false, 0, Timestamp::now());
         let (incarnation, jail) = self.launch(key, spec, given).await;
         let generation = self.desired.as_ref().map_or(Generation(0), |d| d.generation);
-        let instance =
-            Instance { release, generation, life, port: None, jail, incarnation, routed: false, drains: None, pid: None, isolation: None };
+        let instance = Instance {
+            release,
+            generation,
+            life,
+            port: None,
+            jail,
+            incarnation,
+            routed: false,
+            table: 0,
+            leaving: None,
+            pid: None,
+            isolation: None,
+        };
         self.one_offs.insert(name.clone(), instance);
         self.report_one_off(&name, State::Starting, None);
     }

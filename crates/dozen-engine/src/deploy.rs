@@ -89,7 +89,8 @@ impl Floor {
         let output = &*printer;
         let _turn = self.turn.lock().await;
         let deploy = &self.deploy;
-        let reading = codebase::read(&folder)?;
+        let mut reading = codebase::read(&folder)?;
+        self.leave_out_home(&mut reading)?;
         reading.warnings.iter().for_each(|w| output.warning(w));
         let source = reading.source;
         let declared = declared::read(&source, &folder, output)?;
@@ -239,7 +240,7 @@ impl Floor {
             return Ok(Configured { changes, version: None });
         }
         let current = current.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
-        let slug = store::open(self.home(), &current.slug)?;
+        let slug = Slug { commit: current.commit.clone(), ..store::open(self.home(), &current.slug)? };
         let cause = Cause::Config(changes.clone());
         let release = self.make(who, slug, number, None, current.python, &cause).await?;
         self.roll(who, release.clone(), output).await?;
@@ -264,7 +265,7 @@ impl Floor {
         if row.status != Status::Succeeded {
             return Err(DeployError::FailedRelease(row.version));
         }
-        let slug = store::open(self.home(), &row.slug)?;
+        let slug = Slug { commit: row.commit.clone(), ..store::open(self.home(), &row.slug)? };
         let config = self.ledger.config_at(&self.deploy, row.config_version).await?;
         let (latest, now) = self.ledger.config(&self.deploy).await?;
         let config_version = if now == config {
@@ -330,6 +331,21 @@ impl Floor {
         Ok(was.next(&slug.processes, &BTreeMap::new(), First::OneOfEach).0)
     }
 
+    /// A home within the app's folder is no part of the app: its key would go into every slug, and each build would change the source.
+    fn leave_out_home(&self, reading: &mut codebase::Reading) -> Result<(), DeployError> {
+        let home = self.home().root();
+        let failed = |source| DeployError::File { file: home.to_owned(), source };
+        let real = home.canonicalize().map_err(failed)?;
+        let Ok(within) = real.strip_prefix(&reading.source.folder) else { return Ok(()) };
+        if within.as_os_str().is_empty() {
+            return Err(failed(std::io::Error::other("DOZEN_HOME is the app's own folder; set it to another")));
+        }
+        let ours = format!("{}/", within.display());
+        reading.source.files.retain(|f| !f.path.starts_with(&ours));
+        reading.warnings.retain(|w| !w.starts_with(&ours));
+        Ok(())
+    }
+
     async fn current_row(&self) -> Result<Option<ReleaseRow>, DeployError> {
         Ok(match self.ledger.current(&self.deploy).await? {
             Some(version) => Some(self.ledger.release(&self.deploy, version).await?),
@@ -338,10 +354,12 @@ impl Floor {
     }
 
     async fn load(&self, row: &ReleaseRow) -> Result<Release, DeployError> {
+        // The same slug may come of several commits; a release knows its own.
+        let slug = Slug { commit: row.commit.clone(), ..store::open(self.home(), &row.slug)? };
         Ok(Release {
             deploy: self.deploy.clone(),
             version: row.version,
-            slug: store::open(self.home(), &row.slug)?,
+            slug,
             config: self.ledger.config_at(&self.deploy, row.config_version).await?,
             attachments: self.ledger.resolve(row.attachments.clone()).await?,
             description: row.description.clone(),

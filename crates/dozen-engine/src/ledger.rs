@@ -96,6 +96,7 @@ pub enum LedgerError {
 fn hint(e: &rusqlite::Error) -> &'static str {
     match e.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => ": the disk is full, make room and try again",
+        Some(rusqlite::ErrorCode::SystemIoFailure) => ": the disk is full or fails, make room and try again",
         Some(rusqlite::ErrorCode::ReadOnly) => ": it is read-only",
         Some(rusqlite::ErrorCode::DatabaseBusy) => ": another dozen has been writing for 10 s",
         _ => "",
@@ -189,5 +190,112 @@ fn set_up(c: &mut Connection, path: &std::path::Path) -> Result<(), LedgerError>
         }
         SCHEMA => Ok(()),
         found => Err(LedgerError::Newer { path: path.to_owned(), found }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dozen_core::config::{Config, Origin, Var};
+    use dozen_core::ids::{DeployRef, SlugId, Version};
+    use dozen_core::release::{Slug, Status};
+
+    struct Bench {
+        ledger: Ledger,
+        who: Principal,
+        shop: DeployRef,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Bench {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let ledger = Ledger::open(&Home::at(folder.path().join("home"))).expect("opened");
+            let shop: DeployRef = "shop".parse().expect("valid");
+            let bench = Self { ledger, who: Principal::me(), shop, _folder: folder };
+            bench.commit(Intent::Adopt { deploy: bench.shop.clone(), folder: "/src/shop".into() }).await;
+            bench
+        }
+
+        async fn commit(&self, intent: Intent) -> Committed {
+            self.ledger.commit(&self.who, intent).await.expect("committed")
+        }
+
+        async fn configure(&self, value: &str) -> u32 {
+            let mut config = Config::default();
+            config.set("KEY", Var { value: value.into(), origin: Origin::Set, plain: false }).expect("valid");
+            self.commit(Intent::Configure { deploy: self.shop.clone(), config }).await.number
+        }
+
+        async fn release(&self, config_version: u32) -> Version {
+            let slug = Slug {
+                id: SlugId([7; 32]),
+                stack: dozen_core::dependencies::Stack { pack: "procfile".into(), runtime: None },
+                processes: vec![],
+                env: vec![],
+                needs: vec![],
+                commit: None,
+                size: 1,
+                files: 1,
+            };
+            let (deploy, slug, description) = (self.shop.clone(), Box::new(slug), "Deploy".to_owned());
+            let release = Intent::Release { deploy, slug, config_version, like: None, python: None, description };
+            Version(self.commit(release).await.number)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_release_is_current_only_when_it_was_concluded_well() {
+        let b = Bench::new().await;
+        let (one, two) = (b.configure("first-value").await, b.configure("second-value").await);
+        let first = b.release(one).await;
+        assert_eq!(b.ledger.current(&b.shop).await.expect("read"), None);
+        let conclude = |version, status| Intent::Conclude { deploy: b.shop.clone(), version, status, failure: None };
+        b.commit(conclude(first, Status::Succeeded)).await;
+        let second = b.release(two).await;
+        b.commit(conclude(second, Status::Failed)).await;
+        assert_eq!((first, second), (Version(1), Version(2)));
+        assert_eq!(b.ledger.current(&b.shop).await.expect("read"), Some(first));
+        // What was concluded stays so.
+        b.commit(conclude(second, Status::Succeeded)).await;
+        assert_eq!(b.ledger.release(&b.shop, second).await.expect("read").status, Status::Failed);
+        let config = b.ledger.config_at(&b.shop, one).await.expect("read");
+        assert_eq!(config.vars["KEY"].value, "first-value");
+    }
+
+    #[tokio::test]
+    async fn every_write_counts_the_generation_and_a_recovery_concludes_what_was_left() {
+        let b = Bench::new().await;
+        let before = b.ledger.deploy(&b.shop).await.expect("read").expect("there").1;
+        let config = b.configure("value").await;
+        let left = b.release(config).await;
+        let run = b.commit(Intent::Run { deploy: b.shop.clone(), release: left, command: "true".into() }).await;
+        assert_eq!(run.generation.0, before.0 + 3);
+        b.commit(Intent::Recover { deploy: b.shop.clone() }).await;
+        let row = b.ledger.release(&b.shop, left).await.expect("read");
+        assert_eq!(row.status, Status::Failed);
+        let one_offs = b.ledger.one_offs(&b.shop).await.expect("read");
+        assert_eq!((one_offs[0].number, one_offs[0].ended.map(|(_, code)| code)), (1, Some(137)));
+    }
+
+    #[tokio::test]
+    async fn strangers_and_unknown_deploys_are_refused_and_nothing_is_written() {
+        let b = Bench::new().await;
+        let stranger = Principal::of(b.who.uid.wrapping_add(4_711).max(1));
+        let adopt = || Intent::Adopt { deploy: "other".parse().expect("valid"), folder: "/".into() };
+        assert!(matches!(b.ledger.commit(&stranger, adopt()).await, Err(LedgerError::Forbidden { .. })));
+        let nobody: DeployRef = "nobody".parse().expect("valid");
+        let configure = Intent::Configure { deploy: nobody, config: Config::default() };
+        assert!(b.ledger.commit(&b.who, configure).await.is_err());
+        assert_eq!(b.ledger.deploys().await.expect("read"), [b.shop.clone()]);
+    }
+
+    #[tokio::test]
+    async fn a_ledger_of_a_later_dozen_is_left_alone() {
+        let b = Bench::new().await;
+        let path = b.ledger.home().ledger();
+        let other = Connection::open(&path).expect("opened");
+        other.pragma_update(None, "user_version", SCHEMA + 1).expect("set");
+        assert!(matches!(Ledger::open(b.ledger.home()), Err(LedgerError::Newer { found, .. }) if found == SCHEMA + 1));
     }
 }

@@ -1,4 +1,4 @@
-//! The one way to start a task: named, traced, and its panic told instead of lost.
+//! The one way to start a task: named and traced (see `DOZEN_LOG`).
 
 use std::future::Future;
 use tokio::task::JoinHandle;
@@ -7,5 +7,13 @@ use tracing::Instrument;
 /// Spawns a named task.
 pub fn spawn<T: Send + 'static>(name: &'static str, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-    tokio::spawn(work.instrument(tracing::info_span!("task", name)))
+    tokio::spawn(
+        async move {
+            tracing::debug!("begins");
+            let answer = work.await;
+            tracing::debug!("ends");
+            answer
+        }
+        .instrument(tracing::info_span!("task", name)),
+    )
 }

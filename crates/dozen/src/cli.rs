@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use dozen_engine::deploy::DeployError;
+use dozen_engine::port::PortError;
 use std::ffi::OsString;
 use std::sync::Arc;
 
@@ -154,9 +155,14 @@ pub(crate) fn hint_of_deploy(error: &DeployError) -> Option<String> {
     }
 }
 
+/// The command line asks for what makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
 /// 1 where an operation failed, 2 where dozen itself did or was asked for what makes no sense.
 pub(crate) fn exit_code_of(error: &anyhow::Error) -> i32 {
-    let failed = error.is::<Told>() || error.is::<AlreadyRunning>() || error.is::<DeployError>();
+    let failed = error.is::<Told>() || error.is::<AlreadyRunning>() || error.is::<DeployError>() || error.is::<PortError>();
     if failed { 1 } else { 2 }
 }
 

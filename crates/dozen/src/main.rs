@@ -24,6 +24,7 @@ fn main() -> ExitCode {
 
 /// The role that a person calls.
 fn person() -> ExitCode {
+    settings::trace();
     let command = match cli::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(e) => {

@@ -31,6 +31,8 @@ pub(crate) struct Printer {
     /// Shown while a step is busy, on a terminal only.
     progress: Mutex<Option<ProgressBar>>,
     muted: AtomicBool,
+    /// Whoever read standard output has gone.
+    closed: AtomicBool,
 }
 
 /// The colours of instances, in the order of a hash of their names; red is kept for errors.
@@ -40,7 +42,7 @@ impl Printer {
     /// A printer.
     pub(crate) fn new(format: Format, colour: bool) -> Self {
         let colour = if colour { anstream::ColorChoice::Auto } else { anstream::ColorChoice::Never };
-        Self { format, colour, progress: Mutex::new(None), muted: AtomicBool::new(false) }
+        Self { format, colour, progress: Mutex::new(None), muted: AtomicBool::new(false), closed: AtomicBool::new(false) }
     }
 
     /// For what goes wrong before there are settings.
@@ -56,6 +58,11 @@ impl Printer {
     /// Nothing more is printed to standard output: whoever read it has what they wanted.
     pub(crate) fn mute(&self) {
         self.muted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether standard output has been closed, so that a command which only prints may end.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// A line of text to standard output.
@@ -129,11 +136,14 @@ impl Printer {
         let progress = self.progress.lock().expect("no one panics while holding it").clone();
         let write = || {
             let mut out = anstream::AutoStream::new(std::io::stdout().lock(), self.colour);
-            let _ = out.write_all(ours).and_then(|()| {
+            let written = out.write_all(ours).and_then(|()| {
                 let mut out = out.into_inner();
                 out.write_all(raw)?;
                 out.flush()
             });
+            if written.is_err() {
+                self.closed.store(true, Ordering::Relaxed);
+            }
         };
         match progress {
             Some(bar) => bar.suspend(write),

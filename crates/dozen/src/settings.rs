@@ -37,6 +37,15 @@ impl Settings {
     }
 }
 
+/// Sends dozen's own trace to standard error where `DOZEN_LOG` asks for it: `debug`, `dozen_engine=trace`. For those who mend dozen; an app's
+/// lines are never part of it.
+pub(crate) fn trace() {
+    if let Some(filter) = std::env::var("DOZEN_LOG").ok().filter(|f| !f.is_empty()) {
+        let filter = tracing_subscriber::EnvFilter::new(filter);
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+}
+
 fn home_folder() -> Result<PathBuf> {
     let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     if let Some(home) = var("DOZEN_HOME") {

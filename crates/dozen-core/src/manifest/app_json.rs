@@ -12,7 +12,7 @@ use std::fmt;
 /// What app.json declares; everything is optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AppJson {
-    /// For people; not the app's name here.
+    /// For people; `up` suggests the app's name from it.
     pub name: Option<String>,
     /// For people.
     pub description: Option<String>,

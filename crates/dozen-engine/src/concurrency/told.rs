@@ -32,7 +32,10 @@ impl Reconciler {
 
     pub(super) fn report(&self, key: &Key) {
         if let Some(i) = self.instances.get(key) {
-            self.site.report.seen(self.seen(key, i));
+            // Routed is what the router goes by, not what it was told: whoever waits for it asks next. One that is in the table again
+            // before it was taken out makes no new table.
+            let applied = self.applied >= i.table.min(self.tables);
+            self.site.report.seen(Seen { routed: i.routed && applied, ..self.seen(key, i) });
         }
     }
 

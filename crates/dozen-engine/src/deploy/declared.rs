@@ -8,7 +8,8 @@ use dozen_core::codebase::{FileKind, Source};
 use dozen_core::config::{Config, ConfigError, Origin, Var, dotenv};
 use dozen_core::diagnostic::{Diagnostic, has_errors};
 use dozen_core::ids::TypeName;
-use dozen_core::manifest::{AppJson, app_json, dozen_toml};
+use dozen_core::manifest::dozen_toml::ProcessSettings;
+use dozen_core::manifest::{AppJson, DozenToml, app_json, dozen_toml};
 use dozen_core::processes::{ProcessType, procfile};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,7 +63,15 @@ pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Resul
         for unknown in settings.unknown_types(&processes) {
             output.warning(&format!("dozen.toml: {unknown}"));
         }
+        not_applied("dozen.toml", &settings_without_effect(&settings), output);
     }
+    let without_effect = [
+        ("buildpacks", !app_json.buildpacks.is_empty()),
+        ("scripts.postdeploy", app_json.postdeploy.is_some()),
+        ("cron", !app_json.cron.is_empty()),
+    ];
+    let names: Vec<&str> = without_effect.iter().filter(|(_, declared)| *declared).map(|(name, _)| *name).collect();
+    not_applied("app.json", &names, output);
     let dotenv = read_dotenv(folder, output)?;
     Ok(Declared { processes, formation: app_json.quantities(), dotenv, app_json })
 }
@@ -74,6 +83,27 @@ fn text(source: &Source, name: &str) -> Result<Option<String>, DeployError> {
         if matches!(file.kind, FileKind::Link(_)) { "it is a link; put the file itself in its place" } else { "it is not UTF-8 text" };
     let failed = || DeployError::File { file: name.into(), source: std::io::Error::other(why) };
     codebase::text(source, name).map(Some).ok_or_else(failed)
+}
+
+/// What is understood and has no effect yet is said, so that nobody relies on it.
+fn not_applied(file: &str, names: &[&str], output: &dyn Output) {
+    if !names.is_empty() {
+        output.warning(&format!("{file}: {} is understood and not applied yet", names.join(", ")));
+    }
+}
+
+fn settings_without_effect(settings: &DozenToml) -> Vec<&'static str> {
+    let any = |declared: fn(&ProcessSettings) -> bool| settings.processes.values().any(declared);
+    let all = [
+        ("settle", any(|p| p.settle.is_some())),
+        ("stop-timeout", any(|p| p.stop_timeout.is_some())),
+        ("size", any(|p| p.size.is_some())),
+        ("overlap", any(|p| p.overlap.is_some())),
+        ("after", any(|p| !p.after.is_empty())),
+        ("[scratch]", !settings.scratch.is_empty()),
+        ("[health]", !settings.health.is_empty()),
+    ];
+    all.into_iter().filter(|(_, declared)| *declared).map(|(name, _)| name).collect()
 }
 
 fn read_dotenv(folder: &Path, output: &dyn Output) -> Result<BTreeMap<String, String>, DeployError> {

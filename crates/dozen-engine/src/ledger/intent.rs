@@ -257,9 +257,20 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             };
             let version = next(c, "SELECT ifnull(max(version), 0) + 1 FROM releases WHERE deploy = ?1", &deploy)?;
             c.execute(
-                "INSERT INTO releases (deploy, version, slug, config_version, attachments, python, description, status, created_at, created_by)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'pending', ?8, ?9)",
-                params![deploy.to_string(), version, slug.id.to_string(), config_version, attachments, python, description, now, who],
+                "INSERT INTO releases (deploy, version, slug, config_version, attachments, commit_hash, python, description, status, created_at, created_by)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'pending', ?9, ?10)",
+                params![
+                    deploy.to_string(),
+                    version,
+                    slug.id.to_string(),
+                    config_version,
+                    attachments,
+                    slug.commit.as_ref().map(|k| format!("{}{}", k.hash, if k.dirty { "+" } else { "" })),
+                    python,
+                    description,
+                    now,
+                    who
+                ],
             )?;
             Ok(version)
         }
@@ -308,14 +319,13 @@ fn record_slug(c: &Connection, slug: &Slug, now: &str) -> Result<(), Problem> {
     let processes: serde_json::Map<String, serde_json::Value> =
         slug.processes.iter().map(|p| (p.name.to_string(), p.command.clone().into())).collect();
     c.execute(
-        "INSERT INTO slugs (id, pack, runtime, processes, commit_hash, size, files, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO slugs (id, pack, runtime, processes, size, files, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING",
         params![
             slug.id.to_string(),
             slug.stack.pack,
             slug.stack.runtime,
             serde_json::Value::Object(processes).to_string(),
-            slug.commit.as_ref().map(|k| k.hash.clone()),
             slug.size,
             slug.files,
             now

@@ -2,6 +2,7 @@
 
 use super::{Ledger, LedgerError, Problem};
 use dozen_core::backing::{Attachment, ResourceKind, ServiceUrl};
+use dozen_core::codebase::Commit;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
 use dozen_core::ids::{AppName, DeployRef, Generation, SlugId, Version};
@@ -31,6 +32,8 @@ pub struct ReleaseRow {
     pub config_version: u32,
     /// Attachment name to resource id.
     pub attachments: BTreeMap<String, u32>,
+    /// What was checked out when it was made.
+    pub commit: Option<Commit>,
     /// `--use-python`.
     pub python: Option<String>,
     /// Why it was made.
@@ -220,19 +223,23 @@ impl Ledger {
     }
 }
 
-const RELEASE: &str = "SELECT version, slug, config_version, attachments, python, description, status, failure, created_at, created_by
+const RELEASE: &str =
+    "SELECT version, slug, config_version, attachments, python, description, status, failure, created_at, created_by, commit_hash
      FROM releases";
 
 fn release(r: &Row<'_>) -> rusqlite::Result<Result<ReleaseRow, Problem>> {
     let (slug, attachments, status, created): (String, String, String, String) = (r.get(1)?, r.get(3)?, r.get(6)?, r.get(8)?);
     let (version, config_version, python) = (Version(r.get(0)?), r.get(2)?, r.get(4)?);
     let (description, failure, created_by) = (r.get(5)?, r.get(7)?, r.get(9)?);
+    let commit: Option<String> = r.get(10)?;
+    let commit = commit.map(|c| Commit { hash: c.trim_end_matches('+').to_owned(), dirty: c.ends_with('+') });
     Ok((|| {
         Ok(ReleaseRow {
             version,
             slug: parse(&slug)?,
             config_version,
             attachments: serde_json::from_str(&attachments).map_err(|e| Problem::Inconsistent(format!("attachments of {version}: {e}")))?,
+            commit,
             python,
             description,
             status: Status::parse(&status).ok_or_else(|| Problem::Inconsistent(format!("status {status:?} of {version}")))?,

@@ -21,7 +21,6 @@ CREATE TABLE slugs (
     pack        TEXT NOT NULL,
     runtime     TEXT,
     processes   TEXT NOT NULL,                 -- JSON: {"web": "gunicorn …"}
-    commit_hash TEXT,
     size        INTEGER NOT NULL,              -- bytes
     files       INTEGER NOT NULL,
     created_at  TEXT NOT NULL
@@ -58,6 +57,7 @@ CREATE TABLE releases (
     slug            TEXT NOT NULL REFERENCES slugs (id),
     config_version  INTEGER NOT NULL,
     attachments     TEXT NOT NULL,             -- JSON: {"DATABASE": <resource id>}
+    commit_hash     TEXT,                      -- what was checked out; with '+' where the work tree differed
     python          TEXT,                      -- --use-python, where it was given
     description     TEXT NOT NULL,
     status          TEXT NOT NULL CHECK (status IN ('pending', 'succeeded', 'failed')),

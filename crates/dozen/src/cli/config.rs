@@ -68,10 +68,7 @@ fn split(pairs: &[String]) -> Result<BTreeMap<String, String>> {
     let mut set = BTreeMap::new();
     for pair in pairs {
         let Some((name, value)) = pair.split_once('=') else {
-            bail!(clap::Error::raw(
-                clap::error::ErrorKind::ValueValidation,
-                "write each as KEY=VALUE; to show one value use `config get KEY`\n"
-            ));
+            bail!(super::Usage(format!("`{pair}` is not KEY=VALUE; to show one value use `config get KEY`")));
         };
         set.insert(name.to_owned(), value.to_owned());
     }

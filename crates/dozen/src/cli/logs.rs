@@ -33,7 +33,7 @@ fn number(text: &str) -> Result<String, String> {
 /// Prints them.
 pub(crate) async fn run(args: LogsArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
     let deploy = target::find(settings).await?;
-    let mut client = Client::connect(settings, deploy).await?;
+    let mut client = Client::connect(settings, deploy.clone()).await?;
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("n", &args.num).append_pair("tail", if args.tail { "true" } else { "false" });
     for (name, value) in [("ps", &args.ps), ("source", &args.source)] {
@@ -44,13 +44,24 @@ pub(crate) async fn run(args: LogsArgs, settings: &Settings, printer: &Printer) 
     let mut stream = client.stream(&format!("/logs?{}", query.finish())).await?;
     let mut rest: Vec<u8> = Vec::new();
     while let Some(frame) = stream.frame().await {
-        let Ok(data) = frame.context("the logs broke off")?.into_data() else { continue };
+        let frame = match frame {
+            // A deploy that stops ends the streams that it feeds.
+            Err(_) if args.tail => {
+                printer.note(&format!("{deploy} has stopped"));
+                break;
+            }
+            frame => frame.context("the logs broke off")?,
+        };
+        let Ok(data) = frame.into_data() else { continue };
         rest.extend_from_slice(&data);
         let Some(end) = rest.iter().rposition(|b| *b == b'\n') else { continue };
         for line in rest[..end].split(|b| *b == b'\n').filter_map(LogLine::decode) {
             printer.log(&line);
         }
         rest.drain(..=end);
+        if printer.is_closed() {
+            break;
+        }
     }
     Ok(0)
 }

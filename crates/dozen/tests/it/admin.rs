@@ -108,6 +108,22 @@ fn a_one_off_beside_a_starting_up_is_recorded_as_it_ended() {
 }
 
 #[test]
+fn a_one_off_ends_with_the_run_that_was_killed() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    place.once().ok();
+    let mut run = place.program(DOZEN).args(["run", "--", "echo ready; exec sleep 1000"]).stdout(Stdio::piped()).spawn().expect("started");
+    let mut line = String::new();
+    BufReader::new(run.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    assert!(place.left().len() > 1, "{:?}", place.left());
+    run.kill().expect("killed");
+    run.wait().expect("waited for");
+    place.until_nothing_left(std::time::Duration::from_secs(2));
+    // Nobody was left to record it; the next `up` does.
+    place.once().ok();
+    assert_eq!(place.ledger("select exit_code from one_offs"), "137");
+}
+
+#[test]
 fn logs_are_chosen_counted_and_outlive_dozen() {
     let place = Place::web("web: python3 web.py\nworker: for i in 1 2 3 4 5; do echo line $i; done; sleep 1000\n");
     let up = place.up();

@@ -71,6 +71,17 @@ impl Place {
         std::fs::write(path, text).expect("written");
     }
 
+    /// uv, as if fetched before.
+    pub(crate) fn share_tools(&self) {
+        link(&self.home().join("tools"), "tools");
+    }
+
+    /// uv and its downloads, as if this app had been built here before.
+    pub(crate) fn share_uv(&self, app: &str) {
+        self.share_tools();
+        link(&self.home().join("cache").join(app).join("uv"), "uv");
+    }
+
     /// A program with this home, in the app's folder.
     pub(crate) fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
@@ -156,6 +167,14 @@ impl Place {
             pause();
         }
     }
+}
+
+/// Links to what all tests share.
+fn link(from: &Path, name: &str) {
+    let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python").join(name);
+    std::fs::create_dir_all(&shared).expect("made");
+    std::fs::create_dir_all(from.parent().expect("a parent")).expect("made");
+    std::os::unix::fs::symlink(shared, from).expect("linked");
 }
 
 /// The children of a process.

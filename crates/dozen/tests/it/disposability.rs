@@ -206,8 +206,71 @@ fn an_up_that_is_killed_in_its_release_phase_has_released_nothing() {
 }
 
 #[test]
+fn an_up_that_is_killed_while_it_changes_config_keeps_the_old_release() {
+    let place = Place::web("web: test -z \"$SLOW\" || { echo wai''ting; sleep 1000; }; python3 web.py\nworker: sleep 1000\n");
+    killed(&place, |up| {
+        up.event("ready");
+        up.family();
+        std::thread::scope(|threads| {
+            let set = threads.spawn(|| place.dozen(&["config", "set", "SLOW=yes"]));
+            up.line("web.1", "waiting");
+            kill(up.pid(), Signal::KILL);
+            set.join().expect("ended").coded(2).lacks("panicked");
+        });
+    });
+    place.dozen(&["config", "unset", "SLOW"]).ok();
+    recovers(&place);
+    assert_eq!(place.ledger("select group_concat(status) from releases"), "succeeded,failed");
+}
+
+#[test]
 fn an_up_that_is_killed_while_it_builds_leaves_no_half_slug() {
     let place = Place::web(BOTH);
     killed(&place, |up| drop(up.event("step")));
     recovers(&place);
+}
+
+/// Answers only when told by a file, so that a request is in flight for as long as a test wants.
+const PATIENT: &str = r#"
+import http.server, os, time
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/held":
+            print("holding", flush=True)
+            while not os.path.exists(os.environ["TOLD"]):
+                time.sleep(0.01)
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"whole")
+    def log_message(self, *args):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Page).serve_forever()
+"#;
+
+#[test]
+fn a_restart_lets_the_request_in_flight_end_and_holds_the_next() {
+    // The SQLite resource's folder is the one place that both the app and the test may write.
+    let place = Place::new(&[
+        ("Procfile", "web: TOLD=${DATABASE_URL#sqlite:///}.told exec python3 web.py\n"),
+        ("web.py", PATIENT),
+        ("app.json", r#"{"addons": ["sqlite"]}"#),
+    ]);
+    let up = place.up();
+    let url = up.dozen(&["config", "get", "DATABASE_URL"]).ok().out;
+    let told = format!("{}.told", url.trim().trim_start_matches("sqlite:///"));
+    std::thread::scope(|threads| {
+        let held = threads.spawn(|| up.page("/held"));
+        up.line("web.1", "holding");
+        up.dozen(&["ps", "restart", "web.1"]).ok();
+        // The one that holds a request is out of the table; the next request waits for its successor.
+        let next = threads.spawn(|| up.page("/"));
+        std::fs::write(&told, "").expect("told");
+        assert_eq!(held.join().expect("answered"), "whole");
+        assert_eq!(next.join().expect("answered"), "whole");
+    });
+    up.lines("web.1", "State changed from starting to up", 2);
+    up.stop();
 }

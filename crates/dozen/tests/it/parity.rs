@@ -32,6 +32,7 @@ fn detached_it_goes_on_until_down() {
     place.dozen(&["up", "--port", "0"]).coded(1).has(&["shop/dev is already running: `dozen up` with pid ", "dozen down -a shop/dev"]);
     assert_eq!(place.dozen(&["down"]).ok().out, "Stopped shop/dev\n");
     place.assert_nothing_left();
+    std::net::TcpStream::connect(("127.0.0.1", port)).expect_err("the router is gone");
     place.dozen(&["down"]).coded(1).has(&["shop/dev is not running"]);
 }
 
@@ -76,11 +77,39 @@ fn two_apps_share_a_home_and_one_deploy_runs_once() {
 }
 
 #[test]
+fn several_first_ups_agree_on_one_new_home() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    let ups: Vec<_> = ["a", "b", "c", "d", "e"].iter().map(|app| place.start(&["--app", app])).collect();
+    ups.iter().for_each(|up| drop(up.event("ready")));
+    assert_eq!(place.ledger("select count(*), count(distinct uid), count(current_release) from deploys"), "5|5|5");
+    // The folder has no app of its own name: which one is meant has to be said.
+    place.dozen(&["ps"]).coded(2).has(&["several apps were brought up from", "name one with -a: a, b, c, d, e"]);
+    ups.into_iter().for_each(|up| drop(up.stop()));
+    place.assert_nothing_left();
+}
+
+#[test]
+fn what_is_no_app_is_refused_before_anything_is_made() {
+    let place = Place::new(&[("file", "")]);
+    for (args, needle) in [
+        (["up", "nowhere"], "cannot find the folder nowhere"),
+        (["up", "file"], "is not a folder"),
+        (["up", "--app=Not/A/Name"], "app name \"Not\" is not valid"),
+        (["up", "--port=70000"], "70000"),
+        (["upp", "."], "up"),
+    ] {
+        place.dozen(&args).coded(2).has(&[needle]).lacks("panicked");
+    }
+    place.dozen(&["up", "--once", "--detach"]).coded(2).has(&["cannot be used with"]);
+    assert!(!place.home().join("run").exists());
+}
+
+#[test]
 fn a_taken_port_is_told_at_once() {
     let place = Place::web(BOTH);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("bound").port().to_string();
-    place.dozen(&["up", "--port", &port]).coded(2).has(&["port", &port]).lacks("detected");
+    place.dozen(&["up", "--port", &port]).coded(1).has(&["port", &port]).lacks("detected");
     place.assert_nothing_left();
 }
 
@@ -122,6 +151,22 @@ fn a_home_that_cannot_be_written_is_named() {
 }
 
 #[test]
+fn a_home_may_lie_deep_or_within_the_app() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    let deep = place.beside(&"a-long-name/".repeat(20));
+    let within = |home: &std::path::Path, args: &[&str]| finish(place.program(DOZEN).args(args).env("DOZEN_HOME", home));
+    within(&deep, &["up", "--port", "0", "--detach"]).ok();
+    within(&deep, &["ps"]).ok().has(&["clock.1"]);
+    within(&deep, &["down"]).ok();
+
+    let inside = std::path::Path::new(".dozen");
+    within(inside, &["up", "--port", "0", "--once"]).ok().has(&["Released v1"]).lacks(".dozen");
+    within(inside, &["up", "--port", "0", "--once"]).ok().has(&["Nothing changed: v1 again"]);
+    assert_eq!(within(inside, &["run", "--", "ls -A"]).ok().out, "Procfile\n");
+    within(std::path::Path::new("."), &["up", "--port", "0", "--once"]).coded(1).has(&["DOZEN_HOME is the app's own folder"]);
+}
+
+#[test]
 fn a_home_that_cannot_be_made_is_named() {
     let place = Place::web(BOTH);
     std::fs::write(place.home(), "a file").expect("written");
@@ -147,16 +192,20 @@ fn a_full_disk_is_told_and_the_ledger_stays_whole() {
         for room in 16 32 64; do
             truncate -s -16K "$DOZEN_HOME/filler"
             "$0" up --port 0 --once --no-color; echo "with $room KiB: $?"
-            sqlite3 "$DOZEN_HOME/ledger.db" 'pragma integrity_check' | sed 's/^/integrity: /'
+            # A copy elsewhere, since even to look at it sqlite3 needs a page of shared memory beside it.
+            copy=$(mktemp -d) && cp "$DOZEN_HOME"/ledger.db "$DOZEN_HOME"/ledger.db-wal "$copy"
+            sqlite3 "$copy/ledger.db" 'pragma integrity_check' | sed 's/^/integrity: /'
+            rm -r "$copy"
         done
         rm "$DOZEN_HOME/filler"
+        sqlite3 "$DOZEN_HOME/ledger.db" 'pragma integrity_check' | sed 's/^/integrity: /'
         "$0" up --port 0 --once --no-color; echo "again: $?"
         sqlite3 "$DOZEN_HOME/ledger.db" "select 'current: ' || current_release from deploys"
         sqlite3 "$DOZEN_HOME/ledger.db" "select 'pending: ' || count(*) from releases where status = 'pending'"
     "#;
     let said = finish(place.program("unshare").args(["-m", "sh", "-c", script, DOZEN])).ok();
-    let said = said.has(&["full: 2\n", "again: 0\n", "pending: 0\n"]).lacks("panicked");
-    assert_eq!(said.out.matches("integrity: ok\n").count(), 3, "{}", said.all());
+    let said = said.has(&["full: 2\n", "integrity: ok\n", "again: 0\n", "pending: 0\n"]).lacks("panicked");
+    assert_eq!(said.out.matches("integrity: ok\n").count(), 4, "{}", said.all());
     assert!(said.err.contains("No space left on device"), "{}", said.all());
     place.assert_nothing_left();
 }
@@ -166,6 +215,42 @@ fn an_empty_path_and_no_python_do_not_matter_to_what_needs_neither() {
     let place = Place::new(&[("Procfile", "clock: echo $PATH; sleep 1000\n")]);
     let said = finish(place.program(DOZEN).args(["up", "--port", "0", "--once", "--no-color"]).env("PATH", ""));
     said.ok().has(&["app[clock.1]: /usr/local/bin:/usr/bin:/bin"]);
+}
+
+const PYTHON: [(&str, &str); 2] = [
+    ("requirements.txt", "six==1.16.0\n"),
+    ("Procfile", "clock: python -c 'import six, time; print(six.__version__, flush=True); time.sleep(1000)'\n"),
+];
+
+#[test]
+fn an_empty_path_hides_no_python() {
+    let place = Place::new(&PYTHON);
+    place.share_uv("shop");
+    let said = finish(place.program(DOZEN).args(["up", "--port", "0", "--once", "--no-color"]).env("PATH", ""));
+    said.ok().has(&["-----> Python app detected", "app[clock.1]: 1.16.0"]);
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that could not run says so")]
+fn no_python_and_no_network_are_told_with_their_cure() {
+    if !is_root() {
+        eprintln!("not run: hiding the interpreters and the network needs root");
+        return;
+    }
+    let place = Place::new(&PYTHON);
+    let hide = r#"
+        for p in /usr/bin/python3* /usr/local/bin/python3*; do [ -f "$p" ] && mount --bind /dev/null "$(readlink -f "$p")"; done
+        for d in ~/.pyenv ~/.local/share/uv; do [ -d "$d" ] && mount -t tmpfs none "$d"; done
+        PATH= exec "$0" up --port 0 --once --no-color
+    "#;
+    let said = finish(place.program("unshare").args(["-m", "sh", "-c", hide, DOZEN])).coded(1);
+    said.has(&["there is no Python here that can be used", "apt install python3"]);
+
+    place.share_tools();
+    let said = finish(place.program("unshare").args(["-n", DOZEN, "up", "--port", "0", "--once", "--no-color"])).coded(1);
+    said.has(&["No package index could be reached", "HTTPS_PROXY"]).lacks("Launching");
+    assert_eq!(place.ledger("select count(*) from releases"), "0");
+    place.assert_nothing_left();
 }
 
 #[test]

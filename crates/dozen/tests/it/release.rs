@@ -109,12 +109,7 @@ fn rollback_brings_back_code_and_config() {
 /// The example's folder, with uv and its downloads as if fetched before.
 fn guestbook() -> Place {
     let place = Place::named("guestbook", &[]);
-    let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
-    for (link, to) in [(place.home().join("tools"), shared.join("tools")), (place.home().join("cache/guestbook/uv"), shared.join("uv"))] {
-        std::fs::create_dir_all(&to).expect("made");
-        std::fs::create_dir_all(link.parent().expect("a parent")).expect("made");
-        std::os::unix::fs::symlink(to, link).expect("linked");
-    }
+    place.share_uv("guestbook");
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/guestbook");
     copy(&example, place.folder());
     place
