@@ -52,6 +52,8 @@ pub(super) fn uv_cure(said: &[String], from: &str, python: &Interpreter, found: 
         "No package index could be reached. Is there a network, or an index or proxy to name (UV_DEFAULT_INDEX, PIP_INDEX_URL, HTTPS_PROXY)?".into()
     } else if has(&["Hash mismatch", "hash mismatch", "missing a hash"]) {
         format!("A package is not the one that {from} was made with. Make the lock anew if you trust it")
+    } else if has(&["incompatible with the project's Python requirement"]) {
+        "pyproject.toml requires another Python: install one that it admits (its `requires-python`), or loosen that".into()
     } else if has(&["No solution found"]) {
         format!("The versions that {from} asks for do not exist or do not fit together; correct it")
     } else if let Some(package) = said.iter().find_map(|l| package(l)) {
@@ -89,10 +91,13 @@ fn build_cure(
     } else {
         let number = python.number();
         let older = found.iter().filter(|i| i.version >= OLDEST && i.version[..2] < python.version[..2]).max_by_key(|i| i.version);
-        let older = older.map(|i| format!(": `dozen up --use-python {}.{}`", i.version[0], i.version[1])).unwrap_or_default();
+        let older = match older {
+            Some(i) => format!("or try an older Python, as in `dozen up --use-python {}.{}`", i.version[0], i.version[1]),
+            None => "for there is no older Python here to try".into(),
+        };
         format!(
             "{package} has no ready-made wheel for Python {number} and could not be compiled. It is most likely older than this Python: \
-             build with an older one{older}, or name a newer {name} in {from}"
+             name a newer {name} in {from}, {older}"
         )
     }
 }
@@ -129,14 +134,15 @@ mod tests {
         let cure = |said: &str| uv_cure(&lines(said), "requirements.txt", &here[1], &here);
         assert!(cure(COMPILED).ends_with(
             "greenlet==1.1.2 has no ready-made wheel for Python 3.11.7 and could not be compiled. It is most likely older than this Python: \
-             build with an older one: `dozen up --use-python 3.10`, or name a newer greenlet in requirements.txt"
+             name a newer greenlet in requirements.txt, or try an older Python, as in `dozen up --use-python 3.10`"
         ));
         let build = |why: &str| cure(&format!("error: Failed to build `x==1`\n{why}"));
         assert!(build("Error: pg_config executable not found.").contains("libpq-dev"));
         assert!(build("x.c:1:10: fatal error: ldap.h: No such file or directory").contains("the file ldap.h"));
         assert!(cure("error: Failed to download and build `y @ git+https://h/y`\n cause: Git operation failed").contains("git repository"));
+        assert!(cure("error: Python 3.13.0 is incompatible with the project's Python requirement: `>=3.14`").contains("requires-python"));
         assert!(cure("dns error").contains("No package index"));
         assert!(cure("anything").contains("Correct requirements.txt"));
-        assert!(uv_cure(&lines(COMPILED), "r", &here[3], &here).contains("build with an older one, or name"));
+        assert!(uv_cure(&lines(COMPILED), "r", &here[3], &here).contains("there is no older Python here"));
     }
 }

@@ -75,7 +75,7 @@ fn list(found: &[Interpreter], near: Option<[u32; 2]>) -> String {
     };
     let lines: String = found.iter().map(line).collect();
     let other = near.map_or_else(
-        || "build with another: `--use-python VERSION` or `--use-python PATH`".into(),
+        || "name one that lies elsewhere: `dozen up --use-python PATH`".into(),
         |[major, minor]| {
             format!("build with the nearest: `dozen up --use-python {major}.{minor}` (or `--use-python PATH` for one elsewhere)")
         },
@@ -246,8 +246,10 @@ pub async fn choose(found: &Found, runtime: &Runtime, use_python: Option<&str>, 
         None => Err(ChooseError::Unsatisfied {
             wanted: constraint.to_string(),
             place: if asked.is_some() { "--use-python".into() } else { runtime.pinned.clone().unwrap_or_default() },
+            // What a project requires, its installer insists on; only a pin can be overruled.
             near: constraint
                 .names()
+                .filter(|_| asked.is_some() || !runtime.pinned.as_ref().is_some_and(|p| p.starts_with("pyproject.toml")))
                 .and_then(|wanted| nearest(found.all.iter().filter(|i| i.version >= OLDEST), wanted))
                 .map(|i| [i.version[0], i.version[1]]),
             found: found.all.clone(),
@@ -344,6 +346,9 @@ mod tests {
         }
         assert!(error.contains("3.7.9    /opt/3.7.9/bin/python3  (too old: packages are installed for 3.8 and newer)"), "{error}");
         assert!(error.contains("`dozen up --use-python 3.11`"), "{error}");
+        let required = Runtime { constraint: Constraint::specifiers(">=3.14").expect("valid"), pinned: Some("pyproject.toml:5".into()) };
+        let error = choose(&found(), &required, None, None).await.expect_err("none").to_string();
+        assert!(error.contains("Install it, or name one that lies elsewhere"), "{error}");
         let newer = Runtime { constraint: Constraint::specifiers(">=3.14,<4").expect("valid"), pinned: None };
         let error = choose(&found(), &newer, None, None).await.expect_err("none").to_string();
         assert!(error.contains("`dozen up --use-python 3.13`"), "{error}");
