@@ -10,6 +10,7 @@
 //!
 //! **Invariant:** after any event the same thing happens: plan, act, route. No path of its own for a first start, a crash or a stop.
 
+use crate::disposability::Leaving;
 use crate::home::Home;
 use crate::logs::Store;
 use crate::port::lease::Lease;
@@ -18,11 +19,11 @@ use crate::processes::spec::{self, Place};
 use crate::processes::{Jail, JailEvent, JailHandle};
 use dozen_core::admin::OneOff;
 use dozen_core::concurrency::{Desired, Step, plan};
-use dozen_core::disposability::{Action, Event, Life, Policy};
+use dozen_core::disposability::{Event, Life, Policy};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, Version};
 use dozen_core::parity::{Io, Report};
 use dozen_core::port::Web;
-use dozen_core::processes::{Exit, Isolation, Seen, State};
+use dozen_core::processes::{Isolation, Seen, State};
 use dozen_core::release::Release;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -90,58 +91,50 @@ pub enum Command {
 /// How long the router may take to end what is in flight when everything ends.
 const ROUTER_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 /// A router that does not live this long is not replaced faster than this.
-const ROUTER_PACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
+pub(crate) const ROUTER_PACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
 mod told;
 
-type Key = (Version, InstanceName);
+pub(crate) type Key = (Version, InstanceName);
 
 /// One instance and what belongs to it.
-struct Instance {
-    release: Arc<Release>,
-    generation: Generation,
-    life: Life,
-    port: Option<Lease>,
-    jail: Option<JailHandle>,
+pub(crate) struct Instance {
+    pub(crate) release: Arc<Release>,
+    pub(crate) generation: Generation,
+    pub(crate) life: Life,
+    pub(crate) port: Option<Lease>,
+    pub(crate) jail: Option<JailHandle>,
     /// Tells the events of this jail from those of the one before.
-    incarnation: u64,
-    routed: bool,
+    pub(crate) incarnation: u64,
+    pub(crate) routed: bool,
     /// The first route table that it is in.
-    table: u64,
+    pub(crate) table: u64,
     /// Its requests in flight are waited for before SIGTERM.
-    leaving: Option<Leaving>,
-    pid: Option<u32>,
-    isolation: Option<Isolation>,
+    pub(crate) leaving: Option<Leaving>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) isolation: Option<Isolation>,
 }
 
-/// Out of the route table, with requests still in flight.
-#[derive(Debug, Clone, Copy)]
-struct Leaving {
-    /// No longer than this.
-    until: Timestamp,
-    /// What comes then: [`Event::Stop`] or [`Event::Restart`].
-    then: Event,
-}
-
-struct Reconciler {
-    site: Site,
-    desired: Option<Desired>,
-    instances: BTreeMap<Key, Instance>,
-    one_offs: BTreeMap<InstanceName, Instance>,
-    incarnations: u64,
+/// The task's own: see the table above.
+pub(crate) struct Reconciler {
+    pub(crate) site: Site,
+    pub(crate) desired: Option<Desired>,
+    pub(crate) instances: BTreeMap<Key, Instance>,
+    pub(crate) one_offs: BTreeMap<InstanceName, Instance>,
+    pub(crate) incarnations: u64,
     /// Counts route tables.
-    tables: u64,
+    pub(crate) tables: u64,
     /// The last one that the router goes by.
-    applied: u64,
-    routes: Option<Web>,
+    pub(crate) applied: u64,
+    pub(crate) routes: Option<Web>,
     /// Ports to be drained once the router has a table without them.
-    leaving: Vec<u16>,
+    pub(crate) leaving: Vec<u16>,
     /// The router is gone; another is started then.
-    revive: Option<Timestamp>,
-    revived: Option<Timestamp>,
+    pub(crate) revive: Option<Timestamp>,
+    pub(crate) revived: Option<Timestamp>,
     /// Told when nothing runs any more and the router has ended.
-    closing: Option<oneshot::Sender<()>>,
-    events: mpsc::UnboundedSender<(Key, u64, JailEvent)>,
+    pub(crate) closing: Option<oneshot::Sender<()>>,
+    pub(crate) events: mpsc::UnboundedSender<(Key, u64, JailEvent)>,
 }
 
 /// Runs until it is told to close and nothing is left running, or until every handle is gone.
@@ -206,13 +199,13 @@ async fn sleep_until(wake: Option<Timestamp>) {
 }
 
 impl Reconciler {
-    fn wake(&self) -> Option<Timestamp> {
+    pub(crate) fn wake(&self) -> Option<Timestamp> {
         let lives = self.instances.values().filter_map(|i| i.life.wake(&self.site.policy));
         let drains = self.instances.values().filter_map(|i| i.leaving.map(|l| l.until));
         lives.chain(drains).chain(self.revive).min()
     }
 
-    async fn command(&mut self, command: Command) {
+    pub(crate) async fn command(&mut self, command: Command) {
         match command {
             Command::Apply(desired) => {
                 if self.desired.as_ref().is_none_or(|d| d.generation <= desired.generation) {
@@ -256,7 +249,7 @@ impl Reconciler {
         }
     }
 
-    async fn router_event(&mut self, event: RouterEvent) {
+    pub(crate) async fn router_event(&mut self, event: RouterEvent) {
         match event {
             RouterEvent::Drained { port } => {
                 let of = |i: &Instance| i.leaving.is_some() && i.port.as_ref().is_some_and(|l| l.port() == port);
@@ -280,93 +273,8 @@ impl Reconciler {
         }
     }
 
-    async fn tick(&mut self) {
-        let now = Timestamp::now();
-        let policy = self.site.policy.clone();
-        let due: Vec<Key> =
-            self.instances.iter().filter(|(_, i)| i.life.wake(&policy).is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
-        for key in due {
-            self.feed(&key, Event::Tick).await;
-        }
-        let over: Vec<Key> =
-            self.instances.iter().filter(|(_, i)| i.leaving.is_some_and(|l| l.until <= now)).map(|(k, _)| k.clone()).collect();
-        for key in over {
-            self.drained(&key).await;
-        }
-        if self.revive.is_some_and(|at| at <= now) {
-            self.revive = None;
-            self.revived = Some(now);
-            if let Some(router) = &mut self.site.router
-                && let Err(e) = router.revive().await
-            {
-                self.line("router", &format!("Cannot start another router: {}", crate::chain(&e)));
-                self.revive = Some(now + ROUTER_PACE);
-            }
-        }
-    }
-
-    async fn drained(&mut self, key: &Key) {
-        let then = self.instances.get_mut(key).and_then(|i| i.leaving.take()).map_or(Event::Stop, |l| l.then);
-        self.feed(key, then).await;
-    }
-
-    async fn jail_event(&mut self, key: Key, incarnation: u64, event: JailEvent) {
-        let one_off = self.instances.get(&key).is_none_or(|i| i.incarnation != incarnation);
-        let found = if one_off { self.one_offs.get_mut(&key.1) } else { self.instances.get_mut(&key) };
-        let Some(instance) = found.filter(|i| i.incarnation == incarnation) else { return };
-        let ps = key.1.to_string();
-        match event {
-            JailEvent::Started { pid, isolation, .. } => {
-                instance.pid = Some(pid);
-                instance.isolation = Some(isolation);
-                if one_off {
-                    self.report_one_off(&key.1, State::Up, None);
-                } else {
-                    self.report(&key);
-                }
-            }
-            JailEvent::Listening { .. } => self.feed(&key, Event::Listening).await,
-            JailEvent::Wrote => self.site.store.poke(),
-            JailEvent::Killing => {
-                let grace = self.site.policy.grace.as_secs();
-                let text = format!("Error R12 (Exit timeout) -> At least one process failed to exit within {grace} seconds of SIGTERM");
-                self.line(&ps, &text);
-                self.line(&ps, "Stopping remaining processes with SIGKILL");
-            }
-            JailEvent::Exited(exit) => {
-                let unasked = instance.life.state != State::Stopping && exit.code() != 0;
-                self.line(&ps, &format!("Process exited with status {}", exit.code()));
-                if unasked {
-                    self.tell_cause(&ps);
-                }
-                self.ended(&key, one_off, exit).await;
-            }
-            JailEvent::Failed { attempt, error, code } => {
-                self.line(&ps, &format!("Cannot start: {attempt}: {error}"));
-                self.ended(&key, one_off, Exit::Code(code)).await;
-            }
-            JailEvent::Lost => {
-                self.line(&ps, "The jail was killed from outside and its processes with it");
-                self.ended(&key, one_off, Exit::Lost).await;
-            }
-        }
-    }
-
-    async fn ended(&mut self, key: &Key, one_off: bool, exit: Exit) {
-        self.site.store.poke();
-        if one_off {
-            self.report_one_off(&key.1, State::Down, Some(exit));
-            self.one_offs.remove(&key.1);
-            return;
-        }
-        if let Some(i) = self.instances.get_mut(key) {
-            (i.jail, i.pid, i.port, i.leaving) = (None, None, None, None);
-        }
-        self.feed(key, Event::Ended(exit)).await;
-    }
-
     /// Asks `plan` until there is nothing more to do at this instant, then gives the router the table that comes of it.
-    async fn settle(&mut self) {
+    pub(crate) async fn settle(&mut self) {
         loop {
             self.instances.retain(|_, i| i.life.state != State::Down);
             let Some(desired) = self.desired.clone() else { break };
@@ -385,7 +293,7 @@ impl Reconciler {
     }
 
     /// Does one step; answers whether it changed anything.
-    async fn act(&mut self, desired: &Desired, step: Step) -> bool {
+    pub(crate) async fn act(&mut self, desired: &Desired, step: Step) -> bool {
         match step {
             Step::Start(version, instance) => {
                 let Some(share) = desired.releases.iter().find(|s| s.release.version == version) else { return false };
@@ -417,24 +325,8 @@ impl Reconciler {
         }
     }
 
-    /// Takes an instance out of the table, lets its requests in flight end, for the grace at most, and then has it stop or restart.
-    async fn leave(&mut self, key: &Key, then: Event) {
-        let Some(i) = self.instances.get_mut(key) else { return };
-        match (&self.site.router, &i.port) {
-            (Some(_), Some(lease)) if i.life.state == State::Up => {
-                i.routed = false;
-                if i.leaving.is_none() {
-                    self.leaving.push(lease.port());
-                }
-                i.leaving = Some(Leaving { until: Timestamp::now() + self.site.policy.grace, then });
-                self.report(key);
-            }
-            _ => self.feed(key, then).await,
-        }
-    }
-
     /// Changes an instance; `change` says whether it did.
-    fn change(&mut self, key: Key, change: impl FnOnce(&mut Instance) -> bool) -> bool {
+    pub(crate) fn change(&mut self, key: Key, change: impl FnOnce(&mut Instance) -> bool) -> bool {
         let changed = self.instances.get_mut(&key).is_some_and(change);
         if changed {
             self.report(&key);
@@ -442,7 +334,7 @@ impl Reconciler {
         changed
     }
 
-    async fn begin(&mut self, release: Arc<Release>, generation: Generation, name: InstanceName) {
+    pub(crate) async fn begin(&mut self, release: Arc<Release>, generation: Generation, name: InstanceName) {
         let seed = blake3::hash(format!("{} {name}", release.deploy).as_bytes());
         let seed = u64::from_le_bytes(seed.as_bytes()[..8].try_into().expect("32 bytes hold 8"));
         let (life, todo) = Life::begin(name.kind.is_web(), seed, Timestamp::now());
@@ -464,49 +356,7 @@ impl Reconciler {
         self.perform(&key, todo).await;
     }
 
-    /// Gives an instance's life an event and performs what it answers.
-    async fn feed(&mut self, key: &Key, event: Event) {
-        let Some(i) = self.instances.get_mut(key) else { return };
-        let (life, todo) = i.life.clone().step(event, &self.site.policy, Timestamp::now());
-        i.life = life;
-        if i.life.state != State::Up {
-            i.routed = false;
-        }
-        self.perform(key, todo).await;
-    }
-
-    async fn perform(&mut self, key: &Key, todo: Vec<Action>) {
-        let ps = key.1.to_string();
-        for action in todo {
-            match action {
-                Action::Start => self.start(key).await,
-                Action::Terminate { grace } => {
-                    self.line(&ps, "Stopping all processes with SIGTERM");
-                    if let Some(jail) = self.instances.get(key).and_then(|i| i.jail.as_ref()) {
-                        jail.stop(std_duration(grace));
-                    }
-                }
-                Action::Kill => {
-                    self.line(&ps, "Stopping process with SIGKILL");
-                    if let Some(jail) = self.instances.get(key).and_then(|i| i.jail.as_ref()) {
-                        jail.kill();
-                    }
-                }
-                Action::Changed { from, to } => {
-                    self.line(&ps, &format!("State changed from {} to {}", from.as_str(), to.as_str()));
-                    self.report(key);
-                }
-                Action::BootTimeout => {
-                    let seconds = self.site.policy.boot.as_secs();
-                    let text =
-                        format!("Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch");
-                    self.line(&ps, &text);
-                }
-            }
-        }
-    }
-
-    async fn start(&mut self, key: &Key) {
+    pub(crate) async fn start(&mut self, key: &Key) {
         let Some(i) = self.instances.get(key) else { return };
         let release = i.release.clone();
         let command = release.command(&key.1.kind).unwrap_or_default().to_owned();
@@ -525,37 +375,8 @@ impl Reconciler {
         self.report(key);
     }
 
-    async fn start_one_off(&mut self, release: Arc<Release>, one_off: &OneOff, io: Io) {
-        let (log, given) = match io {
-            Io::Given(fds) => (None, Some(fds)),
-            Io::Logged => (Some(spec::log(&self.site.home, &release)), None),
-        };
-        let name = one_off.instance.clone();
-        self.line(&name.to_string(), &format!("Starting process with command `{}`", release.mask().apply(&one_off.command)));
-        let spec = self.place().spec(&release, &name, &one_off.command, None, log);
-        let key = (release.version, name.clone());
-        let (life, _) = Life::begin(false, 0, Timestamp::now());
-        let (incarnation, jail) = self.launch(key, spec, given).await;
-        let generation = self.desired.as_ref().map_or(Generation(0), |d| d.generation);
-        let instance = Instance {
-            release,
-            generation,
-            life,
-            port: None,
-            jail,
-            incarnation,
-            routed: false,
-            table: 0,
-            leaving: None,
-            pid: None,
-            isolation: None,
-        };
-        self.one_offs.insert(name.clone(), instance);
-        self.report_one_off(&name, State::Starting, None);
-    }
-
     /// Starts a jail and a task that forwards its events. A jail that cannot even be started reports that as its one event.
-    async fn launch(
+    pub(crate) async fn launch(
         &mut self,
         key: Key,
         spec: dozen_core::processes::jail::JailSpec,
@@ -578,7 +399,7 @@ impl Reconciler {
         }
     }
 
-    fn place(&self) -> Place<'_> {
+    pub(crate) fn place(&self) -> Place<'_> {
         Place { home: &self.site.home, isolation: self.site.isolation, uid: self.site.uid }
     }
 }
@@ -593,6 +414,6 @@ async fn forward(jail: &mut Jail, key: Key, incarnation: u64, events: &mpsc::Unb
     }
 }
 
-fn std_duration(d: jiff::SignedDuration) -> std::time::Duration {
+pub(crate) fn std_duration(d: jiff::SignedDuration) -> std::time::Duration {
     d.try_into().unwrap_or_default()
 }

@@ -12,26 +12,21 @@ use crate::ledger::{Intent, Ledger, Principal, ReleaseRow};
 use crate::output::Output;
 use crate::parity::{Local, Observed};
 use crate::release::store;
-use dozen_core::admin::OneOff;
 use dozen_core::concurrency::formation::{First, Formation, Scale};
 use dozen_core::concurrency::{Desired, Share};
 use dozen_core::config::{Changes, Config, Origin, Var};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, TypeName, Version};
-use dozen_core::parity::{Driver, Io};
+use dozen_core::parity::Driver;
 use dozen_core::processes::{Exit, Seen, State};
 use dozen_core::release::{Cause, Release, Slug, Status};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 mod declared;
 mod error;
 
 pub use error::DeployError;
-
-/// The longest that a release phase may take (Heroku: one hour).
-const RELEASE_PHASE: Duration = Duration::from_secs(60 * 60);
 
 /// One deploy and everything that acts on it.
 pub struct Floor {
@@ -299,26 +294,6 @@ impl Floor {
         Ok(self.driver.restart(target).await?)
     }
 
-    /// Starts a one-off of the current release on these descriptors. Answers its name; [`Floor::ran`] waits for its end.
-    pub async fn run(&self, who: &Principal, command: String, io: Io) -> Result<InstanceName, DeployError> {
-        let release = Arc::new(self.current().await?);
-        let masked = release.mask().apply(&command).into_owned();
-        let run = Intent::Run { deploy: self.deploy.clone(), release: release.version, command: masked };
-        let number = self.ledger.commit(who, run).await?.number;
-        let instance = InstanceName { kind: kind("run"), number };
-        let one_off = OneOff { instance: instance.clone(), release: release.version, command };
-        self.driver.start(&release, &one_off, io)?;
-        Ok(instance)
-    }
-
-    /// Waits for a one-off's end and records it.
-    pub async fn ran(&self, who: &Principal, instance: &InstanceName) -> Result<Exit, DeployError> {
-        let exit = self.end_of(instance).await;
-        let ran = Intent::Ran { deploy: self.deploy.clone(), number: instance.number, exit_code: exit.code() };
-        self.ledger.commit(who, ran).await?;
-        Ok(exit)
-    }
-
     /// The release that serves, or would.
     pub async fn current(&self) -> Result<Release, DeployError> {
         let row = self.current_row().await?.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
@@ -472,43 +447,10 @@ impl Floor {
         }
     }
 
-    /// The release phase, where the slug has one. A failure concludes the release as failed.
-    async fn phase(&self, who: &Principal, release: &Arc<Release>, output: &dyn Output) -> Result<(), DeployError> {
-        let Some(command) = release.command(&kind(TypeName::RELEASE)) else { return Ok(()) };
-        let masked = release.mask().apply(command).into_owned();
-        output.step(&format!("Running release command: {masked}"));
-        let started = Instant::now();
-        let instance = InstanceName { kind: kind(TypeName::RELEASE), number: release.version.0 };
-        let one_off = OneOff { instance: instance.clone(), release: release.version, command: command.to_owned() };
-        self.driver.start(release, &one_off, Io::Logged)?;
-        let code = match tokio::time::timeout(RELEASE_PHASE, self.end_of(&instance)).await {
-            Ok(exit) => exit.code(),
-            Err(_) => {
-                self.driver.signal(instance.clone(), rustix::process::Signal::KILL.as_raw())?;
-                self.end_of(&instance).await;
-                124
-            }
-        };
-        if code == 0 {
-            output.emit(crate::output::Event::Done(started.elapsed()));
-            return Ok(());
-        }
-        self.conclude(who, release.version, Some(format!("the release phase failed with exit code {code}"))).await?;
-        Err(DeployError::ReleasePhase { version: release.version, command: masked, code })
-    }
-
-    async fn conclude(&self, who: &Principal, version: Version, failure: Option<String>) -> Result<Generation, DeployError> {
+    pub(crate) async fn conclude(&self, who: &Principal, version: Version, failure: Option<String>) -> Result<Generation, DeployError> {
         let status = if failure.is_some() { Status::Failed } else { Status::Succeeded };
         let conclude = Intent::Conclude { deploy: self.deploy.clone(), version, status, failure };
         Ok(self.ledger.commit(who, conclude).await?.generation)
-    }
-
-    async fn end_of(&self, instance: &InstanceName) -> Exit {
-        let end = |seen: &[Seen]| {
-            let it = seen.iter().find(|s| s.instance == *instance)?;
-            (it.state == State::Down).then_some(it.exit.unwrap_or(Exit::Lost))
-        };
-        self.observed.until(end).await
     }
 
     fn serving_now(&self) -> bool {
@@ -537,7 +479,7 @@ fn outcome(seen: &[Seen], version: Version, formation: &Formation) -> Option<Res
     all_up.then_some(Ok(()))
 }
 
-fn kind(name: &str) -> TypeName {
+pub(crate) fn kind(name: &str) -> TypeName {
     name.parse().expect("a literal process type is valid")
 }
 

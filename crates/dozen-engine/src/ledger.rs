@@ -287,7 +287,7 @@ mod tests {
         let nobody: DeployRef = "nobody".parse().expect("valid");
         let configure = Intent::Configure { deploy: nobody, config: Config::default() };
         assert!(b.ledger.commit(&b.who, configure).await.is_err());
-        assert_eq!(b.ledger.deploys().await.expect("read"), [b.shop.clone()]);
+        assert_eq!(b.ledger.deploys().await.expect("read"), std::slice::from_ref(&b.shop));
     }
 
     #[tokio::test]

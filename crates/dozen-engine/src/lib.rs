@@ -4,12 +4,14 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 pub mod backing;
 pub mod codebase;
 pub mod concurrency;
 pub mod config;
 pub mod dependencies;
 pub mod deploy;
+mod disposability;
 pub mod home;
 pub mod ledger;
 pub mod logs;

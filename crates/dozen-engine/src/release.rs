@@ -1,5 +1,6 @@
 //! V. Strictly separate build and run stages.
 //! Keeps what builds made, and never changes it.
 
+mod phase;
 pub mod scratch;
 pub mod store;

@@ -4,16 +4,16 @@ use super::{Instance, Key, Reconciler};
 use crate::port::lease::Lease;
 use dozen_core::concurrency::Desired;
 use dozen_core::disposability::last_words;
-use dozen_core::ids::{Generation, InstanceName};
+use dozen_core::ids::Generation;
 use dozen_core::logs::{Filter, LogLine, Source};
 use dozen_core::port::{Backend, Route, RouteTable, Web};
-use dozen_core::processes::{Exit, Seen, State};
+use dozen_core::processes::{Seen, State};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Reconciler {
-    pub(super) fn seen(&self, key: &Key, i: &Instance) -> Seen {
+    pub(crate) fn seen(&self, key: &Key, i: &Instance) -> Seen {
         Seen {
             deploy: i.release.deploy.clone(),
             generation: i.generation,
@@ -30,7 +30,7 @@ impl Reconciler {
         }
     }
 
-    pub(super) fn report(&self, key: &Key) {
+    pub(crate) fn report(&self, key: &Key) {
         if let Some(i) = self.instances.get(key) {
             // Routed is what the router goes by, not what it was told: whoever waits for it asks next. One that is in the table again
             // before it was taken out makes no new table.
@@ -39,14 +39,7 @@ impl Reconciler {
         }
     }
 
-    pub(super) fn report_one_off(&self, name: &InstanceName, state: State, exit: Option<Exit>) {
-        if let Some(i) = self.one_offs.get(name) {
-            let seen = self.seen(&(i.release.version, name.clone()), i);
-            self.site.report.seen(Seen { state, exit, ..seen });
-        }
-    }
-
-    pub(super) fn line(&self, ps: &str, message: &str) {
+    pub(crate) fn line(&self, ps: &str, message: &str) {
         let deploy = self.desired.as_ref().map(|d| d.deploy.clone());
         let deploy = deploy.or_else(|| self.one_offs.values().next().map(|i| i.release.deploy.clone()));
         if let Some(deploy) = deploy {
@@ -56,7 +49,7 @@ impl Reconciler {
     }
 
     /// Says why a process that nobody stopped most likely ended, where its last lines tell.
-    pub(super) fn tell_cause(&self, ps: &str) {
+    pub(crate) fn tell_cause(&self, ps: &str) {
         let filter = Filter { ps: Some(ps.to_owned()), source: None };
         // Half of them may be the platform's. A log that cannot be read tells nothing.
         let lines = self.site.store.read_last(Some(2 * last_words::LINES), &filter).unwrap_or_default();
@@ -68,7 +61,7 @@ impl Reconciler {
     }
 
     /// The table that follows from what is routed; sent when it differs from the last. What left it is then drained.
-    pub(super) fn publish_routes(&mut self) {
+    pub(crate) fn publish_routes(&mut self) {
         let Some(desired) = &self.desired else { return };
         let web = self.web(desired);
         let changed = self.routes.as_ref() != Some(&web);
@@ -87,7 +80,7 @@ impl Reconciler {
         self.leaving.drain(..).for_each(|port| router.drain(port));
     }
 
-    pub(super) fn web(&self, desired: &Desired) -> Web {
+    pub(crate) fn web(&self, desired: &Desired) -> Web {
         let webs: Vec<(&Key, &Instance)> = self.instances.iter().filter(|((_, i), _)| i.kind.is_web()).collect();
         let ready: Vec<Backend> = webs
             .iter()

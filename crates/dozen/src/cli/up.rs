@@ -1,6 +1,6 @@
 //! `dozen up`: the whole way in the foreground, for one app.
 
-use super::target;
+use super::{Usage, target};
 use crate::printer::Printer;
 use crate::running::RunFolder;
 use crate::settings::Settings;
@@ -62,6 +62,10 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     let folder = std::fs::canonicalize(&args.dir).with_context(|| format!("cannot find the folder {}", args.dir.display()))?;
     if !folder.is_dir() {
         bail!("{} is not a folder; `dozen up` takes the folder of an app", folder.display());
+    }
+    if std::fs::canonicalize(settings.home.root()).is_ok_and(|home| home == folder) {
+        // Told before anything is written there.
+        bail!(Usage("DOZEN_HOME is the app's own folder; set it to another".to_owned()));
     }
     let ledger = Ledger::open(&settings.home)?;
     let deploy = target::name(settings, &ledger, &folder).await?;

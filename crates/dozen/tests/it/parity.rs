@@ -163,7 +163,7 @@ fn a_home_may_lie_deep_or_within_the_app() {
     within(inside, &["up", "--port", "0", "--once"]).ok().has(&["Released v1"]).lacks(".dozen");
     within(inside, &["up", "--port", "0", "--once"]).ok().has(&["Nothing changed: v1 again"]);
     assert_eq!(within(inside, &["run", "--", "ls -A"]).ok().out, "Procfile\n");
-    within(std::path::Path::new("."), &["up", "--port", "0", "--once"]).coded(1).has(&["DOZEN_HOME is the app's own folder"]);
+    within(std::path::Path::new("."), &["up", "--port", "0", "--once"]).coded(2).has(&["DOZEN_HOME is the app's own folder"]);
 }
 
 #[test]

@@ -1,0 +1,164 @@
+//! IX. Maximise robustness with fast startup and graceful shutdown.
+//! The driver's task, as far as it is about when: what a jail, the clock or a drained route means to an instance's life, and what then is done.
+//!
+//! **Invariant:** only [`Life::step`](dozen_core::disposability::Life::step) decides; what is here performs its actions.
+
+use crate::concurrency::{Key, ROUTER_PACE, Reconciler, std_duration};
+use crate::processes::JailEvent;
+use dozen_core::disposability::{Action, Event};
+use dozen_core::processes::{Exit, State};
+use jiff::Timestamp;
+
+/// Out of the route table, with requests still in flight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Leaving {
+    /// No longer than this.
+    pub(crate) until: Timestamp,
+    /// What comes then: [`Event::Stop`] or [`Event::Restart`].
+    pub(crate) then: Event,
+}
+
+impl Reconciler {
+    pub(crate) async fn jail_event(&mut self, key: Key, incarnation: u64, event: JailEvent) {
+        let one_off = self.instances.get(&key).is_none_or(|i| i.incarnation != incarnation);
+        let found = if one_off { self.one_offs.get_mut(&key.1) } else { self.instances.get_mut(&key) };
+        let Some(instance) = found.filter(|i| i.incarnation == incarnation) else { return };
+        let ps = key.1.to_string();
+        match event {
+            JailEvent::Started { pid, isolation, .. } => {
+                instance.pid = Some(pid);
+                instance.isolation = Some(isolation);
+                if one_off {
+                    self.report_one_off(&key.1, State::Up, None);
+                } else {
+                    self.report(&key);
+                }
+            }
+            JailEvent::Listening { .. } => self.feed(&key, Event::Listening).await,
+            JailEvent::Wrote => self.site.store.poke(),
+            JailEvent::Killing => {
+                let grace = self.site.policy.grace.as_secs();
+                let text = format!("Error R12 (Exit timeout) -> At least one process failed to exit within {grace} seconds of SIGTERM");
+                self.line(&ps, &text);
+                self.line(&ps, "Stopping remaining processes with SIGKILL");
+            }
+            JailEvent::Exited(exit) => {
+                let unasked = instance.life.state != State::Stopping && exit.code() != 0;
+                self.line(&ps, &format!("Process exited with status {}", exit.code()));
+                if unasked {
+                    self.tell_cause(&ps);
+                }
+                self.ended(&key, one_off, exit).await;
+            }
+            JailEvent::Failed { attempt, error, code } => {
+                self.line(&ps, &format!("Cannot start: {attempt}: {error}"));
+                self.ended(&key, one_off, Exit::Code(code)).await;
+            }
+            JailEvent::Lost => {
+                self.line(&ps, "The jail was killed from outside and its processes with it");
+                self.ended(&key, one_off, Exit::Lost).await;
+            }
+        }
+    }
+
+    pub(crate) async fn tick(&mut self) {
+        let now = Timestamp::now();
+        let policy = self.site.policy.clone();
+        let due: Vec<Key> =
+            self.instances.iter().filter(|(_, i)| i.life.wake(&policy).is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
+        for key in due {
+            self.feed(&key, Event::Tick).await;
+        }
+        let over: Vec<Key> =
+            self.instances.iter().filter(|(_, i)| i.leaving.is_some_and(|l| l.until <= now)).map(|(k, _)| k.clone()).collect();
+        for key in over {
+            self.drained(&key).await;
+        }
+        if self.revive.is_some_and(|at| at <= now) {
+            self.revive = None;
+            self.revived = Some(now);
+            if let Some(router) = &mut self.site.router
+                && let Err(e) = router.revive().await
+            {
+                self.line("router", &format!("Cannot start another router: {}", crate::chain(&e)));
+                self.revive = Some(now + ROUTER_PACE);
+            }
+        }
+    }
+
+    /// Takes an instance out of the table, lets its requests in flight end, for the grace at most, and then has it stop or restart.
+    pub(crate) async fn leave(&mut self, key: &Key, then: Event) {
+        let Some(i) = self.instances.get_mut(key) else { return };
+        match (&self.site.router, &i.port) {
+            (Some(_), Some(lease)) if i.life.state == State::Up => {
+                i.routed = false;
+                if i.leaving.is_none() {
+                    self.leaving.push(lease.port());
+                }
+                i.leaving = Some(Leaving { until: Timestamp::now() + self.site.policy.grace, then });
+                self.report(key);
+            }
+            _ => self.feed(key, then).await,
+        }
+    }
+
+    pub(crate) async fn drained(&mut self, key: &Key) {
+        let then = self.instances.get_mut(key).and_then(|i| i.leaving.take()).map_or(Event::Stop, |l| l.then);
+        self.feed(key, then).await;
+    }
+
+    pub(crate) async fn ended(&mut self, key: &Key, one_off: bool, exit: Exit) {
+        self.site.store.poke();
+        if one_off {
+            self.report_one_off(&key.1, State::Down, Some(exit));
+            self.one_offs.remove(&key.1);
+            return;
+        }
+        if let Some(i) = self.instances.get_mut(key) {
+            (i.jail, i.pid, i.port, i.leaving) = (None, None, None, None);
+        }
+        self.feed(key, Event::Ended(exit)).await;
+    }
+
+    /// Gives an instance's life an event and performs what it answers.
+    pub(crate) async fn feed(&mut self, key: &Key, event: Event) {
+        let Some(i) = self.instances.get_mut(key) else { return };
+        let (life, todo) = i.life.clone().step(event, &self.site.policy, Timestamp::now());
+        i.life = life;
+        if i.life.state != State::Up {
+            i.routed = false;
+        }
+        self.perform(key, todo).await;
+    }
+
+    pub(crate) async fn perform(&mut self, key: &Key, todo: Vec<Action>) {
+        let ps = key.1.to_string();
+        for action in todo {
+            match action {
+                Action::Start => self.start(key).await,
+                Action::Terminate { grace } => {
+                    self.line(&ps, "Stopping all processes with SIGTERM");
+                    if let Some(jail) = self.instances.get(key).and_then(|i| i.jail.as_ref()) {
+                        jail.stop(std_duration(grace));
+                    }
+                }
+                Action::Kill => {
+                    self.line(&ps, "Stopping process with SIGKILL");
+                    if let Some(jail) = self.instances.get(key).and_then(|i| i.jail.as_ref()) {
+                        jail.kill();
+                    }
+                }
+                Action::Changed { from, to } => {
+                    self.line(&ps, &format!("State changed from {} to {}", from.as_str(), to.as_str()));
+                    self.report(key);
+                }
+                Action::BootTimeout => {
+                    let seconds = self.site.policy.boot.as_secs();
+                    let text =
+                        format!("Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch");
+                    self.line(&ps, &text);
+                }
+            }
+        }
+    }
+}
