@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use tree::CopyError;
 use uv::UvError;
 
+mod failure;
 pub mod interpreters;
 mod layers;
 pub mod runner;

@@ -93,6 +93,9 @@ impl Floor {
         self.ledger.commit(who, Intent::Recover { deploy: deploy.clone() }).await?;
 
         let before = self.current_row().await?;
+        if before.is_none() {
+            declared.unused(&source, output);
+        }
         let (config_version, config, changes) = self.import_config(who, &declared, output).await?;
         self.create_resources(who, &declared, &config, output).await?;
         let ids = self.ledger.attachments(deploy).await?;

@@ -47,14 +47,16 @@ pub struct Found {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ChooseError {
     /// None satisfies what the app asks for.
-    #[error("the app asks for Python {wanted} ({place}), and no interpreter here is that.{}", list(.found))]
+    #[error("the app asks for Python {wanted} ({place}), and no interpreter here will do.{}", list(.found, *.near))]
     Unsatisfied {
         /// The constraint.
         wanted: String,
         /// Where it is written.
         place: String,
-        /// Those found.
+        /// Those found, too old ones too.
         found: Vec<Interpreter>,
+        /// The series of the nearest to what is asked for.
+        near: Option<[u32; 2]>,
     },
     /// There is none at all.
     #[error(
@@ -66,10 +68,26 @@ pub enum ChooseError {
     Path(String),
 }
 
-fn list(found: &[Interpreter]) -> String {
-    let lines: Vec<String> = found.iter().map(|i| format!("\n  {:<8} {}", i.number(), i.executable.display())).collect();
-    let cure = "\nInstall it, or build with another: `--use-python VERSION` or `--use-python PATH`";
-    if lines.is_empty() { format!(" There is none at all.{cure}") } else { format!(" Found:{}{cure}", lines.concat()) }
+fn list(found: &[Interpreter], near: Option<[u32; 2]>) -> String {
+    let line = |i: &Interpreter| {
+        let old = if i.version < OLDEST { "  (too old: packages are installed for 3.8 and newer)" } else { "" };
+        format!("\n  {:<8} {}{old}", i.number(), i.executable.display())
+    };
+    let lines: String = found.iter().map(line).collect();
+    let other = near.map_or_else(
+        || "name one that lies elsewhere: `dozen up --use-python PATH`".into(),
+        |[major, minor]| {
+            format!("build with the nearest: `dozen up --use-python {major}.{minor}` (or `--use-python PATH` for one elsewhere)")
+        },
+    );
+    let seen = if lines.is_empty() { " There is none at all.".into() } else { format!(" Found:{lines}") };
+    format!("{seen}\nInstall it, or {other}")
+}
+
+/// The one nearest to `wanted`, by minor version; of several the newest.
+fn nearest<'a>(all: impl Iterator<Item = &'a Interpreter>, wanted: Release) -> Option<&'a Interpreter> {
+    let far = |i: &Interpreter| (i.version[0].abs_diff(wanted[0]), i.version[1].abs_diff(wanted[1]));
+    all.min_by_key(|i| (far(i), std::cmp::Reverse(i.version)))
 }
 
 /// Where interpreters are looked for.
@@ -216,14 +234,25 @@ pub async fn choose(found: &Found, runtime: &Runtime, use_python: Option<&str>, 
         .as_ref()
         .and_then(|last| fitting.iter().find(|i| last.admits(i.version)))
         .or_else(|| fitting.iter().find(is_default))
-        .or_else(|| fitting.first());
+        // Code is most likely at home with the version nearest to the one that people here use: `>=3.12` was written with 3.12.
+        .or_else(|| {
+            let default = found.all.iter().find(|i| is_default(&i)).map_or(fitting.first()?.version, |i| i.version);
+            let near = nearest(fitting.iter().copied(), default)?.version;
+            fitting.iter().find(|i| i.version == near)
+        });
     match chosen {
         Some(interpreter) => Ok((*interpreter).clone()),
         None if found.all.iter().all(|i| i.version < OLDEST) && *constraint == Constraint::Any => Err(ChooseError::None),
         None => Err(ChooseError::Unsatisfied {
             wanted: constraint.to_string(),
             place: if asked.is_some() { "--use-python".into() } else { runtime.pinned.clone().unwrap_or_default() },
-            found: found.all.iter().filter(|i| i.version >= OLDEST).cloned().collect(),
+            // What a project requires, its installer insists on; only a pin can be overruled.
+            near: constraint
+                .names()
+                .filter(|_| asked.is_some() || !runtime.pinned.as_ref().is_some_and(|p| p.starts_with("pyproject.toml")))
+                .and_then(|wanted| nearest(found.all.iter().filter(|i| i.version >= OLDEST), wanted))
+                .map(|i| [i.version[0], i.version[1]]),
+            found: found.all.clone(),
         }),
     }
 }
@@ -299,7 +328,7 @@ mod tests {
         };
         check("", None, None, "3.11.7").await;
         check("", None, Some("3.12.1"), "3.12.1").await;
-        check(">=3.12", None, Some("3.11.7"), "3.13.0").await;
+        check(">=3.12", None, Some("3.11.7"), "3.12.1").await;
         check("==3.11.2", None, None, "3.11.2").await;
         check("3.11", None, Some("3.11.2"), "3.11.2").await;
         check("", Some("3.13"), Some("3.12.1"), "3.13.0").await;
@@ -315,7 +344,14 @@ mod tests {
         for part in ["Python 3.9 (.python-version:1)", "3.12.1   /opt/3.12.1/bin/python3", "--use-python PATH"] {
             assert!(error.contains(part), "{error}");
         }
-        assert!(!error.contains("3.7.9"));
+        assert!(error.contains("3.7.9    /opt/3.7.9/bin/python3  (too old: packages are installed for 3.8 and newer)"), "{error}");
+        assert!(error.contains("`dozen up --use-python 3.11`"), "{error}");
+        let required = Runtime { constraint: Constraint::specifiers(">=3.14").expect("valid"), pinned: Some("pyproject.toml:5".into()) };
+        let error = choose(&found(), &required, None, None).await.expect_err("none").to_string();
+        assert!(error.contains("Install it, or name one that lies elsewhere"), "{error}");
+        let newer = Runtime { constraint: Constraint::specifiers(">=3.14,<4").expect("valid"), pinned: None };
+        let error = choose(&found(), &newer, None, None).await.expect_err("none").to_string();
+        assert!(error.contains("`dozen up --use-python 3.13`"), "{error}");
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! The steps of a plan, run: the layer, the source's own packages, static files, bytecode.
 
+use super::failure;
 use super::interpreters::{Found, Interpreter};
 use super::layers::{self, Layer};
 use super::runner::{Command, OnLine, Runner};
@@ -11,6 +12,7 @@ use crate::release::scratch::Scratch;
 use crate::release::store::{self, Entry};
 use dozen_core::dependencies::python::requirements;
 use dozen_core::dependencies::{Lock, PACK_VERSION, Plan, Step};
+use dozen_core::disposability::last_words;
 use dozen_core::processes::Exit;
 use dozen_core::release::Slug;
 use std::collections::{HashMap, VecDeque};
@@ -170,7 +172,13 @@ impl Job<'_> {
                         Some(name) => format!(
                             "The settings need the config var {name}: give it a value with `dozen config set {name}=...`, or skip this step with `dozen config set DISABLE_COLLECTSTATIC=1`"
                         ),
-                        None => "Make that command work, or skip this step with `dozen config set DISABLE_COLLECTSTATIC=1`".into(),
+                        None => {
+                            let cause = last_words::cause(&ran.last).map(|c| format!("Likely cause: {}. {}.\n", c.what, c.cure));
+                            format!(
+                                "{}Make that command work, or skip this step with `dozen config set DISABLE_COLLECTSTATIC=1`",
+                                cause.unwrap_or_default()
+                            )
+                        }
                     };
                     return Err(failed(&shown, &ran, cure));
                 }
@@ -340,7 +348,8 @@ impl Job<'_> {
         if ran.status.is_success() {
             Ok(())
         } else {
-            Err(failed(shown, &ran, uv_cure(&ran.last, self.plan.layer.as_ref().map_or("", |l| &l.from))))
+            let from = self.plan.layer.as_ref().map_or("", |l| &l.from);
+            Err(failed(shown, &ran, failure::uv_cure(&ran.last, from, self.python, &self.found.all)))
         }
     }
 
@@ -357,7 +366,9 @@ impl Job<'_> {
                 if line.trim().is_empty() || line.starts_with("Using Python ") {
                     return;
                 }
-                let passing = ["Downloading ", "Downloaded ", "Building ", "Built "].iter().any(|p| line.trim_start().starts_with(p));
+                // What is installed stands in the lock; how much of it, in uv's own last line.
+                let passing = line.starts_with(" + ")
+                    || ["Downloading ", "Downloaded ", "Building ", "Built "].iter().any(|p| line.trim_start().starts_with(p));
                 match show {
                     true if passing => output.busy(line.trim_start()),
                     true => output.detail(&line),
@@ -421,34 +432,7 @@ fn failed(shown: &str, ran: &Ran, cure: String) -> BuildError {
         Exit::Signal(signal) => format!("signal {signal}"),
         Exit::Lost => "SIGKILL from outside".into(),
     };
-    BuildError::Step { command: shown.to_owned(), status, last: ran.last[ran.last.len().saturating_sub(LAST_LINES)..].to_vec(), cure }
-}
-
-/// What to do about what uv said.
-fn uv_cure(last: &[String], from: &str) -> String {
-    let said = |words: &[&str]| last.iter().any(|l| words.iter().any(|w| l.contains(w)));
-    if said(&["No space left on device", "Disk quota exceeded"]) {
-        "Free some space and run the command again".into()
-    } else if said(&["invalid peer certificate"]) {
-        "The package index shows a certificate that is not trusted here; name your authority's with SSL_CERT_FILE".into()
-    } else if said(&[
-        "error sending request",
-        "dns error",
-        "Failed to fetch",
-        "Could not connect",
-        "Connection refused",
-        "tcp connect error",
-    ]) {
-        "No package index could be reached. Is there a network, or an index or proxy to name (UV_DEFAULT_INDEX, PIP_INDEX_URL, HTTPS_PROXY)?".into()
-    } else if said(&["Hash mismatch", "hash mismatch", "missing a hash"]) {
-        format!("A package is not the one that {from} was made with. Make the lock anew if you trust it")
-    } else if said(&["No solution found"]) {
-        format!("The versions that {from} asks for do not exist or do not fit together; correct it")
-    } else if said(&["Failed to build", "Build backend"]) {
-        "A package has no ready-made wheel for this Python and could not be compiled. Install what it needs (see above), or choose another Python with --use-python".into()
-    } else {
-        format!("Correct {from} and run the command again")
-    }
+    BuildError::Step { command: shown.to_owned(), status, last: failure::telling(&ran.last, LAST_LINES), cure }
 }
 
 /// Every `.py` file of a tree, sorted.

@@ -17,6 +17,9 @@ use std::path::Path;
 /// A `.env` of more is refused unread.
 const MAX_DOTENV: u64 = 1 << 20;
 
+/// So many names of an Aptfile are repeated.
+const MOST_PACKAGES: usize = 20;
+
 /// All of it.
 pub(super) struct Declared {
     /// The Procfile's types; empty where there is no Procfile.
@@ -154,13 +157,37 @@ impl Declared {
         self.app_json.required().filter(|name| !given(name)).map(str::to_owned).collect()
     }
 
+    /// Says what other platforms would do with this source and dozen does not, and what to do instead.
+    pub(super) fn unused(&self, source: &Source, output: &dyn Output) {
+        if let Some(list) = codebase::text(source, "Aptfile") {
+            let wanted = list.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', ':']));
+            let wanted: Vec<&str> = wanted.take(MOST_PACKAGES).collect();
+            if !wanted.is_empty() {
+                let packages = wanted.join(" ");
+                output.warning(&format!("Aptfile is not used: the app runs with this machine's packages. `apt install {packages}`"));
+            }
+        }
+        if source.has("nltk.txt") {
+            output.warning("nltk.txt is not used: put the data into the codebase, and its folder's path below /app into NLTK_DATA");
+        }
+        for hook in ["bin/pre_compile", "bin/post_compile"].into_iter().filter(|h| source.has(h)) {
+            output.warning(&format!("{hook} is not run by builds: do what it does before `dozen up`, or in the Procfile's `release`"));
+        }
+        for pack in self.app_json.buildpacks.iter().filter(|p| !p.contains("python")) {
+            output.warning(&format!("app.json's buildpack {pack} is not used: commit what it would make, or make it before `dozen up`"));
+        }
+        if let Some(command) = &self.app_json.postdeploy {
+            output.warning(&format!("app.json's scripts.postdeploy is not run: once the app is up, `dozen run -- {command}`"));
+        }
+    }
+
     /// The resources to be made. What dozen cannot run, and config does not give, is warned of.
     pub(super) fn resources(&self, config: &Config, have: &BTreeMap<String, u32>, output: &dyn Output) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         for addon in &self.app_json.addons {
             let kind = ResourceKind::from_addon(&addon.plan);
-            let default = kind.map_or_else(|| variable_of(&addon.plan), ResourceKind::default_attachment);
-            let name = addon.alias.clone().unwrap_or_else(|| default.to_owned());
+            let default = kind.map_or_else(|| variable_of(&addon.plan), |k| k.default_attachment().to_owned());
+            let name = addon.alias.clone().unwrap_or(default);
             let variable = format!("{name}_URL");
             let given = config.vars.contains_key(&variable);
             match kind {
@@ -178,14 +205,13 @@ impl Declared {
     }
 }
 
-/// The attachment that a well-known add-on makes on Heroku.
-fn variable_of(plan: &str) -> &'static str {
+/// The attachment that an add-on makes on Heroku, as the head of its variable `…_URL`.
+fn variable_of(plan: &str) -> String {
     let service = plan.split(':').next().unwrap_or(plan);
     let service = service.strip_prefix("heroku-").unwrap_or(service);
     match service {
-        "redis" | "rediscloud" | "keyvalue" => "REDIS",
-        "cloudamqp" => "CLOUDAMQP",
-        "memcachier" => "MEMCACHIER",
-        _ => "DATABASE",
+        "postgresql" | "mysql" => "DATABASE".into(),
+        "keyvalue" => "REDIS".into(),
+        other => other.to_ascii_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_"),
     }
 }

@@ -313,3 +313,26 @@ fn the_ledger_reads_like_the_methodology() {
     let same = finish(Command::new("sqlite3").args(["-readonly"]).arg(place.home().join("ledger.db")).arg("pragma integrity_check"));
     assert_eq!(same.ok().out, "ok\n");
 }
+
+#[test]
+fn what_other_platforms_would_do_is_said_once_with_what_to_do_instead() {
+    let app_json = r#"{"addons": ["sentry:f1"], "buildpacks": [{"url": "heroku/nodejs"}, {"url": "heroku/python"}], "scripts": {"postdeploy": "seed --all"}}"#;
+    let place = Place::new(&[
+        ("Procfile", "clock: sleep 1000\n"),
+        ("app.json", app_json),
+        ("Aptfile", "# fonts\nlibgl1\n:repo:x\nffmpeg\n"),
+        ("nltk.txt", "punkt\n"),
+        ("bin/post_compile", ""),
+    ]);
+    let said = place.once().ok().has(&[
+        "Aptfile is not used",
+        "`apt install libgl1 ffmpeg`",
+        "nltk.txt is not used",
+        "bin/post_compile is not run",
+        "buildpack heroku/nodejs is not used",
+        "`dozen run -- seed --all`",
+        "dozen config set SENTRY_URL=…",
+    ]);
+    said.lacks("heroku/python");
+    place.once().ok().lacks("is not used").lacks("is not run");
+}

@@ -67,6 +67,20 @@ impl Constraint {
         parts.into_iter().filter(|p| *p != "*").map(specifier).collect::<Option<Vec<_>>>().map(Self::All)
     }
 
+    /// The release that it names first, filled up with zeros: what is meant, where nothing that it admits can be had.
+    pub fn names(&self) -> Option<Release> {
+        let numbers = match self {
+            Self::Any => return None,
+            Self::Prefix(p) => p,
+            Self::All(all) => &all.first()?.version,
+        };
+        let mut release = [0; 3];
+        for (slot, n) in release.iter_mut().zip(numbers) {
+            *slot = *n;
+        }
+        Some(release)
+    }
+
     /// Whether this version will do.
     pub fn admits(&self, version: Release) -> bool {
         match self {
@@ -177,6 +191,7 @@ mod tests {
         for bad in [">=", "x", ">=3.a"] {
             assert_eq!(Constraint::specifiers(bad), None, "{bad:?}");
         }
+        assert_eq!(Constraint::specifiers(">=3.14,<4").and_then(|c| c.names()), Some([3, 14, 0]));
         assert_eq!(Constraint::specifiers(">= 3.10, <4").map(|c| c.to_string()), Some(">=3.10,<4".into()));
     }
 }
