@@ -6,12 +6,15 @@
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
+
+pub(crate) mod http;
+
+pub(crate) use http::{Answer, ask};
 
 /// No wait of a test is longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -591,29 +594,4 @@ impl Ended {
         let of = |e: &&Value| e["event"] == kind;
         self.events.iter().filter(of).filter_map(|e| e["text"].as_str().or(e["message"].as_str())).collect()
     }
-}
-
-/// An answer over HTTP.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    /// 200.
-    pub(crate) status: u16,
-    /// Status line and headers.
-    pub(crate) head: String,
-    /// The rest.
-    pub(crate) body: String,
-}
-
-/// One request on a connection of its own, which it closes.
-#[track_caller]
-pub(crate) fn ask(port: u16, request: &[u8]) -> Answer {
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("the router listens");
-    socket.set_read_timeout(Some(PATIENCE)).expect("set");
-    socket.write_all(request).expect("sent");
-    let mut bytes = Vec::new();
-    socket.read_to_end(&mut bytes).expect("an answer");
-    let text = String::from_utf8_lossy(&bytes);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("no status: {head:?}"));
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
 }
