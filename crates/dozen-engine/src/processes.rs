@@ -256,8 +256,11 @@ async fn send(mut queue: mpsc::UnboundedReceiver<ToJail>, mut writer: OwnedWrite
     while let Some(order) = queue.recv().await {
         let Ok(mut line) = serde_json::to_vec(&order) else { continue };
         line.push(b'\n');
-        if matches!(order, ToJail::Kill) {
-            target.kill_after(KILL_PATIENCE);
+        match order {
+            ToJail::Kill => target.kill_after(KILL_PATIENCE),
+            // It counts the grace itself, unless it is stopped or stuck.
+            ToJail::Stop { grace_ms } => target.kill_after(Duration::from_millis(grace_ms).saturating_add(KILL_PATIENCE)),
+            ToJail::Start { .. } | ToJail::Signal { .. } => {}
         }
         // A jail that does not read must not keep the driver from killing it: the next order may be that.
         if tokio::time::timeout(KILL_PATIENCE, writer.write_all(&line)).await.is_ok_and(|sent| sent.is_err()) {

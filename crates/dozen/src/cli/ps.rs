@@ -22,7 +22,7 @@ enum Verb {
     /// Change how many of each type run; alone, print it so that it can be pasted back
     Scale {
         /// `web=3` for three, `worker+1` for one more, `worker-1` for one less; several at once, all or none
-        #[arg(value_name = "TYPE=N", allow_hyphen_values = true)]
+        #[arg(value_name = "TYPE=N")]
         changes: Vec<String>,
     },
     /// Restart all processes, those of a type, or one

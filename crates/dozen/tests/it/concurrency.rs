@@ -22,7 +22,8 @@ fn a_formation_is_scaled_shown_and_kept() {
     assert_eq!(answered.into_iter().collect::<Vec<_>>(), ["web.1", "web.2", "web.3"]);
     up.dozen(&["ps", "scale", "web=1", "worker-1"]).ok();
     up.until_ps(&["web.1 up", "worker.1 up"]);
-    up.dozen(&["ps:scale", "web=2"]).ok();
+    // Global options may follow, as everybody types them for Heroku.
+    up.dozen(&["ps:scale", "web=2", "--no-color"]).ok();
     up.until_ps(&["web.1 up", "web.2 up", "worker.1 up"]);
     up.stop();
     // What was scaled is still so the next time, and can be pasted back while nothing runs.

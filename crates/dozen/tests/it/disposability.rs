@@ -154,6 +154,15 @@ fn a_killed_jail_takes_its_processes_along_and_is_started_again() {
 }
 
 #[test]
+fn a_jail_that_answers_nothing_is_killed_after_the_grace() {
+    let place = Place::web(BOTH);
+    let up = place.up();
+    kill(up.pid_of("worker.1"), Signal::STOP);
+    up.stop();
+    place.assert_nothing_left();
+}
+
+#[test]
 fn a_killed_router_is_replaced_on_the_same_port() {
     let place = Place::web(BOTH);
     let up = place.up();
