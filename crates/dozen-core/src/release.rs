@@ -114,12 +114,14 @@ impl Cause {
 
 /// Where programs are looked for before the slug adds its own folders.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What every process finds. A Python whose output is a pipe holds it back otherwise, whether a pack knows the app as Python or not.
+const BASE: [(&str, &str); 3] = [("PATH", SYSTEM_PATH), ("LANG", "C.UTF-8"), ("PYTHONUNBUFFERED", "1")];
 
 impl Release {
     /// The whole environment of one of its processes, later entries winning: the system's, the slug's, config and attachments, then what only
     /// this instance has. `app` is where it sees the slug, `/app` or the real path.
     pub fn environment(&self, instance: &InstanceName, port: Option<u16>, app: &str) -> Vec<(String, String)> {
-        let mut env = BTreeMap::from([("PATH".to_owned(), SYSTEM_PATH.to_owned()), ("LANG".to_owned(), "C.UTF-8".to_owned())]);
+        let mut env = BTreeMap::from(BASE.map(|(k, v)| (k.to_owned(), v.to_owned())));
         env.extend(self.slug.env.iter().map(|(k, v)| (k.clone(), v.replace("{app}", app).replace("{path}", SYSTEM_PATH))));
         env.extend(self.variables());
         if let Some(port) = port {

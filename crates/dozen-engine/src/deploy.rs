@@ -96,7 +96,7 @@ impl Floor {
         if before.is_none() {
             declared.unused(&source, output);
         }
-        let (config_version, config, changes) = self.import_config(who, &declared, output).await?;
+        let (config_version, config) = self.import_config(who, &declared, output).await?;
         self.create_resources(who, &declared, &config, output).await?;
         let ids = self.ledger.attachments(deploy).await?;
         let attachments = self.ledger.resolve(ids.clone()).await?;
@@ -149,16 +149,18 @@ impl Floor {
         {
             return Ok((Arc::new(self.load(row).await?), false));
         }
+        let config = match &before {
+            Some(b) => self.ledger.config_at(deploy, b.config_version).await?.changes(&draft.config),
+            None => Changes::default(),
+        };
         let code_changed = before.as_ref().is_none_or(|b| b.slug != draft.slug.id);
         let cause = if code_changed {
-            let config = if before.is_some() { changes } else { Changes::default() };
             Cause::Deploy { commit: draft.slug.commit.clone(), slug: draft.slug.id, config }
         } else if before.as_ref().is_some_and(|b| b.attachments != ids) {
             let old = before.as_ref().map(|b| b.attachments.clone()).unwrap_or_default();
             Cause::Attach(ids.keys().find(|k| !old.contains_key(*k)).cloned().unwrap_or_default())
         } else {
-            let old = self.ledger.config_at(deploy, before.as_ref().map_or(config_version, |b| b.config_version)).await?;
-            Cause::Config(old.changes(&draft.config))
+            Cause::Config(config)
         };
         let release = self.make(who, draft.slug, config_version, None, python, &cause).await?;
         self.phase(who, &release, output).await?;
@@ -175,13 +177,14 @@ impl Floor {
         Ok(self.driver.apply(&self.desired(release, formation, scaled.generation))?)
     }
 
-    /// Waits until every instance of the release is up, or says which one ended first and how.
-    pub async fn come_up(&self, release: &Release) -> Result<(), String> {
-        let formation = match self.formation(&release.slug).await {
-            Ok(formation) => formation,
-            Err(e) => return Err(crate::chain(&e)),
-        };
-        self.observed.until(|seen| outcome(seen, release.version, &formation)).await
+    /// Waits until every instance of the release is up and records that, or says which one ended first and how.
+    pub async fn come_up(&self, who: &Principal, release: &Release) -> Result<Result<(), String>, DeployError> {
+        let formation = self.formation(&release.slug).await?;
+        let outcome = self.observed.until(|seen| outcome(seen, release.version, &formation)).await;
+        if outcome.is_ok() {
+            self.ledger.commit(who, Intent::CameUp { deploy: self.deploy.clone(), version: release.version }).await?;
+        }
+        Ok(outcome)
     }
 
     /// Stops everything and waits until it is gone. `kill` ends the wait: everything is killed at once.
@@ -197,6 +200,8 @@ impl Floor {
                 closed.await;
             }
         }
+        // What was under way when it was stopped ends here, in the ledger too.
+        self.ledger.commit(who, Intent::Recover { deploy: self.deploy.clone() }).await?;
         Ok(())
     }
 
@@ -229,10 +234,14 @@ impl Floor {
         let number = if config == next {
             version
         } else {
-            self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config: next }).await?.number
+            self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config: next.clone() }).await?.number
         };
         if !self.serving {
             return Ok(Configured { changes, version: None });
+        }
+        if changes.is_empty() {
+            // What failed to come up was taken back: the release that serves has this config.
+            return Ok(Configured { changes: config.changes(&next), version: None });
         }
         let current = current.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
         let slug = Slug { commit: current.commit.clone(), ..store::open(self.home(), &current.slug)? };
@@ -253,7 +262,7 @@ impl Floor {
             Some(version) => self.ledger.release(&self.deploy, version).await?,
             None => {
                 let rows = self.ledger.releases(&self.deploy).await?;
-                let earlier = rows.into_iter().find(|r| r.version < current.version && r.status == Status::Succeeded);
+                let earlier = rows.into_iter().find(|r| r.version < current.version && r.status == Status::Succeeded && r.came_up);
                 earlier.ok_or_else(|| DeployError::NoEarlier(self.deploy.clone()))?
             }
         };
@@ -348,7 +357,7 @@ impl Floor {
         who: &Principal,
         declared: &declared::Declared,
         output: &dyn Output,
-    ) -> Result<(u32, Config, Changes), DeployError> {
+    ) -> Result<(u32, Config), DeployError> {
         let (version, config) = self.ledger.config(&self.deploy).await?;
         let (next, kept) = config.with_dotenv(&declared.dotenv)?;
         let next = declared.defaults(next)?;
@@ -356,11 +365,10 @@ impl Floor {
             output.warning(&format!(".env gives {name} another value than `config set` did; the one that was set stays"));
         }
         if next == config && version > 0 {
-            return Ok((version, config, Changes::default()));
+            return Ok((version, config));
         }
-        let changes = config.changes(&next);
         let configured = self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config: next.clone() }).await?;
-        Ok((configured.number, next, changes))
+        Ok((configured.number, next))
     }
 
     async fn create_resources(
@@ -434,7 +442,7 @@ impl Floor {
         let formation = self.formation(&release.slug).await?;
         let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
         self.driver.apply(&self.desired(release.clone(), formation, scaled.generation))?;
-        let outcome = self.come_up(&release).await;
+        let outcome = self.come_up(who, &release).await?;
         match (outcome, old) {
             (Ok(()), _) | (Err(_), None) => self.conclude(who, version, None).await.map(|_| ()),
             (Err(reason), Some(old)) => {

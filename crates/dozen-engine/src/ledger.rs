@@ -8,6 +8,7 @@
 use crate::config::{Vault, VaultError};
 use crate::home::Home;
 use rusqlite::{Connection, OpenFlags};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,6 +113,13 @@ impl Ledger {
             let path = path.clone();
             move |source| LedgerError::Sqlite { attempt, path, source }
         };
+        // A home that was there before may be open to others: what is in it is not.
+        for folder in ["slugs", "logs", "resources", "cache", "tools", "run"] {
+            let folder = home.root().join(folder);
+            make_private(&folder).map_err(|source| LedgerError::Home { path: folder, source })?;
+        }
+        let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        made.map_err(|source| LedgerError::Home { path: path.clone(), source })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&path, flags).map_err(failed("open"))?;
         connection.busy_timeout(BUSY).map_err(failed("open"))?;

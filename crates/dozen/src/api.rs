@@ -275,6 +275,7 @@ async fn releases(State(served): Shared) -> Answer<wire::Releases> {
         status: r.status.as_str().to_owned(),
         description: r.description,
         failure: r.failure,
+        came_up: r.came_up,
         slug: r.slug.to_string(),
         created_at: r.created.to_string(),
         created_by: r.created_by,

@@ -148,7 +148,10 @@ pub(crate) fn hint_of_deploy(error: &DeployError) -> Option<String> {
         DeployError::ReleasePhase { version, .. } => {
             Some(format!("Nothing of it was started. Its output: `dozen logs -p release.{}`.", version.0))
         }
-        DeployError::Start { .. } => Some("Its last lines: `dozen logs`.".to_owned()),
+        DeployError::Start { .. } => Some(
+            "Its last lines: `dozen logs`. Config that was set with it stays set for the next release until it is set again or unset."
+                .to_owned(),
+        ),
         DeployError::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one.".to_owned()),
         DeployError::NotServing(_) => Some("Start it with `dozen up`.".to_owned()),
         _ => None,

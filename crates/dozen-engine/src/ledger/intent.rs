@@ -94,6 +94,13 @@ pub enum Intent {
         /// Why it failed.
         failure: Option<String>,
     },
+    /// All of a release was up.
+    CameUp {
+        /// Whose.
+        deploy: DeployRef,
+        /// Which.
+        version: Version,
+    },
     /// So many of each.
     Scale {
         /// Whose.
@@ -130,6 +137,7 @@ impl Intent {
             Self::Attach { .. } => "attach a resource",
             Self::Release { .. } => "make a release",
             Self::Conclude { .. } => "conclude a release",
+            Self::CameUp { .. } => "say that a release came up",
             Self::Scale { .. } => "scale",
             Self::Run { .. } => "run a one-off",
             Self::Ran { .. } => "end a one-off",
@@ -144,6 +152,7 @@ impl Intent {
             | Self::Attach { deploy, .. }
             | Self::Release { deploy, .. }
             | Self::Conclude { deploy, .. }
+            | Self::CameUp { deploy, .. }
             | Self::Scale { deploy, .. }
             | Self::Run { deploy, .. }
             | Self::Ran { deploy, .. } => deploy,
@@ -282,6 +291,13 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             if status == Status::Succeeded {
                 c.execute("UPDATE deploys SET current_release = ?2 WHERE name = ?1", params![deploy.to_string(), version.0])?;
             }
+            Ok(version.0)
+        }
+        Intent::CameUp { deploy, version } => {
+            c.execute(
+                "UPDATE releases SET up_at = ?3 WHERE deploy = ?1 AND version = ?2 AND up_at IS NULL",
+                params![deploy.to_string(), version.0, now],
+            )?;
             Ok(version.0)
         }
         Intent::Scale { deploy, formation } => {

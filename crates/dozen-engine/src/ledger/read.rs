@@ -42,6 +42,8 @@ pub struct ReleaseRow {
     pub status: Status,
     /// Why it failed.
     pub failure: Option<String>,
+    /// Whether all of it was ever up.
+    pub came_up: bool,
     /// When.
     pub created: Timestamp,
     /// By whom.
@@ -224,14 +226,14 @@ impl Ledger {
 }
 
 const RELEASE: &str =
-    "SELECT version, slug, config_version, attachments, python, description, status, failure, created_at, created_by, commit_hash
+    "SELECT version, slug, config_version, attachments, python, description, status, failure, created_at, created_by, commit_hash, up_at IS NOT NULL
      FROM releases";
 
 fn release(r: &Row<'_>) -> rusqlite::Result<Result<ReleaseRow, Problem>> {
     let (slug, attachments, status, created): (String, String, String, String) = (r.get(1)?, r.get(3)?, r.get(6)?, r.get(8)?);
     let (version, config_version, python) = (Version(r.get(0)?), r.get(2)?, r.get(4)?);
     let (description, failure, created_by) = (r.get(5)?, r.get(7)?, r.get(9)?);
-    let commit: Option<String> = r.get(10)?;
+    let (commit, came_up): (Option<String>, bool) = (r.get(10)?, r.get(11)?);
     let commit = commit.map(|c| Commit { hash: c.trim_end_matches('+').to_owned(), dirty: c.ends_with('+') });
     Ok((|| {
         Ok(ReleaseRow {
@@ -244,6 +246,7 @@ fn release(r: &Row<'_>) -> rusqlite::Result<Result<ReleaseRow, Problem>> {
             description,
             status: Status::parse(&status).ok_or_else(|| Problem::Inconsistent(format!("status {status:?} of {version}")))?,
             failure,
+            came_up,
             created: parse(&created)?,
             created_by,
         })

@@ -62,6 +62,7 @@ CREATE TABLE releases (
     description     TEXT NOT NULL,
     status          TEXT NOT NULL CHECK (status IN ('pending', 'succeeded', 'failed')),
     failure         TEXT,                      -- why, where it failed
+    up_at           TEXT,                      -- when all of it was up for the first time
     created_at      TEXT NOT NULL,
     created_by      TEXT NOT NULL,
     PRIMARY KEY (deploy, version),

@@ -105,6 +105,12 @@ pub(super) async fn discard(mut body: Incoming) {
     let _ = tokio::time::timeout(Duration::from_secs(10), reading).await;
 }
 
+/// Whether a body broke by what the client sent, a chunk's head most likely, and not by its going away.
+fn is_malformed(e: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(e).and_then(|c| c.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|c| matches!(c.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData))
+}
+
 impl Body for Upload {
     type Data = Bytes;
     type Error = Broken;
@@ -122,7 +128,7 @@ impl Body for Upload {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(e))) => {
-                me.progress.failed.set(Some(Code::H27));
+                me.progress.failed.set(Some(if is_malformed(&e) { Code::H26 } else { Code::H27 }));
                 Poll::Ready(Some(Err(Broken::Ended(e))))
             }
             Poll::Ready(None) => {

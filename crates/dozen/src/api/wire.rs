@@ -165,6 +165,8 @@ pub(crate) struct Release {
     pub(crate) status: String,
     pub(crate) description: String,
     pub(crate) failure: Option<String>,
+    /// Whether all of its processes were ever up at once.
+    pub(crate) came_up: bool,
     pub(crate) slug: String,
     pub(crate) created_at: String,
     pub(crate) created_by: String,

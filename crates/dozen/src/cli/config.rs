@@ -120,6 +120,7 @@ async fn change(client: &mut Client, body: &wire::Configure, printer: &Printer) 
     printer.line(&match (&answer.release, changed) {
         (Some(release), _) => format!("{verb} {names} and restarting {app}... done, {release}"),
         (None, false) => format!("{verb} {names}... nothing changed"),
+        (None, true) if answer.serving => format!("{verb} {names}... done; what serves has that config already"),
         (None, true) => format!("{verb} {names}... done; the next `dozen up` releases it"),
     });
     Ok(0)

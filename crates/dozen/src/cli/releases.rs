@@ -18,7 +18,8 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
     }
     let state = |r: &wire::Release| match (r.current, r.status.as_str()) {
         (true, _) => "current".to_owned(),
-        (false, "succeeded") => String::new(),
+        (false, "succeeded") if r.came_up => String::new(),
+        (false, "succeeded") => "never up".to_owned(),
         (false, other) => other.to_owned(),
     };
     let rows: Vec<Vec<String>> = answer

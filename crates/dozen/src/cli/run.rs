@@ -58,8 +58,13 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings, _printer: &Printer) 
     let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
     while let Some(frame) = Frame::read(&mut from).await.context("the one-off's connection broke")? {
         match frame {
-            // Whoever read our output may be gone; the one-off still runs to its end.
-            Frame::Stdout(bytes) => drop(write(&mut out, &bytes).await),
+            Frame::Stdout(bytes) => {
+                if write(&mut out, &bytes).await.is_err() {
+                    // Whoever read it has gone, as in `| head -1`. With this connection the one-off is hung up on.
+                    return Ok(128 + Signal::PIPE.as_raw());
+                }
+            }
+            // Nobody to read what went wrong is no reason to stop.
             Frame::Stderr(bytes) => drop(write(&mut err, &bytes).await),
             Frame::Exit(code) => return Ok(code),
             Frame::Name(_) | Frame::Stdin(_) | Frame::Signal(_) => {}

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::logs::Filter;
+use dozen_core::processes::State;
 use dozen_core::release::Release;
 use dozen_engine::deploy::BuildOptions;
 use dozen_engine::ledger::{Intent, Ledger, Principal};
@@ -129,10 +130,10 @@ impl<'a> Session<'a> {
         let formation = floor.formation(&release.slug).await?;
         self.announce(&release, new, &formation);
         floor.serve(who, release.clone()).await?;
-        let Ok(up) = self.unless_stopped(floor.come_up(&release)).await else {
+        let Ok(up) = self.unless_stopped(floor.come_up(who, &release)).await else {
             return Ok(if args.once { INTERRUPTED } else { 0 });
         };
-        match up {
+        match up? {
             Ok(()) => {
                 if printer.is_json() {
                     printer.json(&json!({
@@ -191,6 +192,9 @@ impl<'a> Session<'a> {
     /// Stops everything; a second signal kills.
     async fn stop(mut self, who: &Principal) -> Result<()> {
         let served = self.served.clone();
+        if served.floor.observed.seen().iter().any(|s| s.state != State::Down) && !self.printer.is_json() {
+            self.printer.note("Stopping; Ctrl-C again kills at once");
+        }
         let again = Notify::new();
         let stop = served.floor.stop(who, again.notified());
         tokio::pin!(stop);

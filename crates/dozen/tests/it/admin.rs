@@ -197,3 +197,19 @@ fn output_that_is_no_text_is_kept_byte_by_byte() {
     let run = finish(place.program(DOZEN).args(["run", "--", "printf '\\377\\376'"])).ok();
     assert_eq!(run.bytes, b"\xff\xfe");
 }
+
+#[test]
+fn a_one_off_whose_reader_has_gone_is_hung_up_on() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    let up = place.up();
+    let mut run =
+        place.program(crate::deployed::DOZEN).args(["run", "--", "yes"]).stdout(std::process::Stdio::piped()).spawn().expect("started");
+    let mut first = [0; 2];
+    std::io::Read::read_exact(run.stdout.as_mut().expect("piped"), &mut first).expect("read");
+    assert_eq!(&first, b"y\n");
+    // As `| head -1` does.
+    drop(run.stdout.take());
+    assert_eq!(run.wait().expect("ended").code(), Some(141));
+    up.line("run.1", "Process exited with status 129");
+    up.stop();
+}

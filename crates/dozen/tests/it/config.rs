@@ -138,3 +138,14 @@ fn a_garbled_dotenv_is_told_line_by_line_without_its_values() {
     std::fs::create_dir(place.folder().join(".env")).expect("made");
     place.once().coded(1).has(&[".env", "it is not a file"]);
 }
+
+#[test]
+fn a_change_that_failed_can_be_taken_back_without_a_release() {
+    let place = Place::web("web: test -z \"$BROKEN\" && exec python3 web.py; exit 9\n");
+    let up = place.up();
+    up.dozen(&["config", "set", "BROKEN=yes"]).coded(1).has(&["v1 keeps serving", "stays set"]);
+    up.dozen(&["config", "unset", "BROKEN"]).ok().has(&["what serves has that config already"]);
+    assert_eq!(up.page("/env/BROKEN"), "(none)");
+    up.stop();
+    place.once().ok().has(&["Nothing changed: v1 again"]);
+}

@@ -336,3 +336,17 @@ fn what_other_platforms_would_do_is_said_once_with_what_to_do_instead() {
     said.lacks("heroku/python");
     place.once().ok().lacks("is not used").lacks("is not run");
 }
+
+#[test]
+fn a_home_that_others_can_enter_shows_them_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    std::fs::create_dir(place.home()).expect("made");
+    std::fs::set_permissions(place.home(), std::fs::Permissions::from_mode(0o755)).expect("opened");
+    let up = place.up();
+    for entry in std::fs::read_dir(place.home()).expect("listed").flatten() {
+        let mode = entry.metadata().expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode & 0o077, 0, "{} is {mode:o}", entry.path().display());
+    }
+    up.stop();
+}

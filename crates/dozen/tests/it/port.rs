@@ -194,6 +194,18 @@ fn what_two_readers_could_read_in_two_ways_is_refused() {
 }
 
 #[test]
+fn a_chunk_that_is_none_is_the_clients_fault() {
+    // Reads what comes and never answers: the router has to.
+    let upstream = Upstream::each(|mut wire| while wire.head().is_some() {});
+    let stage = Stage::to(ready(&[upstream.port]));
+    for chunk in ["zz\r\nab\r\n", "12345678901234567\r\nab\r\n"] {
+        let mut client = stage.client();
+        let answer = client.ask(&format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}"));
+        assert_eq!(answer.status(), 400, "{chunk:?}");
+    }
+}
+
+#[test]
 fn a_length_beside_chunks_smuggles_nothing() {
     let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
     let kept = seen.clone();

@@ -281,3 +281,27 @@ fn the_guestbook_uses_postgresql_by_its_url_alone() {
     up.stop();
     assert_eq!(place.ledger("select count(*) from resources"), "0");
 }
+
+#[test]
+fn a_bare_rollback_passes_over_a_release_that_never_came_up() {
+    let place = Place::web("web: python3 web.py\n");
+    place.once().ok();
+    place.write("Procfile", "web: exit 3\n");
+    place.once().coded(1).has(&["did not come up"]);
+    place.write("Procfile", "web: python3 web.py --again\n");
+    let up = place.up();
+    assert_eq!(up.dozen(&["releases", "--json"]).ok().json()["releases"][1]["came_up"], false);
+    up.dozen(&["releases"]).ok().has(&["v2       never up"]);
+    up.dozen(&["rollback"]).ok().has(&["to v1... done, v4"]);
+    up.stop();
+}
+
+#[test]
+fn a_release_of_code_and_config_names_both() {
+    let place = Place::web("web: python3 web.py\n");
+    place.once().ok();
+    place.write("note.txt", "new");
+    place.dozen(&["config", "set", "GREETING=four-and-more"]).ok();
+    place.once().ok().has(&["Released v2"]);
+    place.dozen(&["releases"]).ok().has(&["; Set GREETING config vars"]);
+}
