@@ -64,7 +64,6 @@ impl Pack<'_> {
             ("VIRTUAL_ENV", "{app}/.venv"),
             // As on the platforms that these apps come from: a script in a subfolder finds the root's modules.
             ("PYTHONPATH", "{app}"),
-            // Logs are a stream: nothing waits in a buffer.
             // A slug holds its bytecode already and is never written to.
             ("PYTHONDONTWRITEBYTECODE", "1"),
             ("LANG", "C.UTF-8"),
