@@ -157,8 +157,20 @@ impl Reconciler {
                     let text =
                         format!("Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch");
                     self.line(&ps, &text);
+                    self.tell_other_ports(key);
                 }
             }
         }
+    }
+
+    /// Says where a process that does not listen on its port listens instead: that is what most of them do.
+    fn tell_other_ports(&self, key: &Key) {
+        let Some(pid) = self.instances.get(key).and_then(|i| i.pid) else { return };
+        let ports: Vec<String> = crate::port::sockets::ports_of_tree(pid).iter().map(u16::to_string).collect();
+        let text = match ports.as_slice() {
+            [] => "It listens on no port at all. A web process has to listen on the one that $PORT names".to_owned(),
+            ports => format!("It listens on port {} instead; have it read the one that $PORT names", ports.join(", ")),
+        };
+        self.line(&key.1.to_string(), &text);
     }
 }

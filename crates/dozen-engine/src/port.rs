@@ -14,13 +14,14 @@ mod pages;
 mod pool;
 mod proxy;
 pub mod router;
+pub mod sockets;
 mod stream;
 
 pub use control::{Limits, Router, RouterEvent, RouterSpec};
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The first port that is tried where none is named.
 pub const FIRST_PORT: u16 = 8000;
@@ -134,41 +135,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn explain(port: u16, source: io::Error) -> PortError {
     match source.kind() {
-        io::ErrorKind::AddrInUse => PortError::Taken { port, holder: holder(Path::new("/proc"), port) },
+        io::ErrorKind::AddrInUse => PortError::Taken { port, holder: sockets::holder(port) },
         _ => PortError::Bind { port, source },
     }
-}
-
-/// Who listens on the port, from /proc: other users' processes stay unknown to an ordinary user.
-fn holder(proc: &Path, port: u16) -> Option<String> {
-    let inodes: Vec<String> = ["net/tcp", "net/tcp6"]
-        .iter()
-        .filter_map(|table| std::fs::read_to_string(proc.join(table)).ok())
-        .flat_map(|table| {
-            let links = table.lines().filter_map(|line| listening_inode(line, port)).map(|inode| format!("socket:[{inode}]"));
-            links.collect::<Vec<_>>()
-        })
-        .collect();
-    if inodes.is_empty() {
-        return None;
-    }
-    std::fs::read_dir(proc).ok()?.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let holds = std::fs::read_dir(entry.path().join("fd"))
-            .ok()?
-            .flatten()
-            .filter_map(|fd| std::fs::read_link(fd.path()).ok())
-            .any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()));
-        let name = || std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        holds.then(|| format!("process {pid} ({})", name().trim()))
-    })
-}
-
-/// One line of /proc/net/tcp: `sl local rem st …`; state 0A listens; the tenth column is the inode.
-fn listening_inode(line: &str, port: u16) -> Option<&str> {
-    let columns: Vec<&str> = line.split_whitespace().collect();
-    let local = u16::from_str_radix(columns.get(1)?.rsplit_once(':')?.1, 16).ok()?;
-    (local == port && *columns.get(3)? == "0A").then_some(*columns.get(9)?)
 }
 
 #[cfg(test)]
