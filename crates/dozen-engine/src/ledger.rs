@@ -8,6 +8,7 @@
 use crate::config::{Vault, VaultError};
 use crate::home::Home;
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{FlockOperation, flock};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -114,10 +115,13 @@ impl Ledger {
             move |source| LedgerError::Sqlite { attempt, path, source }
         };
         // A home that was there before may be open to others: what is in it is not.
-        for folder in ["slugs", "logs", "resources", "cache", "tools", "run"] {
+        for folder in ["slugs", "logs", "resources", "cache"] {
             let folder = home.root().join(folder);
             make_private(&folder).map_err(|source| LedgerError::Home { path: folder, source })?;
         }
+        // Several first starts go through here one by one: SQLite answers "busy" at once where two switch a new file to WAL, timeout or not.
+        let door = std::fs::File::open(home.root()).and_then(|d| Ok(flock(&d, FlockOperation::LockExclusive).map(|()| d)?));
+        let _door = door.map_err(|source| LedgerError::Home { path: home.root().to_owned(), source })?;
         let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
         made.map_err(|source| LedgerError::Home { path: path.clone(), source })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -182,7 +182,13 @@ impl<'a> Session<'a> {
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                () = self.signals.next() => return Err(Stopped),
+                () = self.signals.next() => {
+                    let runs = served.floor.observed.seen().iter().any(|s| s.state != State::Down);
+                    if runs && !self.printer.is_json() {
+                        self.printer.note("Stopping; Ctrl-C again kills at once");
+                    }
+                    return Err(Stopped);
+                }
                 () = served.down.notified() => return Err(Stopped),
                 batch = self.lines.next() => batch.iter().for_each(|l| self.printer.log(l)),
             }
@@ -192,9 +198,6 @@ impl<'a> Session<'a> {
     /// Stops everything; a second signal kills.
     async fn stop(mut self, who: &Principal) -> Result<()> {
         let served = self.served.clone();
-        if served.floor.observed.seen().iter().any(|s| s.state != State::Down) && !self.printer.is_json() {
-            self.printer.note("Stopping; Ctrl-C again kills at once");
-        }
         let again = Notify::new();
         let stop = served.floor.stop(who, again.notified());
         tokio::pin!(stop);
