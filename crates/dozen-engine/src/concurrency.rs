@@ -115,7 +115,7 @@ pub(crate) struct Instance {
     pub(crate) isolation: Option<Isolation>,
 }
 
-/// The task's own: see the table above.
+/// What the task owns; nothing else touches it.
 pub(crate) struct Reconciler {
     pub(crate) site: Site,
     pub(crate) desired: Option<Desired>,
