@@ -112,6 +112,12 @@ impl Cause {
     }
 }
 
+/// Config and attachments as a release of them has them: see [`Release::variables`].
+pub fn variables(config: &Config, attachments: &[Attachment]) -> BTreeMap<String, String> {
+    let attached = attachments.iter().map(|a| (a.variable(), a.url.expose().to_owned()));
+    attached.chain(config.vars.iter().map(|(k, v)| (k.clone(), v.value.clone()))).collect()
+}
+
 /// Where programs are looked for before the slug adds its own folders.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What every process finds. A Python whose output is a pipe holds it back otherwise, whether a pack knows the app as Python or not.
@@ -144,8 +150,7 @@ impl Release {
 
     /// Config and attachments as variables. A config var of the same name as an attachment's wins: that is how a URL alone swaps a resource.
     pub fn variables(&self) -> BTreeMap<String, String> {
-        let attached = self.attachments.iter().map(|a| (a.variable(), a.url.expose().to_owned()));
-        attached.chain(self.config.vars.iter().map(|(k, v)| (k.clone(), v.value.clone()))).collect()
+        variables(&self.config, &self.attachments)
     }
 
     /// What of it must not be shown.

@@ -14,11 +14,11 @@ use crate::parity::{Local, Observed};
 use crate::release::store;
 use dozen_core::concurrency::formation::{First, Formation, Scale};
 use dozen_core::concurrency::{Desired, Share};
-use dozen_core::config::{Changes, Config, Origin, Var};
+use dozen_core::config::{Changes, Config, Mask, Origin, Var};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, TypeName, Version};
 use dozen_core::parity::Driver;
 use dozen_core::processes::{Exit, Seen, State};
-use dozen_core::release::{Cause, Release, Slug, Status};
+use dozen_core::release::{self, Cause, Release, Slug, Status};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -111,16 +111,7 @@ impl Floor {
         };
         let python = options.use_python.clone().or_else(|| before.as_ref().and_then(|b| b.python.clone()));
         let last_python = last.as_ref().and_then(|s| s.stack.runtime.as_deref()).and_then(|r| r.strip_prefix("Python ")).map(str::to_owned);
-        let mut draft = Release {
-            deploy: deploy.clone(),
-            version: Version(1),
-            slug: empty_slug(),
-            config,
-            attachments,
-            description: String::new(),
-            created: jiff::Timestamp::UNIX_EPOCH,
-        };
-        let variables: Vec<(String, String)> = draft.variables().into_iter().collect();
+        let variables: Vec<(String, String)> = release::variables(&config, &attachments).into_iter().collect();
         let built = dependencies::build(dependencies::Request {
             exe: &self.exe,
             home: self.home(),
@@ -129,40 +120,40 @@ impl Floor {
             processes: declared.processes.clone(),
             config: &variables,
             placeholders: &missing,
-            mask: &draft.mask(),
+            mask: &Mask::of(config.vars.values()),
             use_python: python.as_deref(),
             last_python: last_python.as_deref(),
             output: printer.clone(),
         })
         .await?;
-        draft.slug = built.slug;
+        let slug = built.slug;
         if !missing.is_empty() {
             return Err(DeployError::Required { deploy: deploy.clone(), names: missing });
         }
-        self.first_formation(who, &draft.slug, &declared.formation, output).await?;
+        self.first_formation(who, &slug, &declared.formation, output).await?;
 
         if let Some(row) = &before
-            && row.slug == draft.slug.id
+            && row.slug == slug.id
             && row.attachments == ids
             && row.python == python
-            && (row.config_version == config_version || self.ledger.config_at(deploy, row.config_version).await? == draft.config)
+            && (row.config_version == config_version || self.ledger.config_at(deploy, row.config_version).await? == config)
         {
             return Ok((Arc::new(self.load(row).await?), false));
         }
-        let config = match &before {
-            Some(b) => self.ledger.config_at(deploy, b.config_version).await?.changes(&draft.config),
+        let changes = match &before {
+            Some(b) => self.ledger.config_at(deploy, b.config_version).await?.changes(&config),
             None => Changes::default(),
         };
-        let code_changed = before.as_ref().is_none_or(|b| b.slug != draft.slug.id);
+        let code_changed = before.as_ref().is_none_or(|b| b.slug != slug.id);
         let cause = if code_changed {
-            Cause::Deploy { commit: draft.slug.commit.clone(), slug: draft.slug.id, config }
+            Cause::Deploy { commit: slug.commit.clone(), slug: slug.id, config: changes }
         } else if before.as_ref().is_some_and(|b| b.attachments != ids) {
             let old = before.as_ref().map(|b| b.attachments.clone()).unwrap_or_default();
             Cause::Attach(ids.keys().find(|k| !old.contains_key(*k)).cloned().unwrap_or_default())
         } else {
-            Cause::Config(config)
+            Cause::Config(changes)
         };
-        let release = self.make(who, draft.slug, config_version, None, python, &cause).await?;
+        let release = self.make(who, slug, config_version, None, python, &cause).await?;
         self.phase(who, &release, output).await?;
         if !self.serving_now() {
             self.conclude(who, release.version, None).await?;
@@ -489,19 +480,6 @@ fn outcome(seen: &[Seen], version: Version, formation: &Formation) -> Option<Res
 
 pub(crate) fn kind(name: &str) -> TypeName {
     name.parse().expect("a literal process type is valid")
-}
-
-fn empty_slug() -> Slug {
-    Slug {
-        id: dozen_core::ids::SlugId([0; 32]),
-        stack: dozen_core::dependencies::Stack { pack: String::new(), runtime: None },
-        processes: vec![],
-        env: vec![],
-        needs: vec![],
-        commit: None,
-        size: 0,
-        files: 0,
-    }
 }
 
 /// A value made for `generator: secret`: 256 random bits, in hexadecimal as Heroku makes them.
