@@ -119,6 +119,8 @@ mod tests {
                 processes: vec![],
                 env: vec![],
                 needs: vec![],
+                console: None,
+                scratch: vec![],
                 commit: None,
                 size: 0,
                 files: 0,

@@ -11,7 +11,7 @@ pub mod procfile;
 pub mod python;
 
 /// Counted up when a pack's output for one and the same source changes: part of every cache key.
-pub const PACK_VERSION: u32 = 1;
+pub const PACK_VERSION: u32 = 2;
 
 /// A language and what runs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,10 @@ pub struct Plan {
     pub env: Vec<(String, String)>,
     /// Types for an app without a Procfile, by name and command.
     pub processes: Vec<(TypeName, String)>,
+    /// The language's interactive shell with the app's code at hand: what `console` runs where the app names nothing else.
+    pub console: Option<String>,
+    /// Folders that apps of this kind write beside their code, relative.
+    pub scratch: Vec<String>,
     /// What to do when there is neither a Procfile nor a default type.
     pub cure: String,
     /// What a person should know, as sentences without a full stop.
@@ -133,6 +137,25 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
         return Err(PlanError::Empty);
     }
     python::plan(source, read).or_else(|| procfile::plan(source)).unwrap_or(Err(PlanError::Unknown))
+}
+
+/// What frameworks write beside their code, by a file that tells them.
+const WRITTEN: [(&str, &[&str]); 2] = [("config/application.rb", &["log", "tmp"]), ("artisan", &["bootstrap/cache", "storage"])];
+
+/// The folders that an instance may write: those of the pack, of a framework that is known by its files, and those that the app declares.
+/// Sorted, each once, none within another.
+pub fn scratch(source: &Source, plan: &Plan, declared: &[String]) -> Vec<String> {
+    let known = WRITTEN.iter().filter(|(file, _)| source.has(file)).flat_map(|(_, folders)| folders.iter().map(|f| (*f).to_owned()));
+    let clean = |f: &String| f.split('/').filter(|p| !p.is_empty() && *p != ".").collect::<Vec<_>>().join("/");
+    let mut all: Vec<String> = plan.scratch.iter().cloned().chain(known).chain(declared.iter().cloned()).map(|f| clean(&f)).collect();
+    all.sort();
+    let mut out: Vec<String> = Vec::new();
+    for folder in all {
+        if !folder.is_empty() && out.iter().all(|outer| folder != *outer && !folder.starts_with(&format!("{outer}/"))) {
+            out.push(folder);
+        }
+    }
+    out
 }
 
 #[cfg(test)]

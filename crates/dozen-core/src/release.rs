@@ -24,6 +24,10 @@ pub struct Slug {
     pub env: Vec<(String, String)>,
     /// Folders of the host that its processes need, read-only, at their real paths: the interpreter's prefix.
     pub needs: Vec<PathBuf>,
+    /// What `console` runs: the command that app.json or the Procfile names for it, or the language's own shell.
+    pub console: Option<String>,
+    /// Folders of the tree that an instance may write, relative; each instance finds them empty and loses them when it ends.
+    pub scratch: Vec<String>,
     /// The commit it was built from.
     pub commit: Option<Commit>,
     /// Bytes of all files.

@@ -48,6 +48,10 @@ pub struct Request<'a> {
     pub source: &'a Source,
     /// What the Procfile declares; empty where there is none.
     pub processes: Vec<ProcessType>,
+    /// What app.json names as the app's console.
+    pub console: Option<&'a str>,
+    /// The scratch folders that dozen.toml names.
+    pub scratch: &'a [String],
     /// The deploy's config, for build steps that load the app's settings.
     pub config: &'a [(String, String)],
     /// Names that the app requires; those that the config lacks get a placeholder in such steps.
@@ -187,8 +191,8 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
     }
 
     let slugs = request.home.slugs();
-    let scratch = Scratch::new(&slugs).map_err(|source| BuildError::Write { path: slugs, source })?;
-    let tree = scratch.path().join("tree");
+    let work = Scratch::new(&slugs).map_err(|source| BuildError::Write { path: slugs, source })?;
+    let tree = work.path().join("tree");
     {
         let (source, print, tree) = (request.source.clone(), print.clone(), tree.clone());
         let own = if plan.layer.is_some() { Some(".venv") } else { None };
@@ -203,7 +207,7 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
             python,
             found: &found,
             cache: &cache,
-            scratch: scratch.path(),
+            scratch: work.path(),
             tree: &tree,
             pip: tokio::sync::OnceCell::new(),
         };
@@ -225,6 +229,14 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
     };
     output.detail(&format!("{declared_by} -> {types}"));
 
+    let written = |source| BuildError::Write { path: tree.clone(), source };
+    let scratch = scratch_folders(&tree, dozen_core::dependencies::scratch(request.source, &plan, request.scratch)).map_err(written)?;
+    if !scratch.is_empty() {
+        output.detail(&format!("Instances may write {}", scratch.join(", ")));
+    }
+    let named = processes.iter().find(|p| p.name.as_str() == "console").map(|p| p.command.clone());
+    let console = request.console.map(str::to_owned).or(named).or_else(|| plan.console.clone());
+
     output.step("Storing slug...");
     let began = Instant::now();
     let facts = Facts {
@@ -233,10 +245,12 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
         env: plan.env.clone(),
         // The system's own folders are there anyway.
         needs: python.iter().map(|p| p.prefix.clone()).filter(|p| !p.starts_with("/usr")).collect(),
+        console,
+        scratch,
         commit: request.source.commit.clone(),
     };
     let home = request.home.clone();
-    let (slug, reused) = blocking(move || store::take(&home, &scratch, &facts, &known)).await?;
+    let (slug, reused) = blocking(move || store::take(&home, &work, &facts, &known)).await?;
     output.detail(&format!("Done: {}", codebase::bytes(slug.size)));
     output.emit(Event::Done(began.elapsed()));
     // Without this the next build of the same source only takes longer.
@@ -245,6 +259,32 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
     let _ = tree::write_whole(&index, id.as_bytes()).and_then(|()| tree::write_whole(&last, id.as_bytes()));
     let slug = Slug { commit: request.source.commit.clone(), ..slug };
     Ok(Built { slug, reused, python: python.map(|p| p.number()) })
+}
+
+/// Makes the folders in the tree: a mount on a read-only one needs them there. Answers those that are folders, not files or links.
+fn scratch_folders(tree: &Path, folders: Vec<String>) -> io::Result<Vec<String>> {
+    let mut made = Vec::new();
+    for folder in folders {
+        let mut at = tree.to_owned();
+        let mut real = true;
+        for part in folder.split('/') {
+            at.push(part);
+            match fs::symlink_metadata(&at) {
+                Ok(meta) => real &= meta.is_dir(),
+                Err(e) if e.kind() == io::ErrorKind::NotFound && real => fs::create_dir(&at)?,
+                Err(e) => return Err(e),
+            }
+            if !real {
+                break;
+            }
+        }
+        if !real {
+            let why = format!("the scratch folder {folder} is, or lies in, a file or a link; name another in dozen.toml");
+            return Err(io::Error::other(why));
+        }
+        made.push(folder);
+    }
+    Ok(made)
 }
 
 fn processes(request: &Request<'_>, plan: &Plan) -> Result<Vec<ProcessType>, BuildError> {

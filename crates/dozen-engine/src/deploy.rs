@@ -118,6 +118,8 @@ impl Floor {
             app: &deploy.app,
             source: &source,
             processes: declared.processes.clone(),
+            console: declared.console(),
+            scratch: &declared.scratch,
             config: &variables,
             placeholders: &missing,
             mask: &Mask::of(config.vars.values()),

@@ -23,7 +23,9 @@ pub use read::{AppRow, OneOffRow, ReleaseRow};
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);
 /// `PRAGMA user_version` of the schema in `schema.sql`.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
+/// What leads from each schema to the next: the first one from 1 to 2.
+const STEPS: [&str; 1] = [include_str!("ledger/to_2.sql")];
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -201,6 +203,14 @@ fn set_up(c: &mut Connection, path: &std::path::Path) -> Result<(), LedgerError>
             t.commit().map_err(failed)
         }
         SCHEMA => Ok(()),
+        1..SCHEMA => {
+            // Within the same transaction: a ledger is of one schema or of the other, whatever ends dozen meanwhile.
+            for step in STEPS.iter().skip(usize::try_from(found).unwrap_or_default() - 1) {
+                t.execute_batch(step).map_err(failed)?;
+            }
+            t.pragma_update(None, "user_version", SCHEMA).map_err(failed)?;
+            t.commit().map_err(failed)
+        }
         found => Err(LedgerError::Newer { path: path.to_owned(), found }),
     }
 }
@@ -246,6 +256,8 @@ mod tests {
                 processes: vec![],
                 env: vec![],
                 needs: vec![],
+                console: None,
+                scratch: vec![],
                 commit: None,
                 size: 1,
                 files: 1,
@@ -300,6 +312,29 @@ mod tests {
         let configure = Intent::Configure { deploy: nobody, config: Config::default() };
         assert!(b.ledger.commit(&b.who, configure).await.is_err());
         assert_eq!(b.ledger.deploys().await.expect("read"), std::slice::from_ref(&b.shop));
+    }
+
+    #[test]
+    fn a_ledger_of_the_first_schema_becomes_what_a_new_one_is() {
+        let shape = |c: &Connection| -> Vec<(String, String, String, bool)> {
+            let sql = "SELECT t.name, c.name, c.type, c.\"notnull\" FROM sqlite_master t, pragma_table_info(t.name) c
+                       WHERE t.type = 'table' ORDER BY 1, c.cid";
+            let mut all = c.prepare(sql).expect("prepared");
+            let rows = all.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).expect("asked");
+            rows.collect::<Result<_, _>>().expect("read")
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let mut old = Connection::open(at("old.db")).expect("opened");
+        old.execute_batch(include_str!("ledger/schema_1.sql")).expect("the first schema");
+        old.execute("INSERT INTO apps (name, created_at) VALUES ('shop', '2026-11-21T00:00:00Z')", []).expect("a row");
+        old.pragma_update(None, "user_version", 1).expect("set");
+        set_up(&mut old, &at("old.db")).expect("migrated");
+        let mut new = Connection::open(at("new.db")).expect("opened");
+        set_up(&mut new, &at("new.db")).expect("made");
+        assert_eq!(shape(&old), shape(&new));
+        assert_eq!(old.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0)).expect("read"), SCHEMA);
+        assert_eq!(old.query_row("SELECT name FROM apps", [], |r| r.get::<_, String>(0)).expect("kept"), "shop");
     }
 
     #[tokio::test]

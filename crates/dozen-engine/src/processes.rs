@@ -192,6 +192,7 @@ async fn attempt(exe: &Path, view: View) -> Result<(Isolation, Vec<String>), Str
         env: Vec::new(),
         cwd: "/".into(),
         mounts: Vec::new(),
+        scratch: Vec::new(),
         view,
         user: None,
         port: None,

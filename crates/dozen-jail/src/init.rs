@@ -130,7 +130,7 @@ impl Jail {
         match (spec.view, alone) {
             (View::Minimal, true) => {
                 let seen = user.unwrap_or((geteuid().as_raw(), getegid().as_raw()));
-                mounts::enter_minimal(&spec.mounts, seen, &spec.hostname, &mut missing)?;
+                mounts::enter_minimal(&spec.mounts, &spec.scratch, seen, &spec.hostname, &mut missing)?;
             }
             (View::Minimal, false) => {
                 let error = format!("the host allows none ({})", missing.join("; "));

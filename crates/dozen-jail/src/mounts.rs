@@ -6,8 +6,8 @@
 
 use crate::Failure;
 use crate::sys::mount_setattr;
-use dozen_core::processes::jail::Mount;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat, unlinkat};
+use dozen_core::processes::jail::{Mount, Scratch};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, chownat, mkdirat, openat, openat2, symlinkat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -17,6 +17,7 @@ use rustix::process::{chdir, fchdir, pivot_root};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Folders that programs need; where the host has a link (merged /usr), the jail gets the same link. /nix holds the whole system on NixOS.
@@ -27,6 +28,8 @@ const KERNEL: [&str; 5] = ["proc/sys", "proc/sysrq-trigger", "proc/irq", "proc/b
 /// Bytes that a process may write to its /tmp and its /dev/shm: they are memory.
 const TMP_SIZE: &str = "1g";
 const SHM_SIZE: &str = "512m";
+/// So many folders below a scratch folder are made anew.
+const SCRATCH_FOLDERS: usize = 1000;
 
 const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
 const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
@@ -34,7 +37,13 @@ const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
 const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
 
 /// Makes the minimal view and moves into it. `user` is whom the program runs as. Layers that could not be had are added to `missing`.
-pub(crate) fn enter_minimal(mounts: &[Mount], user: (u32, u32), hostname: &str, missing: &mut Vec<String>) -> Result<(), Failure> {
+pub(crate) fn enter_minimal(
+    mounts: &[Mount],
+    scratch: &[Scratch],
+    user: (u32, u32),
+    hostname: &str,
+    missing: &mut Vec<String>,
+) -> Result<(), Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).map_err(Failure::of("mount namespace"))?;
 
     let system = take_system()?;
@@ -90,6 +99,9 @@ pub(crate) fn enter_minimal(mounts: &[Mount], user: (u32, u32), hostname: &str, 
     }
     for (place, tree) in app {
         put(&root, &place, &tree)?;
+    }
+    for scratch in scratch {
+        put_scratch(&root, scratch, user)?;
     }
     mount_setattr(root.as_fd(), RDONLY.bits().into(), false).map_err(Failure::of("make the root read-only"))?;
 
@@ -210,6 +222,40 @@ fn put_etc(root: &OwnedFd, (uid, gid): (u32, u32), hostname: &str) -> std::io::R
         unlinkat(root, ".own", AtFlags::empty())?;
     }
     Ok(())
+}
+
+/// A writable folder in memory over one of the app's. The folders in that one are made anew, since frameworks expect them; files are not.
+fn put_scratch(root: &OwnedFd, scratch: &Scratch, (uid, gid): (u32, u32)) -> Result<(), Failure> {
+    let what = format!("make the scratch folder {}", scratch.target.display());
+    let failed = Failure::of(&what);
+    let (size, uid_text, gid_text) = (scratch.bytes.to_string(), uid.to_string(), gid.to_string());
+    let options = [("mode", "755"), ("size", size.as_str()), ("uid", uid_text.as_str()), ("gid", gid_text.as_str())];
+    let fresh = filesystem("tmpfs", &options, NOSUID | NODEV).map_err(&failed)?;
+    let owner = (Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)));
+    for folder in folders_in(root, &scratch.target) {
+        mkdirat(&fresh, &folder, Mode::from_raw_mode(0o755)).map_err(&failed)?;
+        chownat(&fresh, &folder, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).map_err(&failed)?;
+    }
+    put(root, &scratch.target, &fresh)
+}
+
+/// The folders below a place in the new root, outer ones first, relative to it.
+fn folders_in(root: &OwnedFd, place: &Path) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::new()];
+    let mut next = 0;
+    while next < found.len() && found.len() < SCRATCH_FOLDERS {
+        let (within, full) = (found[next].clone(), place.join(&found[next]));
+        next += 1;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(mut entries) = openat2(root, &full, flags, Mode::empty(), ResolveFlags::IN_ROOT).and_then(Dir::new) else { continue };
+        while let Some(Ok(entry)) = entries.read() {
+            let name = Path::new(std::ffi::OsStr::from_bytes(entry.file_name().to_bytes()));
+            if entry.file_type() == FileType::Directory && name != "." && name != ".." {
+                found.push(within.join(name));
+            }
+        }
+    }
+    found.split_off(1)
 }
 
 /// A file of the new root, at most a megabyte of it; nothing where it cannot be read.

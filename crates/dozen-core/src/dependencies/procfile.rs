@@ -14,6 +14,8 @@ pub(super) fn plan(source: &Source) -> Option<Result<Plan, PlanError>> {
             steps: Vec::new(),
             env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
             processes: Vec::new(),
+            console: None,
+            scratch: Vec::new(),
             cure: "Declare at least one process type in the Procfile, as `web: ./server --port $PORT`".into(),
             notes: Vec::new(),
         })

@@ -68,6 +68,7 @@ impl Pack<'_> {
             ("PYTHONDONTWRITEBYTECODE", "1"),
             ("LANG", "C.UTF-8"),
         ];
+        let console = app.manage.as_deref().and_then(web::plain).map_or_else(|| "python".to_owned(), |m| format!("python {m} shell"));
         Ok(Plan {
             pack: "python",
             language: Some("Python"),
@@ -76,6 +77,8 @@ impl Pack<'_> {
             steps,
             env: env.map(|(k, v)| (k.into(), v.into())).to_vec(),
             processes,
+            console: Some(console),
+            scratch: Vec::new(),
             cure,
             notes,
         })

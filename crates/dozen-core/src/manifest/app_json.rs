@@ -26,6 +26,8 @@ pub struct AppJson {
     pub buildpacks: Vec<String>,
     /// `scripts.postdeploy`: runs once, after the first release of a deploy.
     pub postdeploy: Option<String>,
+    /// `scripts.console`: what `dozen console` runs instead of the language's own shell.
+    pub console: Option<String>,
     /// The name of a base image.
     pub stack: Option<String>,
     /// What is different for deploys of a kind: `test`, `review`. Their own `environments` are left out.
@@ -142,7 +144,7 @@ fn app(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> AppJson {
             "addons" if matches!(node.value, Value::Text(_)) => app.addons = add_on(shape, node, at).into_iter().collect(),
             "addons" => app.addons = items(shape, node, at, add_on),
             "buildpacks" => app.buildpacks = items(shape, node, at, buildpack),
-            "scripts" => app.postdeploy = postdeploy(shape, node, at),
+            "scripts" => (app.postdeploy, app.console) = scripts(shape, node, at),
             "stack" => app.stack = shape.text(node, at),
             "environments" if path.is_empty() => {
                 for kind in shape.table(node, at).unwrap_or_default() {
@@ -306,27 +308,34 @@ fn buildpack(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Option<String
     url
 }
 
-/// `scripts.postdeploy`: text, or `{command}`.
-fn postdeploy(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Option<String> {
+/// `scripts.postdeploy` and `scripts.console`: text, or `{command}`.
+fn scripts(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> (Option<String>, Option<String>) {
+    let (mut postdeploy, mut console) = (None, None);
+    for Member { key, key_span, node } in shape.table(node, path).unwrap_or_default() {
+        let at = &join(path, &key);
+        match key.as_str() {
+            "postdeploy" => postdeploy = script(shape, node, at),
+            "console" => console = script(shape, node, at).filter(|c| !c.trim().is_empty()),
+            // Heroku CI's, as in `environments.test`; a build or a release never runs them.
+            "test" | "test-setup" | "pr-predestroy" => {
+                shape.text(node, at);
+            }
+            _ => shape.unknown(&key, key_span, at, &["postdeploy", "console"]),
+        }
+    }
+    (postdeploy, console)
+}
+
+fn script(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Option<String> {
+    if !matches!(node.value, Value::Table(_)) {
+        return shape.text(node, path);
+    }
     let mut found = None;
     for Member { key, key_span, node } in shape.table(node, path)? {
         let at = &join(path, &key);
-        match (key.as_str(), &node.value) {
-            ("postdeploy", Value::Table(_)) => {
-                for Member { key, key_span, node } in shape.table(node, at)? {
-                    let at = &join(at, &key);
-                    match key.as_str() {
-                        "command" => found = shape.text(node, at),
-                        _ => shape.unknown(&key, key_span, at, &["command"]),
-                    }
-                }
-            }
-            ("postdeploy", _) => found = shape.text(node, at),
-            // Heroku CI's, as in `environments.test`; a build or a release never runs them.
-            ("test" | "test-setup" | "pr-predestroy", _) => {
-                shape.text(node, at);
-            }
-            _ => shape.unknown(&key, key_span, at, &["postdeploy"]),
+        match key.as_str() {
+            "command" => found = shape.text(node, at),
+            _ => shape.unknown(&key, key_span, at, &["command"]),
         }
     }
     found

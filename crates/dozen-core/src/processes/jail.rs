@@ -29,6 +29,9 @@ pub struct JailSpec {
     pub cwd: PathBuf,
     /// The app's folder on the host and, where mounts are possible, where it appears inside (`/app`).
     pub mounts: Vec<Mount>,
+    /// Folders that the program may write and that die with the jail. Where mounts are not possible there are none.
+    #[serde(default)]
+    pub scratch: Vec<Scratch>,
     /// `None`: the host's file system is seen as it is (no mount namespace). `Some`: a minimal read-only view of the system with `mounts` in it.
     pub view: View,
     /// The uid and gid to run as, where the jail is made by root; `None` keeps the caller's.
@@ -70,6 +73,15 @@ pub struct Mount {
     pub target: PathBuf,
     /// Whether it may be written.
     pub writable: bool,
+}
+
+/// A folder of a jail's own, in memory: empty at its start but for the folders, without their files, that lie there in the mount that it covers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scratch {
+    /// Inside; it must be there already where the mount that it lies in is read-only.
+    pub target: PathBuf,
+    /// So much can be written to it.
+    pub bytes: u64,
 }
 
 /// Where a jail writes what its processes say.

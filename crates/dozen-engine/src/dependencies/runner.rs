@@ -62,6 +62,7 @@ impl Runner<'_> {
             env: command.env,
             cwd: command.cwd,
             mounts: Vec::new(),
+            scratch: Vec::new(),
             view: View::Host,
             user: None,
             port: None,

@@ -28,6 +28,8 @@ pub(super) struct Declared {
     pub(super) formation: BTreeMap<TypeName, u32>,
     /// The variables of `.env`.
     pub(super) dotenv: BTreeMap<String, String>,
+    /// dozen.toml's scratch folders.
+    pub(super) scratch: Vec<String>,
     app_json: AppJson,
 }
 
@@ -57,6 +59,7 @@ pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Resul
         }
         None => AppJson::default(),
     };
+    let mut scratch = Vec::new();
     if let Some(t) = text("dozen.toml")? {
         let (settings, remarks) = dozen_toml::parse(&t);
         told("dozen.toml", Some(t), remarks, output)?;
@@ -64,6 +67,7 @@ pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Resul
             output.warning(&format!("dozen.toml: {unknown}"));
         }
         not_applied("dozen.toml", &settings_without_effect(&settings), output);
+        scratch = settings.scratch;
     }
     let without_effect = [
         ("buildpacks", !app_json.buildpacks.is_empty()),
@@ -73,7 +77,7 @@ pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Resul
     let names: Vec<&str> = without_effect.iter().filter(|(_, declared)| *declared).map(|(name, _)| *name).collect();
     not_applied("app.json", &names, output);
     let dotenv = read_dotenv(folder, output)?;
-    Ok(Declared { processes, formation: app_json.quantities(), dotenv, app_json })
+    Ok(Declared { processes, formation: app_json.quantities(), dotenv, scratch, app_json })
 }
 
 /// The text of a file that a person writes. `None` where there is none; one that is there and cannot be read is never passed over.
@@ -100,7 +104,6 @@ fn settings_without_effect(settings: &DozenToml) -> Vec<&'static str> {
         ("size", any(|p| p.size.is_some())),
         ("overlap", any(|p| p.overlap.is_some())),
         ("after", any(|p| !p.after.is_empty())),
-        ("[scratch]", !settings.scratch.is_empty()),
         ("[health]", !settings.health.is_empty()),
     ];
     all.into_iter().filter(|(_, declared)| *declared).map(|(name, _)| name).collect()
@@ -179,6 +182,11 @@ impl Declared {
         if let Some(command) = &self.app_json.postdeploy {
             output.warning(&format!("app.json's scripts.postdeploy is not run: once the app is up, `dozen run -- {command}`"));
         }
+    }
+
+    /// What app.json names as the app's console.
+    pub(super) fn console(&self) -> Option<&str> {
+        self.app_json.console.as_deref()
     }
 
     /// The resources to be made. What dozen cannot run, and config does not give, is warned of.

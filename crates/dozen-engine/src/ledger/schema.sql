@@ -65,6 +65,7 @@ CREATE TABLE releases (
     up_at           TEXT,                      -- when all of it was up for the first time
     created_at      TEXT NOT NULL,
     created_by      TEXT NOT NULL,
+    node            TEXT,                      -- --use-node, where it was given
     PRIMARY KEY (deploy, version),
     FOREIGN KEY (deploy, config_version) REFERENCES configs (deploy, version)
 ) STRICT;
@@ -73,6 +74,12 @@ CREATE TABLE formations (
     deploy        TEXT NOT NULL REFERENCES deploys (name),
     process_type  TEXT NOT NULL,
     quantity      INTEGER NOT NULL CHECK (quantity >= 0),
+    PRIMARY KEY (deploy, process_type)
+) STRICT;
+
+CREATE TABLE stopped (
+    deploy        TEXT NOT NULL REFERENCES deploys (name),
+    process_type  TEXT NOT NULL,               -- none of it runs, however many the formation says
     PRIMARY KEY (deploy, process_type)
 ) STRICT;
 

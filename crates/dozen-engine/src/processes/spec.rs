@@ -3,7 +3,7 @@
 use crate::home::Home;
 use dozen_core::ids::InstanceName;
 use dozen_core::processes::Isolation;
-use dozen_core::processes::jail::{JailLog, JailSpec, Mount, PROTOCOL, View};
+use dozen_core::processes::jail::{JailLog, JailSpec, Mount, PROTOCOL, Scratch, View};
 use dozen_core::release::Release;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,8 @@ const LOST_GRACE_MS: u64 = 1_000;
 /// Log segments are closed at 8 MiB and each instance keeps four closed ones.
 const SEGMENT_BYTES: u64 = 8 << 20;
 const SEGMENTS: u32 = 4;
+/// Each scratch folder of an instance holds so much at most: it is memory.
+const SCRATCH_BYTES: u64 = 512 << 20;
 
 /// Sources what a slug has in `.profile.d` and `.profile`, then becomes the app's shell. The command is an argument, never part of the script.
 const PROFILE: &str =
@@ -50,6 +52,7 @@ impl Place<'_> {
             argv: shell(&tree, command),
             env: release.environment(instance, port, &app.to_string_lossy()),
             cwd: app.clone(),
+            scratch: self.scratch(release, &app),
             mounts: self.mounts(release, tree, app),
             view: if self.isolation == Isolation::Session { View::Host } else { View::Minimal },
             user,
@@ -57,6 +60,12 @@ impl Place<'_> {
             log,
             lost_grace_ms: LOST_GRACE_MS,
         }
+    }
+
+    fn scratch(&self, release: &Release, app: &Path) -> Vec<Scratch> {
+        // Without mounts the folder of the slug itself would be the one that is written.
+        let can = self.isolation != Isolation::Session;
+        release.slug.scratch.iter().filter(|_| can).map(|f| Scratch { target: app.join(f), bytes: SCRATCH_BYTES }).collect()
     }
 
     fn mounts(&self, release: &Release, tree: PathBuf, app: PathBuf) -> Vec<Mount> {

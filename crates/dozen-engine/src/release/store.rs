@@ -77,6 +77,10 @@ pub struct Facts {
     pub env: Vec<(String, String)>,
     /// Folders of the host.
     pub needs: Vec<PathBuf>,
+    /// What `console` runs.
+    pub console: Option<String>,
+    /// Folders that an instance may write; made in the tree where they are missing.
+    pub scratch: Vec<String>,
     /// Not part of the id.
     pub commit: Option<Commit>,
 }
@@ -221,6 +225,10 @@ struct Wire {
     processes: Vec<(String, String)>,
     env: Vec<(String, String)>,
     needs: Vec<PathBuf>,
+    #[serde(default)]
+    console: Option<String>,
+    #[serde(default)]
+    scratch: Vec<String>,
     commit: Option<WireCommit>,
     size: u64,
     files: u64,
@@ -241,6 +249,8 @@ impl Wire {
             processes: facts.processes.iter().map(|p| (p.name.to_string(), p.command.clone())).collect(),
             env: facts.env.clone(),
             needs: facts.needs.clone(),
+            console: facts.console.clone(),
+            scratch: facts.scratch.clone(),
             commit: facts.commit.as_ref().map(|c| WireCommit { hash: c.hash.clone(), dirty: c.dirty }),
             size: 0,
             files: 0,
@@ -249,7 +259,7 @@ impl Wire {
 
     /// What of it decides how the app runs.
     fn identity(&self) -> Vec<u8> {
-        let parts = (&self.pack, &self.runtime, &self.processes, &self.env, &self.needs);
+        let parts = (&self.pack, &self.runtime, &self.processes, &self.env, &self.needs, &self.console, &self.scratch);
         serde_json::to_vec(&parts).unwrap_or_default()
     }
 
@@ -262,6 +272,8 @@ impl Wire {
             processes: processes.collect(),
             env: self.env,
             needs: self.needs,
+            console: self.console,
+            scratch: self.scratch,
             commit: self.commit.map(|c| Commit { hash: c.hash, dirty: c.dirty }),
             size: self.size,
             files: self.files,

@@ -73,6 +73,8 @@ impl Bench {
             .filter_map(|l| l.split_once(": "))
             .map(|(n, c)| ProcessType { name: n.parse().expect("a name"), command: c.to_owned() });
         let request = Request {
+            console: None,
+            scratch: &[],
             exe: Path::new(env!("CARGO_BIN_EXE_dozen")),
             home: &self.home,
             app: &self.app,

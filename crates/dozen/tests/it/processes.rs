@@ -42,6 +42,7 @@ impl Bed {
             env: vec![("PATH".into(), PATH.into()), ("GREETING".into(), "hello".into())],
             cwd: if host_view() { app.clone() } else { "/app".into() },
             mounts: vec![Mount { source: app, target: "/app".into(), writable: false }],
+            scratch: Vec::new(),
             view: if host_view() { View::Host } else { View::Minimal },
             user: (root && !host_view()).then_some((61_234, 61_234)),
             port: None,

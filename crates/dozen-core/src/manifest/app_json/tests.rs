@@ -28,7 +28,7 @@ fn every_shape_is_read() {
         "formation": {"web": {"quantity": 2, "size": "standard-1x"}, "worker": {"quantity": 0}, "clock": {}},
         "addons": ["sqlite", {"plan": "heroku-postgresql:mini", "as": "MAIN"}],
         "buildpacks": [{"url": "heroku/python"}, "https://example.com/pack"],
-        "scripts": {"postdeploy": "./seed"},
+        "scripts": {"postdeploy": "./seed", "console": "./shell"},
         "stack": "heroku-24",
         "environments": {"test": {"formation": {"web": {"quantity": 1}}, "scripts": {"postdeploy": {"command": "./t"}}}},
         "healthchecks": {"web": [
@@ -53,7 +53,7 @@ fn every_shape_is_read() {
     let add_on = |plan: &str, alias: Option<&str>| AddOn { plan: plan.to_owned(), alias: alias.map(str::to_owned) };
     assert_eq!(app.addons, [add_on("sqlite", None), add_on("heroku-postgresql:mini", Some("MAIN"))]);
     assert_eq!(app.buildpacks, ["heroku/python", "https://example.com/pack"]);
-    assert_eq!(app.postdeploy.as_deref(), Some("./seed"));
+    assert_eq!((app.postdeploy.as_deref(), app.console.as_deref()), (Some("./seed"), Some("./shell")));
     assert_eq!(app.environments["test"].quantities(), BTreeMap::from([(kind("web"), 1)]));
     assert_eq!(app.environments["test"].postdeploy.as_deref(), Some("./t"));
     let [startup, liveness] = app.health[&kind("web")].as_slice() else { panic!("two checks") };

@@ -1,0 +1,89 @@
+-- The ledger: the only truth about intent. Read it with `sqlite3 ledger.db`; the words are the methodology's own.
+-- Names of deploys are 'app/deploy'. Times are RFC 3339, UTC. Config values are sealed; names and everything else are in the open.
+
+CREATE TABLE apps (
+    name        TEXT PRIMARY KEY,
+    folder      TEXT,                          -- where it was last brought up from
+    created_at  TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE deploys (
+    name             TEXT PRIMARY KEY,         -- 'shop/dev'
+    app              TEXT NOT NULL REFERENCES apps (name),
+    uid              INTEGER NOT NULL UNIQUE,  -- what its processes run as, where dozen may choose
+    generation       INTEGER NOT NULL,         -- counts the changes of intent
+    current_release  INTEGER,                  -- the version that serves, or would
+    created_at       TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE slugs (
+    id          TEXT PRIMARY KEY,              -- blake3, hexadecimal
+    pack        TEXT NOT NULL,
+    runtime     TEXT,
+    processes   TEXT NOT NULL,                 -- JSON: {"web": "gunicorn …"}
+    size        INTEGER NOT NULL,              -- bytes
+    files       INTEGER NOT NULL,
+    created_at  TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE configs (
+    deploy      TEXT NOT NULL REFERENCES deploys (name),
+    version     INTEGER NOT NULL,
+    names       TEXT NOT NULL,                 -- JSON array
+    sealed      BLOB NOT NULL,                 -- XChaCha20-Poly1305: 24 bytes of nonce, then the ciphertext
+    created_at  TEXT NOT NULL,
+    created_by  TEXT NOT NULL,
+    PRIMARY KEY (deploy, version)
+) STRICT;
+
+CREATE TABLE resources (
+    id          INTEGER PRIMARY KEY,
+    deploy      TEXT NOT NULL REFERENCES deploys (name),
+    kind        TEXT NOT NULL,                 -- 'sqlite'
+    folder      TEXT NOT NULL,
+    created_at  TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE attachments (
+    deploy      TEXT NOT NULL REFERENCES deploys (name),
+    name        TEXT NOT NULL,                 -- 'DATABASE' gives DATABASE_URL
+    resource    INTEGER NOT NULL REFERENCES resources (id),
+    PRIMARY KEY (deploy, name)
+) STRICT;
+
+CREATE TABLE releases (
+    deploy          TEXT NOT NULL REFERENCES deploys (name),
+    version         INTEGER NOT NULL,          -- 1 is v1
+    slug            TEXT NOT NULL REFERENCES slugs (id),
+    config_version  INTEGER NOT NULL,
+    attachments     TEXT NOT NULL,             -- JSON: {"DATABASE": <resource id>}
+    commit_hash     TEXT,                      -- what was checked out; with '+' where the work tree differed
+    python          TEXT,                      -- --use-python, where it was given
+    description     TEXT NOT NULL,
+    status          TEXT NOT NULL CHECK (status IN ('pending', 'succeeded', 'failed')),
+    failure         TEXT,                      -- why, where it failed
+    up_at           TEXT,                      -- when all of it was up for the first time
+    created_at      TEXT NOT NULL,
+    created_by      TEXT NOT NULL,
+    PRIMARY KEY (deploy, version),
+    FOREIGN KEY (deploy, config_version) REFERENCES configs (deploy, version)
+) STRICT;
+
+CREATE TABLE formations (
+    deploy        TEXT NOT NULL REFERENCES deploys (name),
+    process_type  TEXT NOT NULL,
+    quantity      INTEGER NOT NULL CHECK (quantity >= 0),
+    PRIMARY KEY (deploy, process_type)
+) STRICT;
+
+CREATE TABLE one_offs (
+    deploy      TEXT NOT NULL REFERENCES deploys (name),
+    number      INTEGER NOT NULL,              -- 7 is run.7
+    release     INTEGER NOT NULL,
+    command     TEXT NOT NULL,                 -- masked
+    started_at  TEXT NOT NULL,
+    started_by  TEXT NOT NULL,
+    ended_at    TEXT,
+    exit_code   INTEGER,
+    PRIMARY KEY (deploy, number)
+) STRICT;
