@@ -5,7 +5,7 @@
 
 use crate::concurrency::{Key, ROUTER_PACE, Reconciler, std_duration};
 use crate::processes::JailEvent;
-use dozen_core::disposability::{Action, Event};
+use dozen_core::disposability::{Action, Event, last_words};
 use dozen_core::processes::{Exit, State};
 use jiff::Timestamp;
 
@@ -36,6 +36,7 @@ impl Reconciler {
             }
             JailEvent::Listening { .. } => self.feed(&key, Event::Listening).await,
             JailEvent::Wrote => self.site.store.poke(),
+            JailEvent::Refused(path) => self.line(&ps, &last_words::refused(&path)),
             JailEvent::Killing => {
                 let grace = self.site.policy.grace.as_secs();
                 let text = format!("Error R12 (Exit timeout) -> At least one process failed to exit within {grace} seconds of SIGTERM");

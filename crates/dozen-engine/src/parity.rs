@@ -124,6 +124,7 @@ impl Driver for Local {
             Isolation::Session => vec![
                 "a uid of its own for each deploy (needs root)".to_owned(),
                 "namespaces: processes see this host's files and processes (the host forbids them)".to_owned(),
+                "scratch folders: processes write to /tmp only".to_owned(),
             ],
         };
         Capabilities { isolation: self.isolation, app_path: self.isolation != Isolation::Session, missing }

@@ -47,6 +47,8 @@ pub enum JailEvent {
     },
     /// Lines were written to its segment.
     Wrote,
+    /// It could not write this path of the slug.
+    Refused(String),
     /// The grace ended and what was left got SIGKILL.
     Killing,
     /// The program and all that it started are gone. The last event.
@@ -299,6 +301,7 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, mut starter: Child, target
             }
             FromJail::Listening { port } => JailEvent::Listening { port },
             FromJail::Wrote => JailEvent::Wrote,
+            FromJail::Refused { path } => JailEvent::Refused(path),
             FromJail::Killing => JailEvent::Killing,
             FromJail::Exited { code, signal } => JailEvent::Exited(match (code, signal) {
                 (Some(code), _) => Exit::Code(code),

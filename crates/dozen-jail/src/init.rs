@@ -31,6 +31,8 @@ const LEADERLESS_GRACE: Duration = Duration::from_secs(5);
 const LONGEST_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What was said before the end is taken, and passed on, for so long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// So many paths that could not be written are told of.
+const REFUSED: usize = 5;
 /// Between two `Wrote`s.
 const WROTE_PAUSE: Duration = Duration::from_millis(10);
 /// Between two tries to tell of dropped lines.
@@ -94,6 +96,8 @@ struct Log {
     news: bool,
     told_at: Instant,
     settle_at: Instant,
+    /// The refused writes that the driver was told of.
+    refused: Vec<String>,
 }
 
 struct End {
@@ -153,7 +157,7 @@ impl Jail {
                 }
                 let pumps = [Pump::new(out, &spec.instance), Pump::new(err, &spec.instance)];
                 let now = Instant::now();
-                (Some(Log { segment, pumps, news: false, told_at: now, settle_at: now }), Some((out_end, err_end)))
+                (Some(Log { segment, pumps, news: false, told_at: now, settle_at: now, refused: Vec::new() }), Some((out_end, err_end)))
             }
         };
         let program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants)?;
@@ -205,6 +209,7 @@ impl Jail {
                 pump.end(&mut log.segment);
             }
             log.segment.settle(Timestamp::now());
+            log.tell_refused(&mut control);
             control.say(&FromJail::Wrote);
         }
         let End { code, signal } = self.end.unwrap_or(End { code: None, signal: Some(libc::SIGKILL) });
@@ -283,6 +288,7 @@ impl Jail {
             read |= pump.turn(&mut log.segment);
         }
         log.news |= read;
+        log.tell_refused(control);
         let now = Instant::now();
         if log.news && control.idle() && now >= log.told_at + WROTE_PAUSE {
             control.say(&FromJail::Wrote);
@@ -317,6 +323,18 @@ impl Jail {
             } else {
                 Some((port, Instant::now() + pause, (pause * 5 / 4).min(LOOK.1)))
             };
+        }
+    }
+}
+
+impl Log {
+    /// Each path once, and no more than [`REFUSED`]: an app may try again for ever.
+    fn tell_refused(&mut self, control: &mut Control) {
+        for path in self.pumps.iter_mut().flat_map(|pump| pump.refused.drain(..)) {
+            if self.refused.len() < REFUSED && !self.refused.contains(&path) {
+                self.refused.push(path.clone());
+                control.say(&FromJail::Refused { path });
+            }
         }
     }
 }

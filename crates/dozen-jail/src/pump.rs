@@ -3,9 +3,10 @@
 //! **Invariant:** the app is never made to wait for the log, nor ended by it.
 
 use crate::segment::Segment;
+use dozen_core::disposability::last_words::{READ_ONLY, refused_path};
 use dozen_core::logs::{MAX_LINE, Source, head};
 use jiff::Timestamp;
-use memchr::memchr;
+use memchr::{memchr, memmem};
 use rustix::io::{Errno, read};
 use std::os::fd::OwnedFd;
 
@@ -14,6 +15,9 @@ const READ: usize = 128 * 1024;
 /// Written out when so much has gathered; many empty lines become much longer than what was read.
 const WRITE: usize = 512 * 1024;
 
+/// So many refused writes of one reading are kept.
+const REFUSED: usize = 8;
+
 /// One stream of the app's.
 pub(crate) struct Pump {
     /// `None` when the app closed it.
@@ -21,11 +25,13 @@ pub(crate) struct Pump {
     /// The beginning of a line whose end has not come; at most [`MAX_LINE`] bytes.
     begun: Vec<u8>,
     ps: String,
+    /// The paths that lines said could not be written, for the driver to be told of.
+    pub(crate) refused: Vec<String>,
 }
 
 impl Pump {
     pub(crate) fn new(pipe: OwnedFd, ps: &str) -> Self {
-        Self { pipe: Some(pipe), begun: Vec::new(), ps: ps.to_owned() }
+        Self { pipe: Some(pipe), begun: Vec::new(), ps: ps.to_owned(), refused: Vec::new() }
     }
 
     /// Reads once and writes the lines that came. Answers whether something was read.
@@ -61,6 +67,8 @@ impl Pump {
 
     fn lines(&mut self, segment: &mut Segment, last: bool) {
         let now = Timestamp::now();
+        // One search through all that came: lines are looked at one by one only where it finds something.
+        let refusals = memmem::find(&self.begun, READ_ONLY.as_bytes()).is_some();
         let head = head(now, Source::App, &self.ps);
         let mut batch = Vec::with_capacity(self.begun.len() * 2);
         let mut count = 0;
@@ -72,6 +80,10 @@ impl Pump {
                 None if last => (rest, rest.len()),
                 None => break,
             };
+            if refusals && self.refused.len() < REFUSED {
+                let path = std::str::from_utf8(line).ok().and_then(refused_path);
+                self.refused.extend(path.map(str::to_owned));
+            }
             batch.extend_from_slice(head.as_bytes());
             batch.extend_from_slice(line);
             batch.push(b'\n');

@@ -22,7 +22,7 @@ pub fn cause(lines: &[String]) -> Option<Cause> {
 
 fn of_line(line: &str, before: &str) -> Option<Cause> {
     let lower = line.to_ascii_lowercase();
-    read_only(line, &lower)
+    database(&lower)
         .or_else(|| service(&lower))
         .or_else(|| variable(line, before))
         .or_else(|| module(line))
@@ -30,21 +30,58 @@ fn of_line(line: &str, before: &str) -> Option<Cause> {
         .or_else(|| library(line))
 }
 
-fn read_only(line: &str, lower: &str) -> Option<Cause> {
-    if lower.contains("unable to open database file") || lower.contains("attempt to write a readonly database") {
-        return Some(Cause {
-            what: "its SQLite file lies in the app's folder, which is read-only: a slug never changes".into(),
-            cure: "Let the settings read DATABASE_URL, and put `\"addons\": [\"sqlite\"]` in app.json: dozen then keeps a SQLite database \
-                   for it; or give a database of your own with `dozen config set DATABASE_URL=…`"
-                .into(),
-        });
-    }
-    let (_, rest) = line.split_once("Read-only file system")?;
-    let file = quoted(rest).map(|f| format!(" ({f})")).unwrap_or_default();
-    Some(Cause {
-        what: format!("it writes into the app's folder{file}, which is read-only: a slug never changes"),
-        cure: "Let it log to standard output, write what may be lost to /tmp, and keep what must last in a backing service".into(),
+fn database(lower: &str) -> Option<Cause> {
+    let refused = lower.contains("unable to open database file") || lower.contains("attempt to write a readonly database");
+    refused.then(|| Cause {
+        what: "its SQLite file lies in the app's folder, which is read-only: a slug never changes".into(),
+        cure: "Let the settings read DATABASE_URL, and put `\"addons\": [\"sqlite\"]` in app.json: dozen then keeps a SQLite database \
+               for it; or give a database of your own with `dozen config set DATABASE_URL=…`"
+            .into(),
     })
+}
+
+/// What every message of a write that a read-only file system refused has in it, whatever its beginning is spelt like: libc, Node, Ruby, Go.
+pub const READ_ONLY: &str = "ead-only file system";
+
+/// The path that a line says could not be written, since it lies in the app's folder, which is read-only.
+///
+/// The line is an app's own and may be anything: what is answered has no control characters and at most 300 bytes.
+pub fn refused_path(line: &str) -> Option<&str> {
+    let at = line.find(READ_ONLY)?;
+    let after = &line[at + READ_ONLY.len()..];
+    // Python and Node quote it after the words, Ruby has it after ` - `, Go and shells write it before them.
+    let path = quoted(after)
+        .or_else(|| after.strip_prefix(" @ ").and_then(|rest| rest.split_once(" - ")).map(|(_, path)| path))
+        .or_else(|| before_words(line[..at].trim_end_matches(['R', 'r'])))?
+        .trim();
+    let inside = path.strip_prefix("/app").map_or(!path.starts_with('/'), |rest| rest.starts_with('/'));
+    let sound = !path.is_empty() && path.len() <= 300 && !path.chars().any(char::is_control);
+    (inside && sound).then_some(path)
+}
+
+/// `open /app/x: `, `mkdir: cannot create directory 'x': `, `sh: 1: cannot create logs/x: `
+fn before_words(head: &str) -> Option<&str> {
+    let head = head.trim_end().strip_suffix(':')?;
+    if let Some(rest) = head.strip_suffix(['\'', '\u{2019}']) {
+        return rest.rsplit_once(['\'', '\u{2018}']).map(|(_, path)| path);
+    }
+    head.rsplit(' ').next()
+}
+
+/// What to tell of a [`refused_path`]: the path, why, and the setting that cures it.
+pub fn refused(path: &str) -> String {
+    let within = path.strip_prefix("/app/").unwrap_or(path).trim_start_matches("./").trim_end_matches('/');
+    let (folder, name) = within.rsplit_once('/').unwrap_or(("", within));
+    // A name without a dot directly in the app's folder is most likely a folder that was to be made.
+    let folder = if folder.is_empty() && !name.contains('.') { name } else { folder };
+    let lost = if folder.is_empty() || folder.contains(['"', '\\']) || folder.split('/').any(|p| p == "..") {
+        "Write what may be lost to /tmp".to_owned()
+    } else {
+        format!("If it may be lost with the process, let dozen.toml say `[scratch]` and `folders = [\"{folder}\"]`")
+    };
+    format!(
+        "Refused to write {path}: the app's folder is read-only, since a slug never changes. {lost}; what must last belongs in a backing service."
+    )
 }
 
 /// What a connection was refused to, by its usual port or scheme, and the variable that usually names it.
@@ -189,7 +226,6 @@ mod tests {
     fn the_usual_causes_are_known() {
         let cases = [
             ("sqlite3.OperationalError: unable to open database file\n(Background on this error)", "SQLite file lies in the app's folder"),
-            ("OSError: [Errno 30] Read-only file system: 'logs'", "app's folder (logs)"),
             ("ERROR:root:Error 111 connecting to localhost:6379. Connection refused.", "Redis does not answer"),
             (
                 "connection to server at \"127.0.0.1\", port 5432 failed: Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?",
@@ -223,6 +259,32 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_write_names_its_path_and_the_setting() {
+        let cases = [
+            ("OSError: [Errno 30] Read-only file system: 'logs'", Some(("logs", Some("logs")))),
+            ("OSError: [Errno 30] Read-only file system: '/app/data/cache/x.txt'", Some(("/app/data/cache/x.txt", Some("data/cache")))),
+            ("Error: EROFS: read-only file system, open '/app/.next/cache/x'", Some(("/app/.next/cache/x", Some(".next/cache")))),
+            ("Errno::EROFS: Read-only file system @ dir_s_mkdir - /app/tmp", Some(("/app/tmp", Some("tmp")))),
+            ("open /app/out.log: read-only file system", Some(("/app/out.log", None))),
+            ("sh: 1: cannot create logs/a.log: Read-only file system", Some(("logs/a.log", Some("logs")))),
+            ("mkdir: cannot create directory '/app/uploads': Read-only file system", Some(("/app/uploads", Some("uploads")))),
+            ("mkdir: cannot create directory \u{2018}up loads\u{2019}: Read-only file system", Some(("up loads", Some("up loads")))),
+            ("OSError: [Errno 30] Read-only file system: '/usr/lib/x'", None),
+            ("OSError: [Errno 30] Read-only file system: '/application/x'", None),
+            ("Read-only file system", None),
+            ("the docs say: read-only file system", Some(("say", Some("say")))),
+        ];
+        for (line, want) in cases {
+            assert_eq!(refused_path(line), want.map(|(path, _)| path), "{line}");
+            if let Some((path, folder)) = want {
+                let told = refused(path);
+                assert_eq!(told.contains("[scratch]"), folder.is_some(), "{told}");
+                assert!(folder.is_none_or(|f| told.contains(&format!("[\"{f}\"]"))), "{told}");
+            }
+        }
+    }
+
+    #[test]
     fn what_tells_nothing_is_left_alone() {
         for lines in [
             "",
@@ -248,6 +310,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_line_makes_it_panic(line in "(KeyError: |Read-only file system|UndefinedValueError: | cannot import name |sh: )?['\" :a-zé\\PC]{0,40}( from |: not found)?['\"é]{0,3}") {
+            let _ = refused_path(&line).map(refused);
             let _ = cause(&[line.clone(), line]);
         }
     }

@@ -147,6 +147,11 @@ pub enum FromJail {
     },
     /// Lines were written to the segment file; a reader may look. Coalesced.
     Wrote,
+    /// A line said that this could not be written, since the slug is read-only. Once for each path, and for a few paths at most.
+    Refused {
+        /// As the app wrote it.
+        path: String,
+    },
     /// The grace ended: SIGKILL was sent to what was left.
     Killing,
     /// The program (the leader) ended and so did every other process inside. The last message.

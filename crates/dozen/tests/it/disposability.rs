@@ -31,7 +31,7 @@ fn what_an_app_died_of_is_named_with_its_cure() {
     said.has(&["dozen[clock.1]: Likely cause: the config var SHOP_KEY is not set. Give it with `dozen config set SHOP_KEY=…`"]);
     let place =
         Place::new(&[("Procfile", "release: echo \"OSError: [Errno 30] Read-only file system: 'made'\"; exit 1\nclock: sleep 1000\n")]);
-    place.once().coded(1).has(&["dozen[release.1]: Likely cause: ", "which is read-only"]);
+    place.once().coded(1).has(&["dozen[release.1]: Refused to write made", "read-only, since a slug never changes"]);
     // Stopping is no failure, whatever was said.
     let place = Place::new(&[("Procfile", "clock: echo \"KeyError: 'SHOP_KEY'\"; sleep 1000\n")]);
     place.once().ok().lacks("Likely cause");

@@ -16,3 +16,4 @@ mod parity;
 mod port;
 mod processes;
 mod release;
+mod scratch;
