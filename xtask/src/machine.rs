@@ -23,6 +23,8 @@ const NEEDS: &[Need] = &[
         packages: &["python3", "python3-venv", "python3-pip"],
         here: || read(program("/usr/bin/python3").args(["-c", "import ensurepip, pip, venv"])).is_ok(),
     },
+    Need { what: "zsh and fish", packages: &["zsh", "fish"], here: || on_path("zsh") && on_path("fish") },
+    Need { what: "mandoc", packages: &["mandoc"], here: || on_path("mandoc") },
     Need { what: "Chromium", packages: &["chromium"], here: || on_path("chromium") },
     Need { what: "PostgreSQL", packages: &["postgresql"], here: || crate::postgres::programs().is_some() },
 ];

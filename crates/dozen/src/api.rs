@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
+pub(crate) mod event;
 mod runs;
 pub(crate) mod wire;
 

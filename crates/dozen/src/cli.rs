@@ -11,9 +11,11 @@ use dozen_engine::port::PortError;
 use std::ffi::OsString;
 use std::sync::Arc;
 
+pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod down;
 pub(crate) mod logs;
+pub(crate) mod man;
 pub(crate) mod ps;
 pub(crate) mod releases;
 pub(crate) mod rollback;
@@ -45,6 +47,9 @@ pub(crate) struct Common {
     /// Print JSON, one value a line, for programs
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Print answers, warnings and errors only: no progress of a build, no confirmations, no platform lines while an app runs
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
     /// Print without colours, as with the environment variable NO_COLOR
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
@@ -82,6 +87,15 @@ pub(crate) enum Command {
     /// It works whether the deploy runs or not. Input, output and signals are passed on; its exit code becomes dozen's own, 128 + n where a
     /// signal ended it.
     Run(run::RunArgs),
+    /// Print a script that lets bash, zsh or fish complete dozen's commands
+    ///
+    /// bash: `dozen completions bash > ~/.local/share/bash-completion/completions/dozen`; zsh: `dozen completions zsh > _dozen` in a folder of
+    /// $fpath; fish: `dozen completions fish > ~/.config/fish/completions/dozen.fish`.
+    Completions(completions::CompletionsArgs),
+    /// Print dozen's manual page, or write those of all commands
+    ///
+    /// `dozen man | man -l -` shows it.
+    Man(man::ManArgs),
 }
 
 /// Reads the command line.
@@ -100,6 +114,11 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Releases => releases::run(settings, printer).await,
         Command::Rollback(args) => rollback::run(args, settings, printer).await,
         Command::Run(args) => run::run(args, settings, printer).await,
+        Command::Completions(args) => {
+            completions::run(&args, printer);
+            Ok(0)
+        }
+        Command::Man(args) => man::run(&args, printer).map(|()| 0),
     }
 }
 

@@ -3,13 +3,14 @@
 //! Text for people, one JSON value a line for programs. Colours where a terminal takes them and neither NO_COLOR nor `--no-color` says otherwise;
 //! progress only on a terminal. A closed pipe is no failure.
 
+use crate::api::event::{self, Remark};
 use anstyle::{AnsiColor, Style};
 use dozen_core::diagnostic::{Diagnostic, Severity};
 use dozen_core::logs::{LogLine, Source};
 use dozen_engine::deploy::DeployError;
 use dozen_engine::output::{Event, Output};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,7 @@ pub(crate) enum Format {
 pub(crate) struct Printer {
     format: Format,
     colour: anstream::ColorChoice,
+    quiet: bool,
     /// Shown while a step is busy, on a terminal only.
     progress: Mutex<Option<ProgressBar>>,
     muted: AtomicBool,
@@ -40,14 +42,14 @@ const PALETTE: [AnsiColor; 5] = [AnsiColor::Cyan, AnsiColor::Green, AnsiColor::Y
 
 impl Printer {
     /// A printer.
-    pub(crate) fn new(format: Format, colour: bool) -> Self {
+    pub(crate) fn new(format: Format, colour: bool, quiet: bool) -> Self {
         let colour = if colour { anstream::ColorChoice::Auto } else { anstream::ColorChoice::Never };
-        Self { format, colour, progress: Mutex::new(None), muted: AtomicBool::new(false), closed: AtomicBool::new(false) }
+        Self { format, colour, quiet, progress: Mutex::new(None), muted: AtomicBool::new(false), closed: AtomicBool::new(false) }
     }
 
     /// For what goes wrong before there are settings.
     pub(crate) fn plain() -> Self {
-        Self::new(Format::Text, true)
+        Self::new(Format::Text, true, false)
     }
 
     /// Whether programs read it.
@@ -70,9 +72,22 @@ impl Printer {
         self.out(format!("{text}\n").as_bytes());
     }
 
-    /// A JSON value to standard output, on one line.
-    pub(crate) fn json(&self, value: &Value) {
-        self.out(format!("{value}\n").as_bytes());
+    /// A line of text that says that what was asked for was done; nothing where only answers are wanted.
+    pub(crate) fn confirm(&self, text: &str) {
+        if !self.quiet {
+            self.line(text);
+        }
+    }
+
+    /// Bytes to standard output as they are.
+    pub(crate) fn bytes(&self, bytes: &[u8]) {
+        self.write(&[], bytes);
+    }
+
+    /// A value to standard output as JSON, on one line.
+    pub(crate) fn json(&self, value: &impl Serialize) {
+        let text = serde_json::to_string(value).expect("what is printed has text for keys");
+        self.out(format!("{text}\n").as_bytes());
     }
 
     /// A line to standard error, for what accompanies an answer.
@@ -86,18 +101,24 @@ impl Printer {
         self.finish_progress();
         let mut text = one_line(error);
         let hint = crate::cli::hint_of(error);
-        if self.is_json() {
-            self.json(&json!({"event": "error", "message": text, "hint": hint}));
-            return;
-        }
-        if let Some(DeployError::Input { file, text: source, diagnostics }) = error.downcast_ref() {
-            for d in diagnostics {
-                self.note(&excerpt(file, source.as_deref(), d, self.colour != anstream::ColorChoice::Never));
-            }
+        let colour = !self.is_json() && self.colour != anstream::ColorChoice::Never;
+        let mut diagnostics = Vec::new();
+        if let Some(DeployError::Input { file, text: source, diagnostics: all }) = error.downcast_ref() {
+            diagnostics.extend(all.iter().map(|d| Remark::of(file, d, excerpt(file, source.as_deref(), d, colour))));
             text = format!("{file} cannot be used");
         }
+        self.failure(text, hint, diagnostics);
+    }
+
+    /// An error that is known in its parts.
+    pub(crate) fn failure(&self, message: String, hint: Option<String>, diagnostics: Vec<Remark>) {
+        if self.is_json() {
+            self.json(&event::Event::Error { message, hint, diagnostics });
+            return;
+        }
+        diagnostics.iter().for_each(|d| self.note(&d.excerpt));
         let red = style(AnsiColor::Red);
-        let mut lines = text.lines();
+        let mut lines = message.lines();
         self.note(&format!("{red} !     {}{red:#}", lines.next().unwrap_or_default()));
         for line in lines {
             self.note(&format!("{red} !     {red:#}{line}"));
@@ -110,9 +131,12 @@ impl Printer {
     /// A log line. On a terminal its head is coloured by instance.
     pub(crate) fn log(&self, line: &LogLine) {
         if self.is_json() {
-            self.json(&json!({
-                "event": "log", "time": line.time.to_string(), "source": line.source.as_str(), "ps": line.ps, "message": line.text(),
-            }));
+            self.json(&event::Event::Log {
+                time: line.time.to_string(),
+                source: line.source.as_str().to_owned(),
+                ps: line.ps.clone(),
+                message: line.text().into_owned(),
+            });
             return;
         }
         let encoded = line.encode();
@@ -122,6 +146,13 @@ impl Printer {
         let styled = format!("{colour}{}{colour:#}", String::from_utf8_lossy(&encoded[..head]));
         // The message is the app's own and stays as it is: it need not be text, and a file shall have what the app wrote.
         self.write(styled.as_bytes(), &encoded[head..]);
+    }
+
+    /// A log line of what runs in the foreground: where only answers are wanted, those are the app's own.
+    pub(crate) fn live(&self, line: &LogLine) {
+        if !self.quiet || line.source == Source::App {
+            self.log(line);
+        }
     }
 
     fn out(&self, ours: &[u8]) {
@@ -152,7 +183,7 @@ impl Printer {
     }
 
     fn busy(&self, text: &str) {
-        if self.is_json() || !std::io::stderr().is_terminal() {
+        if self.is_json() || self.quiet || !std::io::stderr().is_terminal() {
             return;
         }
         let mut progress = self.progress.lock().expect("no one panics while holding it");
@@ -180,12 +211,15 @@ impl Output for Printer {
             return;
         }
         self.finish_progress();
+        if self.quiet && !matches!(event, Event::Warning(_)) {
+            return;
+        }
         if self.is_json() {
             self.json(&match event {
-                Event::Step(text) => json!({"event": "step", "text": text}),
-                Event::Detail(text) | Event::Busy(text) => json!({"event": "detail", "text": text}),
-                Event::Warning(text) => json!({"event": "warning", "text": text}),
-                Event::Done(took) => json!({"event": "done", "seconds": took.as_secs_f64()}),
+                Event::Step(text) => event::Event::Step { text },
+                Event::Detail(text) | Event::Busy(text) => event::Event::Detail { text },
+                Event::Warning(text) => event::Event::Warning { text },
+                Event::Done(took) => event::Event::Done { seconds: took.as_secs_f64() },
             });
             return;
         }

@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) format: Format,
     /// `--no-color`.
     pub(crate) colour: bool,
+    /// `-q`
+    pub(crate) quiet: bool,
 }
 
 impl Settings {
@@ -28,12 +30,12 @@ impl Settings {
         // /proc/self/exe stays the running binary even when the file was replaced by a newer one meanwhile.
         let exe = PathBuf::from("/proc/self/exe");
         let format = if common.json { Format::Json } else { Format::Text };
-        Ok(Self { home: Home::at(home), exe, app: common.app.clone(), format, colour: !common.no_color })
+        Ok(Self { home: Home::at(home), exe, app: common.app.clone(), format, colour: !common.no_color, quiet: common.quiet })
     }
 
     /// The printer that these settings ask for.
     pub(crate) fn printer(&self) -> Printer {
-        Printer::new(self.format, self.colour)
+        Printer::new(self.format, self.colour, self.quiet)
     }
 }
 

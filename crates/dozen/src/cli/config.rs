@@ -117,7 +117,7 @@ async fn change(client: &mut Client, body: &wire::Configure, printer: &Printer) 
     }
     let app = &client.deploy.app;
     let changed = !answer.set.is_empty() || !answer.unset.is_empty();
-    printer.line(&match (&answer.release, changed) {
+    printer.confirm(&match (&answer.release, changed) {
         (Some(release), _) => format!("{verb} {names} and restarting {app}... done, {release}"),
         (None, false) => format!("{verb} {names}... nothing changed"),
         (None, true) if answer.serving => format!("{verb} {names}... done; what serves has that config already"),

@@ -27,7 +27,7 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
     if printer.is_json() {
         printer.json(&json!({"deploy": deploy.to_string(), "stopped": true}));
     } else {
-        printer.line(&format!("Stopped {deploy}"));
+        printer.confirm(&format!("Stopped {deploy}"));
     }
     Ok(0)
 }

@@ -1,6 +1,7 @@
 //! `dozen up`: the whole way in the foreground, for one app.
 
 use super::{Usage, target};
+use crate::api::event::Event;
 use crate::printer::Printer;
 use crate::running::RunFolder;
 use crate::settings::Settings;
@@ -16,7 +17,6 @@ use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::logs::{Follower, Store};
 use dozen_engine::output::Output;
 use dozen_engine::port::{self, Router, RouterSpec};
-use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,9 +136,8 @@ impl<'a> Session<'a> {
         match up? {
             Ok(()) => {
                 if printer.is_json() {
-                    printer.json(&json!({
-                        "event": "ready", "deploy": floor.deploy.to_string(), "url": served.url, "release": release.version.to_string(),
-                    }));
+                    let (deploy, release) = (floor.deploy.to_string(), release.version.to_string());
+                    printer.json(&Event::Ready { deploy, url: served.url.clone(), release });
                 }
                 if args.once {
                     return Ok(0);
@@ -171,7 +170,7 @@ impl<'a> Session<'a> {
         }
         if printer.is_json() {
             let deploy = self.served.floor.deploy.to_string();
-            printer.json(&json!({"event": "released", "deploy": deploy, "release": release.version.to_string(), "new": new, "url": url}));
+            printer.json(&Event::Released { deploy, release: release.version.to_string(), new, url: url.to_owned() });
         }
     }
 
@@ -190,7 +189,7 @@ impl<'a> Session<'a> {
                     return Err(Stopped);
                 }
                 () = served.down.notified() => return Err(Stopped),
-                batch = self.lines.next() => batch.iter().for_each(|l| self.printer.log(l)),
+                batch = self.lines.next() => batch.iter().for_each(|l| self.printer.live(l)),
             }
         }
     }
@@ -205,10 +204,10 @@ impl<'a> Session<'a> {
             tokio::select! {
                 stopped = &mut stop => break stopped,
                 () = self.signals.next() => again.notify_one(),
-                batch = self.lines.next() => batch.iter().for_each(|l| self.printer.log(l)),
+                batch = self.lines.next() => batch.iter().for_each(|l| self.printer.live(l)),
             }
         };
-        self.lines.take().iter().for_each(|l| self.printer.log(l));
+        self.lines.take().iter().for_each(|l| self.printer.live(l));
         Ok(stopped?)
     }
 }

@@ -17,3 +17,4 @@ mod port;
 mod processes;
 mod release;
 mod scratch;
+mod shell;

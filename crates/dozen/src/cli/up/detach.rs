@@ -3,11 +3,11 @@
 //! The lasting half prints `--json` events into a pipe; this half prints them as the person asked, and goes at `ready` or at the pipe's end.
 
 use super::Signals;
+use crate::api::event::Event;
 use crate::printer::Printer;
 use anyhow::{Context, Result};
 use dozen_core::logs::{LogLine, Source};
-use dozen_engine::output::{Event, Output};
-use serde_json::Value;
+use dozen_engine::output::{self, Output};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -39,21 +39,13 @@ pub(super) async fn run(printer: &Printer) -> Result<i32> {
             }
         };
         let Some(line) = line else { break };
-        let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
+        let Ok(event) = serde_json::from_str::<Event>(&line) else { continue };
         if printer.is_json() {
             printer.json(&event);
         } else {
             show(&event, printer);
         }
-        if event["event"] == "ready" {
-            if !printer.is_json() {
-                let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
-                printer.line(&format!(
-                    "       {} runs in the background at {}; `dozen logs -t`, `dozen down`",
-                    text("deploy"),
-                    text("url")
-                ));
-            }
+        if let Event::Ready { .. } = event {
             return Ok(0);
         }
     }
@@ -61,24 +53,22 @@ pub(super) async fn run(printer: &Printer) -> Result<i32> {
     Ok(status.code().unwrap_or(1))
 }
 
-fn show(event: &Value, printer: &Printer) {
-    let text = || event["text"].as_str().unwrap_or_default().to_owned();
-    match event["event"].as_str().unwrap_or_default() {
-        "step" => printer.emit(Event::Step(text())),
-        "detail" => printer.emit(Event::Detail(text())),
-        "warning" => printer.emit(Event::Warning(text())),
-        "done" => printer.emit(Event::Done(Duration::from_secs_f64(event["seconds"].as_f64().unwrap_or_default().clamp(0.0, 1e9)))),
-        "log" => {
-            let Some(time) = event["time"].as_str().and_then(|t| t.parse().ok()) else { return };
-            let source = if event["source"] == "dozen" { Source::Dozen } else { Source::App };
-            let word = |key: &str| event[key].as_str().unwrap_or_default();
-            printer.log(&LogLine { time, source, ps: word("ps").to_owned(), message: word("message").as_bytes().to_vec() });
+fn show(event: &Event, printer: &Printer) {
+    match event.clone() {
+        Event::Step { text } => printer.emit(output::Event::Step(text)),
+        Event::Detail { text } => printer.emit(output::Event::Detail(text)),
+        Event::Warning { text } => printer.emit(output::Event::Warning(text)),
+        Event::Done { seconds } => printer.emit(output::Event::Done(Duration::from_secs_f64(seconds.clamp(0.0, 1e9)))),
+        Event::Log { time, source, ps, message } => {
+            let Ok(time) = time.parse() else { return };
+            let source = if source == "dozen" { Source::Dozen } else { Source::App };
+            printer.live(&LogLine { time, source, ps, message: message.into_bytes() });
         }
-        "error" => {
-            let hint = event["hint"].as_str().map(str::to_owned);
-            let message = event["message"].as_str().unwrap_or_default().to_owned();
-            printer.error(&crate::client::Told { message, hint }.into());
+        Event::Error { message, hint, diagnostics } => printer.failure(message, hint, diagnostics),
+        Event::Ready { deploy, url, .. } => {
+            let at = url.map(|u| format!(" at {u}")).unwrap_or_default();
+            printer.line(&format!("       {deploy} runs in the background{at}; `dozen logs -t`, `dozen down`"));
         }
-        _ => {}
+        Event::Released { .. } => {}
     }
 }
