@@ -24,6 +24,8 @@ use tokio::sync::Notify;
 
 pub(crate) mod event;
 mod runs;
+#[cfg(test)]
+mod schema;
 pub(crate) mod wire;
 
 pub(crate) use runs::{Frame, PROTOCOL as RUN_PROTOCOL};

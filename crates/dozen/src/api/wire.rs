@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 /// A deploy.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Info {
     pub(crate) deploy: String,
     pub(crate) serving: bool,
@@ -16,6 +17,7 @@ pub(crate) struct Info {
 
 /// `ps`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Processes {
     pub(crate) deploy: String,
     pub(crate) serving: bool,
@@ -29,6 +31,7 @@ pub(crate) struct Processes {
 
 /// A line of the Procfile and its count.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ProcessType {
     pub(crate) name: String,
     pub(crate) quantity: u32,
@@ -37,6 +40,7 @@ pub(crate) struct ProcessType {
 
 /// One instance.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Process {
     pub(crate) name: String,
     pub(crate) state: String,
@@ -51,12 +55,14 @@ pub(crate) struct Process {
 
 /// `ps scale`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Scale {
     pub(crate) changes: Vec<String>,
 }
 
 /// Its answer.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Formation {
     pub(crate) formation: String,
     pub(crate) serving: bool,
@@ -64,18 +70,21 @@ pub(crate) struct Formation {
 
 /// `ps restart`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Restart {
     pub(crate) target: Option<String>,
 }
 
 /// Its answer.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Restarted {
     pub(crate) restarted: usize,
 }
 
 /// `logs`
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Logs {
     /// A number, or `all`.
     #[serde(default)]
@@ -112,12 +121,14 @@ impl Logs {
 
 /// `config`, values included: only the owner may ask.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Config {
     pub(crate) vars: BTreeMap<String, Var>,
 }
 
 /// One variable.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Var {
     pub(crate) value: String,
     pub(crate) origin: String,
@@ -133,6 +144,7 @@ impl std::fmt::Debug for Var {
 
 /// `config set` and `unset`
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Configure {
     #[serde(default)]
     pub(crate) set: BTreeMap<String, String>,
@@ -144,6 +156,7 @@ pub(crate) struct Configure {
 
 /// Its answer: names only.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Configured {
     pub(crate) set: Vec<String>,
     pub(crate) unset: Vec<String>,
@@ -153,12 +166,14 @@ pub(crate) struct Configured {
 
 /// `releases`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Releases {
     pub(crate) releases: Vec<Release>,
 }
 
 /// One release.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Release {
     pub(crate) version: String,
     pub(crate) current: bool,
@@ -174,12 +189,14 @@ pub(crate) struct Release {
 
 /// `rollback`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Rollback {
     pub(crate) to: Option<String>,
 }
 
 /// Its answer.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct RolledBack {
     pub(crate) to: String,
     pub(crate) release: String,
@@ -187,19 +204,62 @@ pub(crate) struct RolledBack {
 
 /// `run`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Run {
     /// What the app's shell runs.
     pub(crate) command: String,
 }
 
+/// `config --json`: secrets masked, unless `--show` was given.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct ConfigListing {
+    /// By name.
+    pub(crate) vars: BTreeMap<String, ShownVar>,
+}
+
+/// A variable as a listing shows it.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct ShownVar {
+    /// Perhaps a mask.
+    pub(crate) value: String,
+    /// Where it comes from: `set`, `dotenv`, `app.json`.
+    pub(crate) origin: String,
+}
+
+/// `config get --json`
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct ConfigValue {
+    /// Its name.
+    pub(crate) name: String,
+    /// Unmasked.
+    pub(crate) value: String,
+    /// Where it comes from.
+    pub(crate) origin: String,
+}
+
+/// `down --json`
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Stopped {
+    /// `shop/dev`
+    pub(crate) deploy: String,
+    /// Always true: one that did not stop is an error.
+    pub(crate) stopped: bool,
+}
+
 /// `down`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Stopping {
     pub(crate) pid: u32,
 }
 
 /// What went wrong.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Problem {
     pub(crate) message: String,
     pub(crate) hint: Option<String>,

@@ -8,7 +8,6 @@ use crate::settings::Settings;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use http::Method;
-use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Arguments.
@@ -79,9 +78,8 @@ async fn list(client: &mut Client, show: bool, printer: &Printer) -> Result<i32>
     let answer: wire::Config = client.get("/config").await?;
     let value = |v: &wire::Var| if show { v.value.clone() } else { v.masked().to_owned() };
     if printer.is_json() {
-        let vars: serde_json::Map<String, serde_json::Value> =
-            answer.vars.iter().map(|(k, v)| (k.clone(), json!({"value": value(v), "origin": v.origin}))).collect();
-        printer.json(&json!({ "vars": vars }));
+        let shown = |v: &wire::Var| wire::ShownVar { value: value(v), origin: v.origin.clone() };
+        printer.json(&wire::ConfigListing { vars: answer.vars.iter().map(|(k, v)| (k.clone(), shown(v))).collect() });
         return Ok(0);
     }
     printer.line(&format!("=== {} config vars", client.deploy));
@@ -95,7 +93,9 @@ async fn list(client: &mut Client, show: bool, printer: &Printer) -> Result<i32>
 async fn get(client: &mut Client, name: &str, printer: &Printer) -> Result<i32> {
     let answer: wire::Config = client.get("/config").await?;
     match answer.vars.get(name) {
-        Some(var) if printer.is_json() => printer.json(&json!({"name": name, "value": var.value, "origin": var.origin})),
+        Some(var) if printer.is_json() => {
+            printer.json(&wire::ConfigValue { name: name.to_owned(), value: var.value.clone(), origin: var.origin.clone() });
+        }
         Some(var) => printer.line(&var.value),
         None => {
             let near = dozen_core::diagnostic::nearest(name, answer.vars.keys().map(String::as_str));

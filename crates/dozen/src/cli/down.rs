@@ -25,7 +25,7 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
         bail!("{deploy} (pid {}) has not stopped within {} s", stopping.pid, PATIENCE.as_secs());
     }
     if printer.is_json() {
-        printer.json(&json!({"deploy": deploy.to_string(), "stopped": true}));
+        printer.json(&wire::Stopped { deploy: deploy.to_string(), stopped: true });
     } else {
         printer.confirm(&format!("Stopped {deploy}"));
     }

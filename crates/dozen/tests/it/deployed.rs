@@ -94,7 +94,9 @@ impl Place {
 
     /// `dozen` with these arguments, to its end.
     pub(crate) fn dozen(&self, args: &[&str]) -> Said {
-        finish(self.program(DOZEN).args(args))
+        let said = finish(self.program(DOZEN).args(args));
+        crate::json::check(args, &said.out);
+        said
     }
 
     /// `dozen up --once`, to its end, in text.
@@ -550,6 +552,7 @@ impl<'a> Deployed<'a> {
             reader.join().expect("read");
         }
         let said = self.heard.said.lock().expect("no panic");
+        said.events.iter().for_each(crate::json::event);
         Ended { code: code(status), events: said.events.clone(), err: said.err.clone() }
     }
 

@@ -11,6 +11,7 @@ mod dependencies;
 mod deployed;
 mod disposability;
 mod docs;
+mod json;
 mod logs;
 mod parity;
 mod port;

@@ -1,0 +1,51 @@
+//! The shapes of `--json` as JSON Schemas, held against the files of `docs/json/`: a changed shape is a visible change there.
+//!
+//! `DOZEN_WRITE_SCHEMAS=1 cargo test -p dozen schemas` writes them.
+
+use super::{event, wire};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings};
+use std::path::Path;
+
+/// Each by the words of its command.
+fn all() -> Vec<(&'static str, Schema)> {
+    vec![
+        ("config", of::<wire::ConfigListing>()),
+        ("config-get", of::<wire::ConfigValue>()),
+        ("config-set", of::<wire::Configured>()),
+        ("config-unset", of::<wire::Configured>()),
+        ("down", of::<wire::Stopped>()),
+        ("events", of::<event::Event>()),
+        ("ps", of::<wire::Processes>()),
+        ("ps-restart", of::<wire::Restarted>()),
+        ("ps-scale", of::<wire::Formation>()),
+        ("releases", of::<wire::Releases>()),
+        ("rollback", of::<wire::RolledBack>()),
+    ]
+}
+
+/// As it is written, not as it is read: what is always there is required.
+fn of<T: JsonSchema>() -> Schema {
+    SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<T>()
+}
+
+#[test]
+fn the_schemas_that_are_checked_in_are_these_shapes() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/json"));
+    let mut files: Vec<String> = Vec::new();
+    for (name, schema) in all() {
+        let file = folder.join(format!("{name}.json"));
+        let text = format!("{}\n", serde_json::to_string_pretty(&schema).expect("a schema is JSON"));
+        if std::env::var_os("DOZEN_WRITE_SCHEMAS").is_some() {
+            std::fs::create_dir_all(folder).expect("made");
+            std::fs::write(&file, &text).expect("written");
+        }
+        let there = std::fs::read_to_string(&file).unwrap_or_default();
+        assert_eq!(there, text, "{} differs; see the head of this file", file.display());
+        files.push(format!("{name}.json"));
+    }
+    let mut there: Vec<String> =
+        std::fs::read_dir(folder).expect("docs/json").map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    there.sort();
+    files.sort();
+    assert_eq!(there, files, "a schema without a shape");
+}
