@@ -56,7 +56,7 @@ pub(crate) enum Event {
     Ready {
         /// `shop/dev`
         deploy: String,
-        /// Where it answers.
+        /// Where it answers; absent where the formation has no `web`.
         url: Option<String>,
         /// `v12`
         release: String,

@@ -137,7 +137,7 @@ impl<'a> Session<'a> {
             Ok(()) => {
                 if printer.is_json() {
                     let (deploy, release) = (floor.deploy.to_string(), release.version.to_string());
-                    printer.json(&Event::Ready { deploy, url: served.url.clone(), release });
+                    printer.json(&Event::Ready { deploy, url: served.url.clone().filter(|_| has_web(&formation)), release });
                 }
                 if args.once {
                     return Ok(0);
@@ -163,7 +163,7 @@ impl<'a> Session<'a> {
         let url = self.served.url.as_deref().unwrap_or_default();
         printer.step("Launching...");
         printer.detail(&if new { format!("Released {}", release.version) } else { format!("Nothing changed: {} again", release.version) });
-        if formation.iter().any(|(kind, n)| kind.is_web() && n > 0) {
+        if has_web(formation) {
             printer.detail(&format!("{url} deployed"));
         } else {
             printer.warning("the formation has no web process: nothing is routed");
@@ -210,6 +210,10 @@ impl<'a> Session<'a> {
         self.lines.take().iter().for_each(|l| self.printer.live(l));
         Ok(stopped?)
     }
+}
+
+fn has_web(formation: &Formation) -> bool {
+    formation.iter().any(|(kind, n)| kind.is_web() && n > 0)
 }
 
 /// Deletes the oldest log segments beyond the budget, now and every minute.

@@ -462,7 +462,9 @@ impl<'a> Deployed<'a> {
     pub(crate) fn ready(&mut self) -> Value {
         let event = self.event("ready");
         self.family();
-        self.url = event["url"].as_str().expect("a URL").to_owned();
+        if let Some(url) = event["url"].as_str() {
+            self.url = url.to_owned();
+        }
         event
     }
 
