@@ -77,7 +77,7 @@ fn show(event: &Value, printer: &Printer) {
         "error" => {
             let hint = event["hint"].as_str().map(str::to_owned);
             let message = event["message"].as_str().unwrap_or_default().to_owned();
-            printer.error(&crate::client::Told { message, hint }.into());
+            printer.error(&crate::client::Told::failed(message, hint).into());
         }
         _ => {}
     }
