@@ -151,6 +151,7 @@ mod tests {
             pid: None,
             restarts: 0,
             exit: None,
+            retry: None,
             isolation: None,
         }
     }

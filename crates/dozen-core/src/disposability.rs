@@ -157,6 +157,11 @@ impl Life {
         }
     }
 
+    /// When it starts again, where it has crashed.
+    pub fn retry(&self) -> Option<Timestamp> {
+        self.retry
+    }
+
     /// Whether it starts again when it has ended, though it is stopping now.
     pub fn comes_back(&self) -> bool {
         self.again

@@ -122,6 +122,8 @@ pub struct Seen {
     pub restarts: u32,
     /// How it last ended.
     pub exit: Option<Exit>,
+    /// When it starts again, where it has crashed.
+    pub retry: Option<Timestamp>,
     /// What isolates it.
     pub isolation: Option<Isolation>,
 }

@@ -11,6 +11,8 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub mod diff;
+
 /// An immutable, content-addressed tree with its process types.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slug {
@@ -97,8 +99,20 @@ pub enum Cause {
     Config(Changes),
     /// A resource was attached.
     Attach(String),
-    /// An earlier release's code and config again.
-    Rollback(Version),
+    /// An earlier release again, or a part of it.
+    Rollback(Version, Part),
+}
+
+/// What of an earlier release a rollback brings back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Part {
+    /// Code, config and attachments.
+    #[default]
+    All,
+    /// Its slug, with the config and the attachments of now.
+    Code,
+    /// Its config and attachments, with the slug of now.
+    Config,
 }
 
 impl Cause {
@@ -111,7 +125,9 @@ impl Cause {
             }
             Self::Config(changes) => changes.describe(),
             Self::Attach(name) => format!("Attach {name}"),
-            Self::Rollback(to) => format!("Rollback to {to}"),
+            Self::Rollback(to, Part::All) => format!("Rollback to {to}"),
+            Self::Rollback(to, Part::Code) => format!("Rollback to {to} (code only)"),
+            Self::Rollback(to, Part::Config) => format!("Rollback to {to} (config only)"),
         }
     }
 }

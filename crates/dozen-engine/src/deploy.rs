@@ -11,8 +11,9 @@ use crate::home::Home;
 use crate::ledger::{Intent, Ledger, Principal, ReleaseRow};
 use crate::output::Output;
 use crate::parity::{Local, Observed};
+use crate::processes::usage::{Meter, Usage};
 use crate::release::store;
-use dozen_core::concurrency::formation::{First, Formation, Scale};
+use dozen_core::concurrency::formation::{First, Formation};
 use dozen_core::concurrency::{Desired, Share};
 use dozen_core::config::{Changes, Config, Mask, Origin, Var};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, TypeName, Version};
@@ -25,8 +26,11 @@ use std::sync::Arc;
 
 mod declared;
 mod error;
+mod formation;
+pub mod releases;
 
 pub use error::DeployError;
+pub use formation::Steered;
 
 /// One deploy and everything that acts on it.
 pub struct Floor {
@@ -42,6 +46,8 @@ pub struct Floor {
     pub observed: Arc<Observed>,
     /// Whether a formation is kept running; otherwise only one-offs run and releases wait for the next `up`.
     pub serving: bool,
+    /// What its instances use of this host.
+    meter: Arc<Meter>,
     /// Changes of releases wait for each other here.
     turn: tokio::sync::Mutex<()>,
 }
@@ -51,6 +57,19 @@ pub struct Floor {
 pub struct BuildOptions {
     /// A Python version or path instead of the one that the app's files ask for.
     pub use_python: Option<String>,
+}
+
+/// A change of config.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigChange {
+    /// Variables and their values.
+    pub set: Vec<(String, Var)>,
+    /// Names.
+    pub unset: Vec<String>,
+    /// What was set `--plain` before stays so.
+    pub keep_plain: bool,
+    /// The version of the config that this was made from; it is refused where there is a newer one.
+    pub at: Option<u32>,
 }
 
 /// How a change of config ended.
@@ -65,7 +84,7 @@ pub struct Configured {
 impl Floor {
     /// A floor for a deploy.
     pub fn new(ledger: Ledger, deploy: DeployRef, exe: PathBuf, driver: Local, observed: Arc<Observed>, serving: bool) -> Self {
-        Self { ledger, deploy, exe, driver, observed, serving, turn: tokio::sync::Mutex::default() }
+        Self { ledger, deploy, exe, driver, observed, serving, meter: Arc::default(), turn: tokio::sync::Mutex::default() }
     }
 
     fn home(&self) -> &Home {
@@ -165,6 +184,7 @@ impl Floor {
 
     /// Starts the formation of a release that [`Floor::bring_up`] answered, and answers at once: what comes of it is seen.
     pub async fn serve(&self, who: &Principal, release: Arc<Release>) -> Result<(), DeployError> {
+        self.start_all(who).await?;
         let formation = self.formation(&release.slug).await?;
         let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
         Ok(self.driver.apply(&self.desired(release, formation, scaled.generation))?)
@@ -172,9 +192,10 @@ impl Floor {
 
     /// Waits until every instance of the release is up and records that, or says which one ended first and how.
     pub async fn come_up(&self, who: &Principal, release: &Release) -> Result<Result<(), String>, DeployError> {
-        let formation = self.formation(&release.slug).await?;
+        let formation = self.running(&release.slug).await?;
         let outcome = self.observed.until(|seen| outcome(seen, release.version, &formation)).await;
-        if outcome.is_ok() {
+        // Where all types are stopped nothing was up.
+        if outcome.is_ok() && formation.total() > 0 {
             self.ledger.commit(who, Intent::CameUp { deploy: self.deploy.clone(), version: release.version }).await?;
         }
         Ok(outcome)
@@ -199,21 +220,20 @@ impl Floor {
     }
 
     /// Sets and unsets config vars. On a running deploy that makes a release; otherwise the next `up` makes it.
-    pub async fn configure(
-        &self,
-        who: &Principal,
-        set: Vec<(String, Var)>,
-        unset: Vec<String>,
-        output: &dyn Output,
-    ) -> Result<Configured, DeployError> {
+    pub async fn configure(&self, who: &Principal, change: ConfigChange, output: &dyn Output) -> Result<Configured, DeployError> {
         let _turn = self.turn.lock().await;
         let (version, config) = self.ledger.config(&self.deploy).await?;
-        let mut next = config.clone();
-        for (name, var) in set {
-            next.set(&name, var)?;
+        if change.at.is_some_and(|at| at != version) {
+            return Err(DeployError::ConfigMoved(self.deploy.clone()));
         }
-        for name in &unset {
+        let mut next = config.clone();
+        // What goes makes room for what comes.
+        for name in &change.unset {
             next.vars.remove(name);
+        }
+        for (name, mut var) in change.set {
+            var.plain |= change.keep_plain && config.vars.get(&name).is_some_and(|v| v.plain);
+            next.set(&name, var)?;
         }
         let current = self.current_row().await?.filter(|_| self.serving);
         // A running deploy may have config that its last release failed with: it is not what serves, so setting it again is a change.
@@ -244,56 +264,11 @@ impl Floor {
         Ok(Configured { changes, version: Some(release.version) })
     }
 
-    /// Makes an earlier release's code and config current again, as a new release. `None` goes to the one before the current.
-    pub async fn rollback(&self, who: &Principal, to: Option<Version>, output: &dyn Output) -> Result<(Version, Version), DeployError> {
-        let _turn = self.turn.lock().await;
-        if !self.serving {
-            return Err(DeployError::NotServing(self.deploy.clone()));
-        }
-        let current = self.current_row().await?.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
-        let row = match to {
-            Some(version) => self.ledger.release(&self.deploy, version).await?,
-            None => {
-                let rows = self.ledger.releases(&self.deploy).await?;
-                let earlier = rows.into_iter().find(|r| r.version < current.version && r.status == Status::Succeeded && r.came_up);
-                earlier.ok_or_else(|| DeployError::NoEarlier(self.deploy.clone()))?
-            }
-        };
-        if row.status != Status::Succeeded {
-            return Err(DeployError::FailedRelease(row.version));
-        }
-        let slug = Slug { commit: row.commit.clone(), ..store::open(self.home(), &row.slug)? };
-        let config = self.ledger.config_at(&self.deploy, row.config_version).await?;
-        let (latest, now) = self.ledger.config(&self.deploy).await?;
-        let config_version = if now == config {
-            latest
-        } else {
-            self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config }).await?.number
-        };
-        let release = self.make(who, slug, config_version, Some(row.version), row.python, &Cause::Rollback(row.version)).await?;
-        self.roll(who, release.clone(), output).await?;
-        Ok((row.version, release.version))
-    }
-
-    /// Changes the formation.
-    pub async fn scale(&self, who: &Principal, changes: &[Scale]) -> Result<Formation, DeployError> {
-        let _turn = self.turn.lock().await;
-        let release = Arc::new(self.current().await?);
-        let formation = self.formation(&release.slug).await?.scale(changes, &release.slug.processes)?;
-        let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
-        if self.serving {
-            self.driver.apply(&self.desired(release, formation.clone(), scaled.generation))?;
-        }
-        Ok(formation)
-    }
-
-    /// Ends and starts again all instances, those of a type, or one. Answers how many.
-    pub async fn restart(&self, who: &Principal, target: Option<String>) -> Result<usize, DeployError> {
-        self.ledger.authorise(who, "restart")?;
-        if !self.serving {
-            return Err(DeployError::NotServing(self.deploy.clone()));
-        }
-        Ok(self.driver.restart(target).await?)
+    /// What the instances of these jails use of this host, by the jail's pid.
+    pub async fn usage(&self, jails: Vec<u32>) -> BTreeMap<u32, Usage> {
+        let meter = self.meter.clone();
+        // Reading /proc is work of the kernel that may take a while for large processes.
+        tokio::task::spawn_blocking(move || meter.read(&jails)).await.unwrap_or_default()
     }
 
     /// The release that serves, or would.
@@ -433,14 +408,15 @@ impl Floor {
         self.phase(who, &release, output).await?;
         let old = self.current().await.ok();
         let formation = self.formation(&release.slug).await?;
-        let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
-        self.driver.apply(&self.desired(release.clone(), formation, scaled.generation))?;
+        let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation }).await?;
+        let running = self.running(&release.slug).await?;
+        self.driver.apply(&self.desired(release.clone(), running, scaled.generation))?;
         let outcome = self.come_up(who, &release).await?;
         match (outcome, old) {
             (Ok(()), _) | (Err(_), None) => self.conclude(who, version, None).await.map(|_| ()),
             (Err(reason), Some(old)) => {
                 let generation = self.conclude(who, version, Some(reason.clone())).await?;
-                let formation = self.formation(&old.slug).await?;
+                let formation = self.running(&old.slug).await?;
                 let kept = old.version;
                 self.driver.apply(&self.desired(Arc::new(old), formation, generation))?;
                 Err(DeployError::Start { version, reason, kept })

@@ -18,7 +18,7 @@ mod intent;
 mod read;
 
 pub use intent::{Committed, Intent, Principal};
-pub use read::{AppRow, OneOffRow, ReleaseRow};
+pub use read::{AppRow, OneOffRow, ReleaseRow, SlugRow};
 
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);

@@ -5,6 +5,7 @@
 
 mod reaping;
 pub mod spec;
+pub mod usage;
 
 use crate::tasks;
 use dozen_core::processes::jail::{CONTROL_FD, FromJail, JailSpec, PROTOCOL, ToJail, View};

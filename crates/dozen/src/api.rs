@@ -10,11 +10,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use axum::{Extension, Json};
-use dozen_core::config::{MASK, MASKED_FROM, Origin, Var};
+use dozen_core::concurrency::formation::FormationError;
+use dozen_core::config::{ConfigError, MASK, MASKED_FROM, Origin, Var};
 use dozen_core::ids::DeployRef;
 use dozen_core::logs::Filter;
-use dozen_core::processes::{Isolation, Seen, State as ProcessState};
-use dozen_engine::deploy::{DeployError, Floor};
+use dozen_engine::deploy::{ConfigChange, DeployError, Floor};
 use dozen_engine::ledger::{LedgerError, Principal};
 use dozen_engine::output::{Event, Output};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,6 +23,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub(crate) mod event;
+mod processes;
+mod releases;
 mod runs;
 #[cfg(test)]
 mod schema;
@@ -49,19 +51,24 @@ pub(crate) struct Failure {
     status: StatusCode,
     message: String,
     hint: Option<String>,
+    kind: wire::ProblemKind,
 }
 
 /// The routes.
 pub(crate) fn router(served: Arc<Served>) -> Router {
     let deploy = Router::new()
         .route("/", get(info))
-        .route("/processes", get(processes))
-        .route("/formation", patch(scale))
-        .route("/restarts", post(restart))
+        .route("/processes", get(processes::list))
+        .route("/formation", patch(processes::scale))
+        .route("/restarts", post(processes::restart))
+        .route("/stops", post(processes::stop))
+        .route("/starts", post(processes::start))
         .route("/logs", get(logs))
         .route("/config", get(config).patch(configure))
-        .route("/releases", get(releases))
-        .route("/rollbacks", post(rollback))
+        .route("/releases", get(releases::list))
+        .route("/releases/{version}", get(releases::describe))
+        .route("/diffs", get(releases::diff))
+        .route("/rollbacks", post(releases::rollback))
         .route("/runs", post(runs::run))
         .route("/stop", post(stop));
     Router::new()
@@ -135,65 +142,6 @@ async fn info(State(served): Shared) -> Answer<wire::Info> {
     }))
 }
 
-async fn processes(State(served): Shared) -> Answer<wire::Processes> {
-    let floor = &served.floor;
-    let release = floor.current().await?;
-    let formation = floor.formation(&release.slug).await?;
-    let mask = release.mask();
-    let types = formation.iter().map(|(kind, quantity)| wire::ProcessType {
-        name: kind.to_string(),
-        quantity,
-        command: mask.apply(release.command(kind).unwrap_or_default()).into_owned(),
-    });
-    let seen = floor.observed.seen();
-    let mut processes: Vec<_> = seen.iter().filter(|s| s.state != ProcessState::Down).map(wire_process).collect();
-    processes.sort_by(|a, b| (&a.name, &a.release).cmp(&(&b.name, &b.release)));
-    Ok(Json(wire::Processes {
-        deploy: floor.deploy.to_string(),
-        serving: floor.serving,
-        url: served.url.clone(),
-        release: release.version.to_string(),
-        formation: formation.to_string(),
-        types: types.collect(),
-        processes,
-    }))
-}
-
-fn wire_process(seen: &Seen) -> wire::Process {
-    wire::Process {
-        name: seen.instance.to_string(),
-        state: seen.state.as_str().to_owned(),
-        since: seen.since.to_string(),
-        release: seen.release.to_string(),
-        restarts: seen.restarts,
-        port: seen.port,
-        pid: seen.pid,
-        isolation: seen.isolation.map(Isolation::as_str).map(str::to_owned),
-        last_exit_code: seen.exit.map(dozen_core::processes::Exit::code),
-    }
-}
-
-async fn scale(State(served): Shared, Extension(who): Extension<Principal>, Json(body): Json<wire::Scale>) -> Answer<wire::Formation> {
-    let changes = dozen_core::concurrency::formation::parse_scale(&body.changes).map_err(DeployError::from)?;
-    if let Some(sized) = changes.iter().find(|c| c.size.is_some()) {
-        let message = format!("`{sized}` names a size, and sizes are not enforced yet; write it without");
-        return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, message));
-    }
-    let formation = served.floor.scale(&who, &changes).await?;
-    Ok(Json(wire::Formation { formation: formation.to_string(), serving: served.floor.serving }))
-}
-
-async fn restart(State(served): Shared, Extension(who): Extension<Principal>, Json(body): Json<wire::Restart>) -> Answer<wire::Restarted> {
-    let restarted = served.floor.restart(&who, body.target.clone()).await?;
-    match body.target {
-        Some(target) if restarted == 0 => {
-            let message = format!("{} runs no process {target}; `dozen ps` lists them", served.floor.deploy);
-            Err(Failure::new(StatusCode::NOT_FOUND, message))
-        }
-        _ => Ok(Json(wire::Restarted { restarted })),
-    }
-}
-
 async fn logs(State(served): Shared, Query(query): Query<wire::Logs>) -> Result<Response, Failure> {
     let filter = query.filter().map_err(|message| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, message))?;
     Ok(log_stream(&served, query.number(), query.tail, filter).into_response())
@@ -232,7 +180,7 @@ fn log_stream(served: &Arc<Served>, last: Option<usize>, tail: bool, filter: Fil
 
 async fn config(State(served): Shared) -> Answer<wire::Config> {
     let floor = &served.floor;
-    let (_, config) = floor.ledger.config(&floor.deploy).await.map_err(DeployError::from)?;
+    let (version, config) = floor.ledger.config(&floor.deploy).await.map_err(DeployError::from)?;
     let ids = floor.ledger.attachments(&floor.deploy).await.map_err(DeployError::from)?;
     let attachments = floor.ledger.resolve(ids).await.map_err(DeployError::from)?;
     let mut vars: std::collections::BTreeMap<String, wire::Var> = attachments
@@ -243,7 +191,7 @@ async fn config(State(served): Shared) -> Answer<wire::Config> {
         let secret = !v.plain && v.value.len() >= MASKED_FROM;
         (k.clone(), wire::Var { value: v.value.clone(), origin: v.origin.as_str().to_owned(), secret })
     }));
-    Ok(Json(wire::Config { vars }))
+    Ok(Json(wire::Config { version, vars }))
 }
 
 impl wire::Var {
@@ -259,42 +207,14 @@ async fn configure(
     Json(body): Json<wire::Configure>,
 ) -> Answer<wire::Configured> {
     let set = body.set.into_iter().map(|(k, value)| (k, Var { value, origin: Origin::Set, plain: body.plain })).collect();
-    let done = served.floor.configure(&who, set, body.unset, &Notes).await?;
+    let change = ConfigChange { set, unset: body.unset, keep_plain: body.keep_plain, at: body.at };
+    let done = served.floor.configure(&who, change, &Notes).await?;
     Ok(Json(wire::Configured {
         set: done.changes.set,
         unset: done.changes.unset,
         release: done.version.map(|v| v.to_string()),
         serving: served.floor.serving,
     }))
-}
-
-async fn releases(State(served): Shared) -> Answer<wire::Releases> {
-    let floor = &served.floor;
-    let current = floor.ledger.current(&floor.deploy).await.map_err(DeployError::from)?;
-    let rows = floor.ledger.releases(&floor.deploy).await.map_err(DeployError::from)?;
-    let releases = rows.into_iter().map(|r| wire::Release {
-        version: r.version.to_string(),
-        current: Some(r.version) == current,
-        status: r.status.as_str().to_owned(),
-        description: r.description,
-        failure: r.failure,
-        came_up: r.came_up,
-        slug: r.slug.to_string(),
-        created_at: r.created.to_string(),
-        created_by: r.created_by,
-    });
-    Ok(Json(wire::Releases { releases: releases.collect() }))
-}
-
-async fn rollback(
-    State(served): Shared,
-    Extension(who): Extension<Principal>,
-    Json(body): Json<wire::Rollback>,
-) -> Answer<wire::RolledBack> {
-    let to = body.to.map(|v| v.parse()).transpose();
-    let to = to.map_err(|e: dozen_core::ids::InvalidName| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string()))?;
-    let (to, version) = served.floor.rollback(&who, to, &Notes).await?;
-    Ok(Json(wire::RolledBack { to: to.to_string(), release: version.to_string() }))
 }
 
 async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
@@ -315,7 +235,12 @@ impl Output for Notes {
 
 impl Failure {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), hint: None }
+        Self { status, message: message.into(), hint: None, kind: wire::ProblemKind::Failed }
+    }
+
+    /// What was asked for makes no sense, whatever the deploy's state.
+    fn usage(message: impl Into<String>) -> Self {
+        Self { kind: wire::ProblemKind::Usage, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, message) }
     }
 }
 
@@ -329,16 +254,23 @@ impl From<DeployError> for Failure {
                 StatusCode::CONFLICT
             }
             DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
+            DeployError::NotUp { .. } | DeployError::ConfigMoved(_) => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let hint = crate::cli::hint_of_deploy(&e);
-        Self { status, message: dozen_engine::chain(&e), hint }
+        let kind = match &e {
+            DeployError::Formation(FormationError::Release)
+            | DeployError::Config(ConfigError::Name(_) | ConfigError::Reserved(_) | ConfigError::Nul(_)) => wire::ProblemKind::Usage,
+            DeployError::ConfigMoved(_) => wire::ProblemKind::Moved,
+            _ => wire::ProblemKind::Failed,
+        };
+        Self { status, message: dozen_engine::chain(&e), hint, kind }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.status, Json(wire::Problem { message: self.message, hint: self.hint })).into_response()
+        (self.status, Json(wire::Problem { message: self.message, hint: self.hint, kind: self.kind })).into_response()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line: noun, verb, one file a command. Heroku's `noun:verb` is read as `noun verb`.
 
+use crate::api::wire;
 use crate::client::Told;
 use crate::printer::Printer;
 use crate::running::AlreadyRunning;
@@ -14,8 +15,10 @@ use std::sync::Arc;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod down;
+pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod man;
+pub(crate) mod open;
 pub(crate) mod ps;
 pub(crate) mod releases;
 pub(crate) mod rollback;
@@ -67,8 +70,23 @@ pub(crate) enum Command {
     ///
     /// Waits until all of its processes have ended. Deletes nothing.
     Down,
-    /// List the processes; scale and restart them
+    /// List the processes with what they use; scale, stop, start and restart them
     Ps(ps::PsArgs),
+    /// Stop process types, or all, until they are started again
+    ///
+    /// The deploy goes on, and so does its router: it answers requests with H14 while no web process runs. How many of each type there were is
+    /// remembered, and a new release starts nothing of what is stopped; `dozen up` does. Waits until they have ended.
+    Stop(lifecycle::StopArgs),
+    /// Start process types that were stopped, or all of them
+    ///
+    /// Waits until they are up.
+    Start(lifecycle::StartArgs),
+    /// Restart all processes, those of a type, or one
+    Restart(lifecycle::RestartArgs),
+    /// Open the app in the browser, and print its URL
+    ///
+    /// $BROWSER, or where there is a display the desktop's browser. Without either it prints the URL.
+    Open(open::OpenArgs),
     /// Show the logs of all processes and of the platform
     Logs(logs::LogsArgs),
     /// Show and change the config vars
@@ -76,9 +94,9 @@ pub(crate) enum Command {
     /// Values of 8 bytes and more are masked, unless they were set with --plain or stand in app.json. Each change makes a release; on a deploy
     /// that is not running the next `dozen up` makes it.
     Config(config::ConfigArgs),
-    /// List the releases, the latest first
-    Releases,
-    /// Make an earlier release's code and config current again, as a new release
+    /// List the releases, the latest first; show one, compare two
+    Releases(releases::ReleasesArgs),
+    /// Make an earlier release's code and config current again, or one of both, as a new release
     ///
     /// The deploy must be running. Its data is not touched: a migration is not undone.
     Rollback(rollback::RollbackArgs),
@@ -111,7 +129,11 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Ps(args) => ps::run(args, settings, printer).await,
         Command::Logs(args) => logs::run(args, settings, printer).await,
         Command::Config(args) => config::run(args, settings, printer).await,
-        Command::Releases => releases::run(settings, printer).await,
+        Command::Stop(args) => lifecycle::stop(args, settings, printer).await,
+        Command::Start(args) => lifecycle::start(args, settings, printer).await,
+        Command::Restart(args) => lifecycle::restart(args, settings, printer).await,
+        Command::Open(args) => open::run(args, settings, printer).await,
+        Command::Releases(args) => releases::run(args, settings, printer).await,
         Command::Rollback(args) => rollback::run(args, settings, printer).await,
         Command::Run(args) => run::run(args, settings, printer).await,
         Command::Completions(args) => {
@@ -171,6 +193,8 @@ pub(crate) fn hint_of_deploy(error: &DeployError) -> Option<String> {
             "Its last lines: `dozen logs`. Config that was set with it stays set for the next release until it is set again or unset."
                 .to_owned(),
         ),
+        DeployError::NotUp { .. } => Some("Its last lines: `dozen logs`.".to_owned()),
+        DeployError::ConfigMoved(_) => Some("`dozen config` shows what it is now.".to_owned()),
         DeployError::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one.".to_owned()),
         DeployError::NotServing(_) => Some("Start it with `dozen up`.".to_owned()),
         _ => None,
@@ -184,6 +208,9 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// 1 where an operation failed, 2 where dozen itself did or was asked for what makes no sense.
 pub(crate) fn exit_code_of(error: &anyhow::Error) -> i32 {
+    if error.downcast_ref::<Told>().is_some_and(|told| told.kind == wire::ProblemKind::Usage) {
+        return 2;
+    }
     let failed = error.is::<Told>() || error.is::<AlreadyRunning>() || error.is::<DeployError>() || error.is::<PortError>();
     if failed { 1 } else { 2 }
 }

@@ -30,6 +30,15 @@ pub(crate) struct Told {
     pub(crate) message: String,
     /// What to do.
     pub(crate) hint: Option<String>,
+    /// Of what kind it is.
+    pub(crate) kind: wire::ProblemKind,
+}
+
+impl Told {
+    /// An operation that failed.
+    pub(crate) fn failed(message: impl Into<String>, hint: Option<String>) -> Self {
+        Self { message: message.into(), hint, kind: wire::ProblemKind::Failed }
+    }
 }
 
 /// One connection.
@@ -121,7 +130,7 @@ async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>> {
     }
     let body = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
     Err(match serde_json::from_slice::<wire::Problem>(&body) {
-        Ok(problem) => Told { message: problem.message, hint: problem.hint }.into(),
+        Ok(problem) => Told { message: problem.message, hint: problem.hint, kind: problem.kind }.into(),
         Err(_) => anyhow!("the API answered {status}: {}", String::from_utf8_lossy(&body).trim()),
     })
 }

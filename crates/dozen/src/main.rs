@@ -8,6 +8,7 @@ mod api;
 mod cli;
 mod client;
 mod printer;
+mod programs;
 mod running;
 mod settings;
 

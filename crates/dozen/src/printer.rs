@@ -57,6 +57,20 @@ impl Printer {
         self.format == Format::Json
     }
 
+    /// How many columns and rows the terminal has that reads standard output; `None` where none does.
+    pub(crate) fn terminal(&self) -> Option<(usize, usize)> {
+        let out = std::io::stdout();
+        let size = rustix::termios::tcgetwinsize(&out).ok().filter(|_| out.is_terminal())?;
+        // A terminal that does not know is taken for the usual one.
+        let known = |n: u16, usual: usize| if n == 0 { usual } else { usize::from(n) };
+        Some((known(size.ws_col, 80), known(size.ws_row, 24)))
+    }
+
+    /// Escape sequences to a terminal, as they are.
+    pub(crate) fn control(&self, sequence: &str) {
+        self.write(&[], sequence.as_bytes());
+    }
+
     /// Nothing more is printed to standard output: whoever read it has what they wanted.
     pub(crate) fn mute(&self) {
         self.muted.store(true, Ordering::Relaxed);

@@ -5,7 +5,7 @@
 use crate::diagnostic::{did_you_mean, excerpt};
 use crate::ids::{InstanceName, TypeName};
 use crate::processes::ProcessType;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -67,7 +67,7 @@ pub enum FormationError {
     #[error("`{0}` asks for more than {MAX_QUANTITY} instances of a process type")]
     TooMany(String),
     /// `release` runs once per release.
-    #[error("`release` is the release phase: it runs once for every release and cannot be scaled")]
+    #[error("`release` is the release phase: it runs once for every release and cannot be scaled, stopped or started")]
     Release,
     /// No such type.
     #[error("{0}")]
@@ -140,6 +140,24 @@ impl Formation {
             next.0.insert(kind.clone(), count);
         }
         Ok(next)
+    }
+
+    /// What of it runs while these types are stopped: none of them, though it is remembered how many there were.
+    pub fn without(&self, stopped: &BTreeSet<TypeName>) -> Self {
+        Self(self.0.iter().map(|(kind, count)| (kind.clone(), if stopped.contains(kind) { 0 } else { *count })).collect())
+    }
+
+    /// The types of `types` that `names` name; where they name none, all but `release`.
+    pub fn named(&self, names: &[TypeName], types: &[ProcessType]) -> Result<BTreeSet<TypeName>, FormationError> {
+        for kind in names {
+            if kind.is_release() {
+                return Err(FormationError::Release);
+            }
+            if !self.0.contains_key(kind) {
+                return Err(FormationError::Unknown(unknown_type(kind, types)));
+            }
+        }
+        Ok(if names.is_empty() { self.0.keys().cloned().collect() } else { names.iter().cloned().collect() })
     }
 
     /// How many of a type.
@@ -309,7 +327,11 @@ mod tests {
             ("web=1", "web=5 web+1000", "web has 5; `web+1000` would leave the range from 0 to 1000"),
             ("web=1", "web=2 wroker=1", "there is no process type `wroker`; did you mean `worker`?"),
             ("web=1", "clock=1", "there is no process type `clock`; the Procfile declares web, worker"),
-            ("web=1", "release=1", "`release` is the release phase: it runs once for every release and cannot be scaled"),
+            (
+                "web=1",
+                "release=1",
+                "`release` is the release phase: it runs once for every release and cannot be scaled, stopped or started",
+            ),
         ] {
             assert_eq!(scale(from, words).as_ref().map_err(String::as_str), Err(why));
         }
@@ -332,6 +354,21 @@ mod tests {
         let before = formation("web=4 old=2 clock=0");
         let (next, _) = before.next(&types(&["web", "clock", "mailer", "release"]), &BTreeMap::from([(kind("web"), 1)]), First::OneOfEach);
         assert_eq!(next.to_string(), "clock=0 mailer=1 web=4");
+    }
+
+    #[test]
+    fn what_is_stopped_counts_as_none_and_is_remembered() {
+        let (types, formation) = (types(&["web", "worker", "release"]), formation("web=2 worker=3"));
+        assert_eq!(formation.without(&BTreeSet::from([kind("web"), kind("gone")])).to_string(), "web=0 worker=3");
+        assert_eq!(formation.without(&BTreeSet::new()), formation);
+        let named = |names: &[&str]| {
+            let kinds: Vec<_> = names.iter().map(|n| kind(n)).collect();
+            formation.named(&kinds, &types).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>()).map_err(|e| e.to_string())
+        };
+        assert_eq!(named(&[]), Ok(vec!["web".to_owned(), "worker".to_owned()]));
+        assert_eq!(named(&["worker"]), Ok(vec!["worker".to_owned()]));
+        assert_eq!(named(&["wroker"]), Err("there is no process type `wroker`; did you mean `worker`?".to_owned()));
+        assert!(named(&["release"]).is_err());
     }
 
     proptest! {

@@ -26,6 +26,7 @@ impl Reconciler {
             pid: i.pid,
             restarts: i.life.restarts,
             exit: i.life.exit,
+            retry: i.life.retry(),
             isolation: i.isolation,
         }
     }

@@ -85,6 +85,17 @@ pub enum DeployError {
         /// The old one.
         kept: Version,
     },
+    /// What was started again did not come up.
+    #[error("{version} did not come up: {reason}; it is tried again")]
+    NotUp {
+        /// Which release.
+        version: Version,
+        /// Which instance and how it ended.
+        reason: String,
+    },
+    /// Somebody else was faster.
+    #[error("the config of {0} was changed meanwhile")]
+    ConfigMoved(DeployRef),
     /// There is no release to act on.
     #[error("{0} has no release yet")]
     NoRelease(DeployRef),

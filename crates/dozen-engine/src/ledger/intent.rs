@@ -4,10 +4,11 @@ use super::{Ledger, LedgerError, Problem};
 use dozen_core::backing::ResourceKind;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
-use dozen_core::ids::{DeployRef, Generation, Version};
+use dozen_core::ids::{DeployRef, Generation, TypeName, Version};
 use dozen_core::release::{Slug, Status};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// The first uid that deploys get where dozen may choose: above what distributions, containers and systemd hand out (below 2¹⁹ and
@@ -108,6 +109,13 @@ pub enum Intent {
         /// All types.
         formation: Formation,
     },
+    /// Of these types none shall run, however many the formation says; of the others as many as it says.
+    Stop {
+        /// Whose.
+        deploy: DeployRef,
+        /// All that are stopped from now on; none starts everything again.
+        types: BTreeSet<TypeName>,
+    },
     /// A one-off begins; gets the next number.
     Run {
         /// Whose.
@@ -139,6 +147,7 @@ impl Intent {
             Self::Conclude { .. } => "conclude a release",
             Self::CameUp { .. } => "say that a release came up",
             Self::Scale { .. } => "scale",
+            Self::Stop { .. } => "stop and start processes",
             Self::Run { .. } => "run a one-off",
             Self::Ran { .. } => "end a one-off",
         }
@@ -154,6 +163,7 @@ impl Intent {
             | Self::Conclude { deploy, .. }
             | Self::CameUp { deploy, .. }
             | Self::Scale { deploy, .. }
+            | Self::Stop { deploy, .. }
             | Self::Run { deploy, .. }
             | Self::Ran { deploy, .. } => deploy,
         }
@@ -305,6 +315,14 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             let mut insert = c.prepare("INSERT INTO formations (deploy, process_type, quantity) VALUES (?1, ?2, ?3)")?;
             for (kind, quantity) in formation.iter() {
                 insert.execute(params![deploy.to_string(), kind.as_str(), quantity])?;
+            }
+            Ok(0)
+        }
+        Intent::Stop { deploy, types } => {
+            c.execute("DELETE FROM stopped WHERE deploy = ?1", [deploy.to_string()])?;
+            let mut insert = c.prepare("INSERT INTO stopped (deploy, process_type) VALUES (?1, ?2)")?;
+            for kind in types {
+                insert.execute(params![deploy.to_string(), kind.as_str()])?;
             }
             Ok(0)
         }

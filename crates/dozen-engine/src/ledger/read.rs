@@ -5,11 +5,12 @@ use dozen_core::backing::{Attachment, ResourceKind, ServiceUrl};
 use dozen_core::codebase::Commit;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
-use dozen_core::ids::{AppName, DeployRef, Generation, SlugId, Version};
+use dozen_core::ids::{AppName, DeployRef, Generation, SlugId, TypeName, Version};
+use dozen_core::processes::ProcessType;
 use dozen_core::release::Status;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// An app and its deploys.
@@ -42,12 +43,27 @@ pub struct ReleaseRow {
     pub status: Status,
     /// Why it failed.
     pub failure: Option<String>,
-    /// Whether all of it was ever up.
-    pub came_up: bool,
+    /// When all of it was up for the first time.
+    pub up_at: Option<Timestamp>,
     /// When.
     pub created: Timestamp,
     /// By whom.
     pub created_by: String,
+}
+
+/// What the ledger keeps of a slug, also when its folder is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlugRow {
+    /// `python`, `procfile`.
+    pub pack: String,
+    /// `Python 3.11.7`
+    pub runtime: Option<String>,
+    /// In Procfile order.
+    pub processes: Vec<ProcessType>,
+    /// Bytes of all files.
+    pub size: u64,
+    /// Number of files and links.
+    pub files: u64,
 }
 
 /// A one-off as the ledger has it.
@@ -196,6 +212,38 @@ impl Ledger {
         .await
     }
 
+    /// The process types of which none shall run.
+    pub async fn stopped(&self, deploy: &DeployRef) -> Result<BTreeSet<TypeName>, LedgerError> {
+        let name = deploy.to_string();
+        self.run("read what is stopped", move |c| {
+            let mut q = c.prepare("SELECT process_type FROM stopped WHERE deploy = ?1")?;
+            let rows = q.query_map([name], |r| r.get::<_, String>(0))?;
+            rows.map(|r| parse(&r?)).collect()
+        })
+        .await
+    }
+
+    /// A slug that was released once.
+    pub async fn slug(&self, id: SlugId) -> Result<SlugRow, LedgerError> {
+        self.run("read the slug", move |c| {
+            let found = c
+                .query_row("SELECT pack, runtime, processes, size, files FROM slugs WHERE id = ?1", [id.to_string()], |r| {
+                    Ok((r.get::<_, String>(0)?, r.get(1)?, r.get::<_, String>(2)?, r.get(3)?, r.get(4)?))
+                })
+                .optional()?;
+            let (pack, runtime, processes, size, files) = found.ok_or_else(|| Problem::NotFound(format!("there is no slug {id}")))?;
+            let inconsistent = |e: &dyn std::fmt::Display| Problem::Inconsistent(format!("process types of slug {id}: {e}"));
+            let commands: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&processes).map_err(|e| inconsistent(&e))?;
+            let process = |(name, command): (String, serde_json::Value)| {
+                let command = command.as_str().ok_or_else(|| inconsistent(&"a command is no text"))?.to_owned();
+                Ok(ProcessType { name: parse(&name)?, command })
+            };
+            let processes = commands.into_iter().map(process).collect::<Result<_, Problem>>()?;
+            Ok(SlugRow { pack, runtime, processes, size, files })
+        })
+        .await
+    }
+
     /// A deploy's one-offs, the latest first.
     pub async fn one_offs(&self, deploy: &DeployRef) -> Result<Vec<OneOffRow>, LedgerError> {
         let name = deploy.to_string();
@@ -226,14 +274,14 @@ impl Ledger {
 }
 
 const RELEASE: &str =
-    "SELECT version, slug, config_version, attachments, python, description, status, failure, created_at, created_by, commit_hash, up_at IS NOT NULL
+    "SELECT version, slug, config_version, attachments, python, description, status, failure, created_at, created_by, commit_hash, up_at
      FROM releases";
 
 fn release(r: &Row<'_>) -> rusqlite::Result<Result<ReleaseRow, Problem>> {
     let (slug, attachments, status, created): (String, String, String, String) = (r.get(1)?, r.get(3)?, r.get(6)?, r.get(8)?);
     let (version, config_version, python) = (Version(r.get(0)?), r.get(2)?, r.get(4)?);
     let (description, failure, created_by) = (r.get(5)?, r.get(7)?, r.get(9)?);
-    let (commit, came_up): (Option<String>, bool) = (r.get(10)?, r.get(11)?);
+    let (commit, up_at): (Option<String>, Option<String>) = (r.get(10)?, r.get(11)?);
     let commit = commit.map(|c| Commit { hash: c.trim_end_matches('+').to_owned(), dirty: c.ends_with('+') });
     Ok((|| {
         Ok(ReleaseRow {
@@ -246,7 +294,7 @@ fn release(r: &Row<'_>) -> rusqlite::Result<Result<ReleaseRow, Problem>> {
             description,
             status: Status::parse(&status).ok_or_else(|| Problem::Inconsistent(format!("status {status:?} of {version}")))?,
             failure,
-            came_up,
+            up_at: up_at.as_deref().map(parse).transpose()?,
             created: parse(&created)?,
             created_by,
         })

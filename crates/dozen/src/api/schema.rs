@@ -4,22 +4,33 @@
 
 use super::{event, wire};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Each by the words of its command.
 fn all() -> Vec<(&'static str, Schema)> {
     vec![
-        ("config", of::<wire::ConfigListing>()),
-        ("config-get", of::<wire::ConfigValue>()),
+        ("config", of::<wire::ShownConfig>()),
+        ("config-edit", of::<wire::Configured>()),
+        ("config-export", of::<BTreeMap<String, String>>()),
+        ("config-get", of::<wire::OneVar>()),
         ("config-set", of::<wire::Configured>()),
         ("config-unset", of::<wire::Configured>()),
         ("down", of::<wire::Stopped>()),
         ("events", of::<event::Event>()),
+        ("open", of::<wire::Opened>()),
         ("ps", of::<wire::Processes>()),
         ("ps-restart", of::<wire::Restarted>()),
         ("ps-scale", of::<wire::Formation>()),
+        ("ps-start", of::<wire::Steered>()),
+        ("ps-stop", of::<wire::Steered>()),
         ("releases", of::<wire::Releases>()),
+        ("releases-diff", of::<wire::ReleaseDiff>()),
+        ("releases-info", of::<wire::ReleaseInfo>()),
+        ("restart", of::<wire::Restarted>()),
         ("rollback", of::<wire::RolledBack>()),
+        ("start", of::<wire::Steered>()),
+        ("stop", of::<wire::Steered>()),
     ]
 }
 

@@ -4,6 +4,10 @@ use dozen_core::logs::{Filter, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod releases;
+
+pub(crate) use releases::*;
+
 /// A deploy.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -16,40 +20,70 @@ pub(crate) struct Info {
 }
 
 /// `ps`
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Processes {
+    /// `shop/dev`
     pub(crate) deploy: String,
+    /// Whether it runs.
     pub(crate) serving: bool,
+    /// Where its `web` answers, while it runs.
     pub(crate) url: Option<String>,
+    /// The release that serves, or would: `v12`.
     pub(crate) release: String,
-    /// As it can be pasted back: `web=2 worker=1`.
+    /// As it can be pasted back: `web=2 worker=1`. What is stopped counts as it will when it is started.
     pub(crate) formation: String,
+    /// All process types of that release but `release`.
     pub(crate) types: Vec<ProcessType>,
+    /// All that runs or is about to.
     pub(crate) processes: Vec<Process>,
 }
 
 /// A line of the Procfile and its count.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ProcessType {
+    /// `web`
     pub(crate) name: String,
+    /// How many the formation says.
     pub(crate) quantity: u32,
+    /// Whether none of it runs all the same, until it is started.
+    pub(crate) stopped: bool,
+    /// What its shell runs, masked.
     pub(crate) command: String,
 }
 
 /// One instance.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Process {
+    /// `web.1`
     pub(crate) name: String,
+    /// `starting`, `up`, `stopping` or `crashed`.
     pub(crate) state: String,
+    /// Since when it is in that state, RFC 3339, UTC.
     pub(crate) since: String,
+    /// When it starts again, where it has crashed.
+    pub(crate) starts_again_at: Option<String>,
+    /// Of which release it is.
     pub(crate) release: String,
+    /// How often it was started again after a crash.
     pub(crate) restarts: u32,
+    /// Percent of one core, of all its processes: since the last look, where that was 0.5 to 10 s ago, else over its life.
+    pub(crate) cpu_percent: Option<f64>,
+    /// Bytes of memory of all its processes.
+    pub(crate) memory_bytes: Option<u64>,
+    /// How they are counted: `pss`, shared pages divided among those that share them, or `rss`, counted for each.
+    pub(crate) memory_measure: Option<String>,
+    /// Where the router reaches it; a `web` only.
     pub(crate) port: Option<u16>,
+    /// The host's process id of the app's own first process.
     pub(crate) pid: Option<u32>,
+    /// The host's process id of its jail, the parent of all of its processes.
+    pub(crate) jail_pid: Option<u32>,
+    /// `namespaces`, `user-namespaces` or `session`.
     pub(crate) isolation: Option<String>,
+    /// How it last ended, as a shell says it.
     pub(crate) last_exit_code: Option<i32>,
 }
 
@@ -57,6 +91,7 @@ pub(crate) struct Process {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Scale {
+    /// `web=2`, `worker+1`.
     pub(crate) changes: Vec<String>,
 }
 
@@ -64,14 +99,20 @@ pub(crate) struct Scale {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Formation {
+    /// As it can be pasted back.
     pub(crate) formation: String,
+    /// Whether the deploy runs.
     pub(crate) serving: bool,
+    /// The process types that are stopped: their counts hold when they are started.
+    #[serde(default)]
+    pub(crate) stopped: Vec<String>,
 }
 
-/// `ps restart`
+/// `restart`
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Restart {
+    /// `web`, `web.1`; by default all.
     pub(crate) target: Option<String>,
 }
 
@@ -79,7 +120,38 @@ pub(crate) struct Restart {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Restarted {
+    /// How many instances.
     pub(crate) restarted: usize,
+}
+
+/// `stop` and `start`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Types {
+    /// Process types; none means all. `stop` also takes one-offs: `run.7`.
+    pub(crate) types: Vec<String>,
+}
+
+/// Their answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Steered {
+    /// What was stopped or started by this; what was so already is not named.
+    pub(crate) changed: Vec<String>,
+    /// All process types that are stopped now.
+    pub(crate) stopped: Vec<String>,
+    /// The formation, as it can be pasted back; what is stopped counts as it will when it is started.
+    pub(crate) formation: String,
+}
+
+/// `open`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Opened {
+    /// What was opened, or would have been.
+    pub(crate) url: String,
+    /// Whether a browser was started.
+    pub(crate) opened: bool,
 }
 
 /// `logs`
@@ -123,6 +195,9 @@ impl Logs {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Config {
+    /// Counts the changes of the config.
+    pub(crate) version: u32,
+    /// By name; attachments' among them.
     pub(crate) vars: BTreeMap<String, Var>,
 }
 
@@ -130,7 +205,9 @@ pub(crate) struct Config {
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Var {
+    /// Unmasked.
     pub(crate) value: String,
+    /// `set`, `dotenv`, `generated`, `app.json` or `attachment`.
     pub(crate) origin: String,
     /// Whether listings mask it.
     pub(crate) secret: bool,
@@ -142,64 +219,75 @@ impl std::fmt::Debug for Var {
     }
 }
 
-/// `config set` and `unset`
+/// `config --json`: values as a listing shows them.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct ShownConfig {
+    /// By name.
+    pub(crate) vars: BTreeMap<String, ShownVar>,
+}
+
+/// One variable of a listing.
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct ShownVar {
+    /// Masked, unless `--show` asks for it.
+    pub(crate) value: String,
+    /// `set`, `dotenv`, `generated`, `app.json` or `attachment`.
+    pub(crate) origin: String,
+}
+
+impl std::fmt::Debug for ShownVar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ShownVar({} bytes)", self.value.len())
+    }
+}
+
+/// `config get --json`
+#[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct OneVar {
+    /// Its name.
+    pub(crate) name: String,
+    /// Unmasked.
+    pub(crate) value: String,
+    /// `set`, `dotenv`, `generated`, `app.json` or `attachment`.
+    pub(crate) origin: String,
+}
+
+/// `config set` and `unset`
+#[derive(Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Configure {
+    /// Values by name.
     #[serde(default)]
     pub(crate) set: BTreeMap<String, String>,
+    /// Names.
     #[serde(default)]
     pub(crate) unset: Vec<String>,
+    /// They are no secrets.
     #[serde(default)]
     pub(crate) plain: bool,
+    /// Those that were no secrets before are none now.
+    #[serde(default)]
+    pub(crate) keep_plain: bool,
+    /// The version of the config that this was made from; it is refused where there is a newer one.
+    #[serde(default)]
+    pub(crate) at: Option<u32>,
 }
 
 /// Its answer: names only.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Configured {
+    /// Names that are new or have another value.
     pub(crate) set: Vec<String>,
+    /// Names that are gone.
     pub(crate) unset: Vec<String>,
+    /// The release that came of it; null where nothing changed, or where it waits for the next `up`.
     pub(crate) release: Option<String>,
+    /// Whether the deploy runs.
     pub(crate) serving: bool,
-}
-
-/// `releases`
-#[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct Releases {
-    pub(crate) releases: Vec<Release>,
-}
-
-/// One release.
-#[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct Release {
-    pub(crate) version: String,
-    pub(crate) current: bool,
-    pub(crate) status: String,
-    pub(crate) description: String,
-    pub(crate) failure: Option<String>,
-    /// Whether all of its processes were ever up at once.
-    pub(crate) came_up: bool,
-    pub(crate) slug: String,
-    pub(crate) created_at: String,
-    pub(crate) created_by: String,
-}
-
-/// `rollback`
-#[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct Rollback {
-    pub(crate) to: Option<String>,
-}
-
-/// Its answer.
-#[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct RolledBack {
-    pub(crate) to: String,
-    pub(crate) release: String,
 }
 
 /// `run`
@@ -208,36 +296,6 @@ pub(crate) struct RolledBack {
 pub(crate) struct Run {
     /// What the app's shell runs.
     pub(crate) command: String,
-}
-
-/// `config --json`: secrets masked, unless `--show` was given.
-#[derive(Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct ConfigListing {
-    /// By name.
-    pub(crate) vars: BTreeMap<String, ShownVar>,
-}
-
-/// A variable as a listing shows it.
-#[derive(Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct ShownVar {
-    /// Perhaps a mask.
-    pub(crate) value: String,
-    /// Where it comes from: `set`, `dotenv`, `app.json`.
-    pub(crate) origin: String,
-}
-
-/// `config get --json`
-#[derive(Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct ConfigValue {
-    /// Its name.
-    pub(crate) name: String,
-    /// Unmasked.
-    pub(crate) value: String,
-    /// Where it comes from.
-    pub(crate) origin: String,
 }
 
 /// `down --json`
@@ -261,6 +319,25 @@ pub(crate) struct Stopping {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Problem {
+    /// What went wrong.
     pub(crate) message: String,
+    /// What to do.
     pub(crate) hint: Option<String>,
+    /// Of what kind it is.
+    #[serde(default)]
+    pub(crate) kind: ProblemKind,
+}
+
+/// Kinds of what goes wrong.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ProblemKind {
+    /// The operation failed.
+    #[default]
+    Failed,
+    /// What was asked for makes no sense: a mistake on the command line.
+    Usage,
+    /// What it was based on has changed meanwhile.
+    Moved,
 }

@@ -1,4 +1,4 @@
-//! `dozen config`: the variables, and `config set`, `config unset`, `config get`.
+//! `dozen config`: the variables, and `config set`, `unset`, `get`, `edit`, `export`.
 
 use super::target;
 use crate::api::wire;
@@ -9,6 +9,11 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use http::Method;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+mod edit;
+mod export;
+mod given;
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -23,10 +28,16 @@ pub(crate) struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Set config vars, which makes a release
+    ///
+    /// Values are given as KEY=VALUE, as the text of a .env file on standard input (`-`) or with --env-file, or as a folder with a file for each
+    /// variable: its name is the variable's, its first line the value, and an empty file unsets it. All of it is set at once, or nothing.
     Set {
-        /// One or more; quote what the shell would read: 'GREETING=Hello, you'
-        #[arg(required = true, value_name = "KEY=VALUE")]
-        pairs: Vec<String>,
+        /// KEY=VALUE, `-`, or DIR/; quote what the shell would read: 'GREETING=Hello, you'
+        #[arg(required_unless_present = "env_file", value_name = "KEY=VALUE|-|DIR/")]
+        given: Vec<String>,
+        /// Set what a file in the .env dialect gives
+        #[arg(long, value_name = "FILE")]
+        env_file: Vec<PathBuf>,
         /// They are no secrets: show and print their values
         #[arg(long)]
         plain: bool,
@@ -43,43 +54,52 @@ enum Verb {
         #[arg(value_name = "KEY")]
         name: String,
     },
+    /// Change config vars in an editor: $VISUAL, $EDITOR, nano or vi
+    ///
+    /// What is saved is set, what is removed is unset, all at once in one release; without a change nothing is released. The text lies in a
+    /// private folder in memory, where there is one, and is removed afterwards.
+    Edit {
+        /// Only these; by default all
+        #[arg(value_name = "KEY")]
+        names: Vec<String>,
+    },
+    /// Print all config vars, unmasked, for other programs to read
+    Export {
+        /// dotenv: a .env file; shell: `export` lines, to be read with eval; json: one object
+        #[arg(long, value_enum, default_value_t = export::Format::Dotenv)]
+        format: export::Format,
+        /// The variables of attached resources as well
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 /// Shows or changes.
 pub(crate) async fn run(args: ConfigArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
+    // A mistake in what is given is told before anything is asked.
+    let changes = match &args.verb {
+        Some(Verb::Set { given, env_file, plain }) => Some(given::read(given, env_file, *plain, printer)?),
+        Some(Verb::Unset { names }) => Some(wire::Configure { unset: names.clone(), ..wire::Configure::default() }),
+        _ => None,
+    };
     let deploy = target::find(settings).await?;
     let mut client = Client::connect(settings, deploy).await?;
-    match args.verb {
-        None => list(&mut client, args.show, printer).await,
-        Some(Verb::Get { name }) => get(&mut client, &name, printer).await,
-        Some(Verb::Set { pairs, plain }) => {
-            let body = wire::Configure { set: split(&pairs)?, unset: vec![], plain };
-            change(&mut client, &body, printer).await
-        }
-        Some(Verb::Unset { names }) => {
-            let body = wire::Configure { set: BTreeMap::new(), unset: names, plain: false };
-            change(&mut client, &body, printer).await
-        }
+    match (args.verb, changes) {
+        (_, Some(changes)) => change(&mut client, &changes, printer).await,
+        (Some(Verb::Get { name }), _) => get(&mut client, &name, printer).await,
+        (Some(Verb::Edit { names }), _) => edit::run(&mut client, &names, printer).await,
+        (Some(Verb::Export { format, all }), _) => export::run(&mut client, format, all, printer).await,
+        _ => list(&mut client, args.show, printer).await,
     }
-}
-
-fn split(pairs: &[String]) -> Result<BTreeMap<String, String>> {
-    let mut set = BTreeMap::new();
-    for pair in pairs {
-        let Some((name, value)) = pair.split_once('=') else {
-            bail!(super::Usage(format!("`{pair}` is not KEY=VALUE; to show one value use `config get KEY`")));
-        };
-        set.insert(name.to_owned(), value.to_owned());
-    }
-    Ok(set)
 }
 
 async fn list(client: &mut Client, show: bool, printer: &Printer) -> Result<i32> {
     let answer: wire::Config = client.get("/config").await?;
     let value = |v: &wire::Var| if show { v.value.clone() } else { v.masked().to_owned() };
     if printer.is_json() {
-        let shown = |v: &wire::Var| wire::ShownVar { value: value(v), origin: v.origin.clone() };
-        printer.json(&wire::ConfigListing { vars: answer.vars.iter().map(|(k, v)| (k.clone(), shown(v))).collect() });
+        let shown = |(k, v): (&String, &wire::Var)| (k.clone(), wire::ShownVar { value: value(v), origin: v.origin.clone() });
+        let vars = answer.vars.iter().map(shown).collect();
+        printer.json(&wire::ShownConfig { vars });
         return Ok(0);
     }
     printer.line(&format!("=== {} config vars", client.deploy));
@@ -94,34 +114,44 @@ async fn get(client: &mut Client, name: &str, printer: &Printer) -> Result<i32> 
     let answer: wire::Config = client.get("/config").await?;
     match answer.vars.get(name) {
         Some(var) if printer.is_json() => {
-            printer.json(&wire::ConfigValue { name: name.to_owned(), value: var.value.clone(), origin: var.origin.clone() });
+            let one = wire::OneVar { name: name.to_owned(), value: var.value.clone(), origin: var.origin.clone() };
+            printer.json(&one);
         }
         Some(var) => printer.line(&var.value),
         None => {
             let near = dozen_core::diagnostic::nearest(name, answer.vars.keys().map(String::as_str));
             let hint = near.map(|n| format!("Did you mean {n}?"));
-            bail!(crate::client::Told { message: format!("{} has no config var {name}", client.deploy), hint });
+            bail!(crate::client::Told::failed(format!("{} has no config var {name}", client.deploy), hint));
         }
     }
     Ok(0)
 }
 
 async fn change(client: &mut Client, body: &wire::Configure, printer: &Printer) -> Result<i32> {
-    let verb = if body.unset.is_empty() { "Setting" } else { "Unsetting" };
-    let asked: Vec<&String> = body.set.keys().chain(&body.unset).collect();
-    let names = asked.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ");
     let answer: wire::Configured = client.call(Method::PATCH, "/config", body).await?;
     if printer.is_json() {
-        printer.json(&serde_json::to_value(&answer)?);
+        printer.json(&answer);
         return Ok(0);
     }
+    let list = |names: Vec<&String>| names.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ");
+    let (set, unset) = (list(body.set.keys().collect()), list(body.unset.iter().collect()));
+    let what = match (set.is_empty(), unset.is_empty()) {
+        (_, true) => format!("Setting {set}"),
+        (true, false) => format!("Unsetting {unset}"),
+        (false, false) => format!("Setting {set}, unsetting {unset}"),
+    };
     let app = &client.deploy.app;
     let changed = !answer.set.is_empty() || !answer.unset.is_empty();
     printer.confirm(&match (&answer.release, changed) {
-        (Some(release), _) => format!("{verb} {names} and restarting {app}... done, {release}"),
-        (None, false) => format!("{verb} {names}... nothing changed"),
-        (None, true) if answer.serving => format!("{verb} {names}... done; what serves has that config already"),
-        (None, true) => format!("{verb} {names}... done; the next `dozen up` releases it"),
+        (Some(release), _) => format!("{what} and restarting {app}... done, {release}"),
+        (None, false) => format!("{what}... nothing changed"),
+        (None, true) if answer.serving => format!("{what}... done; what serves has that config already"),
+        (None, true) => format!("{what}... done; the next `dozen up` releases it"),
     });
     Ok(0)
+}
+
+/// The variables that are a deploy's own, by name: those of attached resources are not.
+fn own(config: &wire::Config) -> BTreeMap<&str, &wire::Var> {
+    config.vars.iter().filter(|(_, v)| v.origin != "attachment").map(|(k, v)| (k.as_str(), v)).collect()
 }

@@ -1,6 +1,7 @@
 //! `dozen logs`: the merged stream of a deploy.
 
 use super::target;
+use crate::api::wire;
 use crate::client::Client;
 use crate::printer::Printer;
 use crate::settings::Settings;
@@ -8,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use dozen_core::logs::LogLine;
 use http_body_util::BodyExt;
+use std::collections::BTreeSet;
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -26,6 +28,28 @@ pub(crate) struct LogsArgs {
     source: Option<String>,
 }
 
+/// Says that there is no such process and never was one, and which there are.
+async fn say_unknown(client: &mut Client, ps: &str, printer: &Printer) -> Result<()> {
+    // Before the first release there are no types; what is asked for may be a build's.
+    let Ok(now) = client.get::<wire::Processes>("/processes").await else { return Ok(()) };
+    let platform = ["release", "run", "router", "api"].map(str::to_owned);
+    let names: BTreeSet<String> = now.types.into_iter().map(|t| t.name).chain(platform).collect();
+    let kind = ps.rsplit_once('.').map_or(ps, |(kind, _)| kind);
+    if names.contains(kind) || now.processes.iter().any(|p| p.name == ps) {
+        return Ok(());
+    }
+    // An earlier release may have had it.
+    let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("n", "1").append_pair("ps", ps).finish();
+    let before = client.stream(&format!("/logs?{query}")).await?.collect().await.context("the logs broke off")?;
+    if before.to_bytes().is_empty() {
+        let near = dozen_core::diagnostic::nearest(kind, names.iter().map(String::as_str));
+        let list = names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let hint = near.map_or_else(|| format!("there are {list}"), |near| format!("did you mean {near}?"));
+        printer.note(&format!(" !     {} has no process {ps}; {hint}", client.deploy));
+    }
+    Ok(())
+}
+
 fn number(text: &str) -> Result<String, String> {
     if text == "all" || text.parse::<usize>().is_ok() { Ok(text.to_owned()) } else { Err("give a number, or `all`".to_owned()) }
 }
@@ -34,6 +58,9 @@ fn number(text: &str) -> Result<String, String> {
 pub(crate) async fn run(args: LogsArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
     let deploy = target::find(settings).await?;
     let mut client = Client::connect(settings, deploy.clone()).await?;
+    if let Some(ps) = &args.ps {
+        say_unknown(&mut client, ps, printer).await?;
+    }
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("n", &args.num).append_pair("tail", if args.tail { "true" } else { "false" });
     for (name, value) in [("ps", &args.ps), ("source", &args.source)] {

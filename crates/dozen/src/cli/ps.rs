@@ -1,20 +1,28 @@
-//! `dozen ps`: the processes, and `ps scale`, `ps restart`.
+//! `dozen ps`: the processes, and `ps scale`, `ps stop`, `ps start`, `ps restart`.
 
+use super::lifecycle::{self, RestartArgs, StartArgs, StopArgs};
 use super::target;
 use crate::api::wire;
 use crate::client::Client;
-use crate::printer::{Printer, table};
+use crate::printer::Printer;
 use crate::settings::Settings;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use http::Method;
 use jiff::Timestamp;
+use std::time::Duration;
+
+mod listing;
+mod watch;
 
 /// Arguments.
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
     #[command(subcommand)]
     verb: Option<Verb>,
+    /// Show it again every second, or every so many, until Ctrl-C; where no terminal reads it, whenever something has changed
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
+    watch: Option<Duration>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -25,65 +33,46 @@ enum Verb {
         #[arg(value_name = "TYPE=N")]
         changes: Vec<String>,
     },
+    /// Stop process types until they are started again
+    Stop(StopArgs),
+    /// Start process types that were stopped
+    Start(StartArgs),
     /// Restart all processes, those of a type, or one
-    Restart {
-        /// `web` or `web.1`; by default all
-        #[arg(value_name = "TYPE[.N]")]
-        target: Option<String>,
-    },
+    Restart(RestartArgs),
 }
 
-/// Lists, scales or restarts.
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|s| (0.1..=3600.0).contains(s));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "give seconds, from 0.1 to 3600".to_owned())
+}
+
+/// Lists, scales, stops, starts or restarts.
 pub(crate) async fn run(args: PsArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
+    match args.verb {
+        Some(Verb::Stop(args)) => return lifecycle::stop(args, settings, printer).await,
+        Some(Verb::Start(args)) => return lifecycle::start(args, settings, printer).await,
+        Some(Verb::Restart(args)) => return lifecycle::restart(args, settings, printer).await,
+        Some(Verb::Scale { .. }) | None => {}
+    }
     let deploy = target::find(settings).await?;
+    if let (None, Some(every)) = (&args.verb, args.watch) {
+        return watch::run(settings, deploy, every, printer).await;
+    }
     let mut client = Client::connect(settings, deploy).await?;
     match args.verb {
-        None => list(&mut client, printer).await,
         Some(Verb::Scale { changes }) => scale(&mut client, changes, printer).await,
-        Some(Verb::Restart { target }) => restart(&mut client, target, printer).await,
+        _ => list(&mut client, printer).await,
     }
 }
 
 async fn list(client: &mut Client, printer: &Printer) -> Result<i32> {
     let answer: wire::Processes = client.get("/processes").await?;
     if printer.is_json() {
-        printer.json(&serde_json::to_value(&answer)?);
+        printer.json(&answer);
         return Ok(0);
     }
-    let url = answer.url.as_deref().map(|u| format!(" at {u}")).unwrap_or_default();
-    printer.line(&format!("=== {} {}{url}", answer.deploy, answer.release));
-    if !answer.serving {
-        printer.line("Not running. Start it with `dozen up`.");
-        return Ok(0);
-    }
-    for t in &answer.types {
-        printer.line(&format!("{} ({}): {}", t.name, t.quantity, t.command));
-    }
-    printer.line("");
-    if answer.processes.is_empty() {
-        printer.line("No processes.");
-        return Ok(0);
-    }
-    let now = Timestamp::now();
-    let rows: Vec<Vec<String>> = answer
-        .processes
-        .iter()
-        .map(|p| {
-            let dash = || "-".to_owned();
-            let since = p.since.parse::<Timestamp>().map_or_else(|_| dash(), |t| ago(now, t));
-            vec![
-                p.name.clone(),
-                p.state.clone(),
-                since,
-                p.release.clone(),
-                p.restarts.to_string(),
-                p.port.map_or_else(dash, |n| n.to_string()),
-                p.pid.map_or_else(dash, |n| n.to_string()),
-                p.isolation.clone().unwrap_or_else(dash),
-            ]
-        })
-        .collect();
-    printer.line(&table(&["PROCESS", "STATE", "SINCE", "RELEASE", "RESTARTS", "PORT", "PID", "ISOLATION"], &rows));
+    let width = printer.terminal().map(|(columns, _)| columns);
+    printer.line(&listing::text(&answer, Timestamp::now(), width));
     if answer.processes.iter().any(|p| p.port.is_some()) {
         printer.line("\nPorts of processes that bind all addresses are reachable from outside this machine.");
     }
@@ -94,7 +83,9 @@ async fn scale(client: &mut Client, changes: Vec<String>, printer: &Printer) -> 
     if changes.is_empty() {
         let answer: wire::Processes = client.get("/processes").await?;
         if printer.is_json() {
-            printer.json(&serde_json::to_value(wire::Formation { formation: answer.formation, serving: answer.serving })?);
+            let stopped = answer.types.iter().filter(|t| t.stopped).map(|t| t.name.clone()).collect();
+            let formation = wire::Formation { formation: answer.formation, serving: answer.serving, stopped };
+            printer.json(&formation);
         } else {
             printer.line(&answer.formation);
         }
@@ -102,31 +93,15 @@ async fn scale(client: &mut Client, changes: Vec<String>, printer: &Printer) -> 
     }
     let answer: wire::Formation = client.call(Method::PATCH, "/formation", &wire::Scale { changes }).await?;
     if printer.is_json() {
-        printer.json(&serde_json::to_value(&answer)?);
+        printer.json(&answer);
     } else {
         let when = if answer.serving { "" } else { " at the next `dozen up`" };
         printer.line(&format!("Scaling processes... done, now running{when} {}", answer.formation));
+        // `up` starts what is stopped, so that this is no news for the next one.
+        if answer.serving && !answer.stopped.is_empty() {
+            let names = answer.stopped.join(" ");
+            printer.line(&format!("None of {} runs until `dozen start {names}`", answer.stopped.join(", ")));
+        }
     }
     Ok(0)
-}
-
-async fn restart(client: &mut Client, target: Option<String>, printer: &Printer) -> Result<i32> {
-    let answer: wire::Restarted = client.call(Method::POST, "/restarts", &wire::Restart { target: target.clone() }).await?;
-    if printer.is_json() {
-        printer.json(&serde_json::to_value(&answer)?);
-    } else {
-        printer.line(&format!("Restarting {}... done, {}", target.as_deref().unwrap_or("all processes"), answer.restarted));
-    }
-    Ok(0)
-}
-
-/// `5m ago`
-fn ago(now: Timestamp, then: Timestamp) -> String {
-    let s = now.duration_since(then).as_secs().max(0);
-    match s {
-        0..60 => format!("{s}s ago"),
-        60..3600 => format!("{}m ago", s / 60),
-        3600..86_400 => format!("{}h ago", s / 3600),
-        _ => format!("{}d ago", s / 86_400),
-    }
 }

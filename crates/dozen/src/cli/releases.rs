@@ -1,4 +1,4 @@
-//! `dozen releases`: what was released, the latest first.
+//! `dozen releases`: what was released, the latest first; `releases info`, `releases diff`.
 
 use super::target;
 use crate::api::wire;
@@ -6,14 +6,52 @@ use crate::client::Client;
 use crate::printer::{Printer, table};
 use crate::settings::Settings;
 use anyhow::Result;
+use clap::{Args, Subcommand};
 
-/// Lists them.
-pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
+mod diff;
+mod info;
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub(crate) struct ReleasesArgs {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show all that is known of a release, but for the values of its config vars
+    Info {
+        /// By default the current one
+        #[arg(value_name = "vN")]
+        version: Option<String>,
+    },
+    /// Compare two releases: files, packages, commands, and the names of config vars
+    Diff {
+        /// The first one
+        #[arg(value_name = "vN")]
+        from: String,
+        /// The second one; by default the current
+        #[arg(value_name = "vM")]
+        to: Option<String>,
+        /// Name all files, and not only the first ones
+        #[arg(long)]
+        files: bool,
+    },
+}
+
+/// Lists, shows or compares.
+pub(crate) async fn run(args: ReleasesArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
     let deploy = target::find(settings).await?;
     let mut client = Client::connect(settings, deploy.clone()).await?;
+    match args.verb {
+        Some(Verb::Info { version }) => return info::run(&mut client, version.as_deref(), printer).await,
+        Some(Verb::Diff { from, to, files }) => return diff::run(&mut client, from, to, files, printer).await,
+        None => {}
+    }
     let answer: wire::Releases = client.get("/releases").await?;
     if printer.is_json() {
-        printer.json(&serde_json::to_value(&answer)?);
+        printer.json(&answer);
         return Ok(0);
     }
     let state = |r: &wire::Release| match (r.current, r.status.as_str()) {
@@ -26,12 +64,21 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
         .releases
         .iter()
         .map(|r| {
-            let when = r.created_at.split('.').next().unwrap_or_default().trim_end_matches('Z').replace('T', " ");
             let why = r.failure.as_ref().map(|f| format!(" ({f})")).unwrap_or_default();
-            vec![r.version.clone(), state(r), when, r.created_by.clone(), format!("{}{why}", r.description)]
+            vec![r.version.clone(), state(r), when(&r.created_at), r.created_by.clone(), format!("{}{why}", r.description)]
         })
         .collect();
     printer.line(&format!("=== {deploy} releases"));
     printer.line(&table(&["RELEASE", "STATE", "CREATED (UTC)", "BY", "DESCRIPTION"], &rows));
     Ok(0)
+}
+
+/// A time as a listing shows it: `2026-11-21 13:36:45`.
+fn when(time: &str) -> String {
+    time.split('.').next().unwrap_or_default().trim_end_matches('Z').replace('T', " ")
+}
+
+/// A word of a path, whatever a person typed.
+fn segment(word: &str) -> String {
+    url::form_urlencoded::byte_serialize(word.as_bytes()).collect()
 }

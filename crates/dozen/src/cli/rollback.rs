@@ -1,4 +1,4 @@
-//! `dozen rollback [vN]`: an earlier release's code and config, as a new release.
+//! `dozen rollback [vN]`: an earlier release, or a part of it, as a new release.
 
 use super::target;
 use crate::api::wire;
@@ -15,17 +15,28 @@ pub(crate) struct RollbackArgs {
     /// The release to go back to; by default the one before the current that did not fail
     #[arg(value_name = "vN")]
     to: Option<String>,
+    /// Its code alone, with the config and the resources of now
+    #[arg(long, conflicts_with = "config_only")]
+    code_only: bool,
+    /// Its config and resources alone, with the code of now
+    #[arg(long)]
+    config_only: bool,
 }
 
 /// Rolls back.
 pub(crate) async fn run(args: RollbackArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
     let deploy = target::find(settings).await?;
     let mut client = Client::connect(settings, deploy.clone()).await?;
-    let answer: wire::RolledBack = client.call(Method::POST, "/rollbacks", &wire::Rollback { to: args.to }).await?;
+    let (part, note) = match (args.code_only, args.config_only) {
+        (true, _) => (wire::Part::Code, " (code only)"),
+        (_, true) => (wire::Part::Config, " (config only)"),
+        _ => (wire::Part::All, ""),
+    };
+    let answer: wire::RolledBack = client.call(Method::POST, "/rollbacks", &wire::Rollback { to: args.to, part }).await?;
     if printer.is_json() {
-        printer.json(&serde_json::to_value(&answer)?);
+        printer.json(&answer);
     } else {
-        printer.line(&format!("Rolling back {} to {}... done, {}", deploy.app, answer.to, answer.release));
+        printer.line(&format!("Rolling back {} to {}{note}... done, {}", deploy.app, answer.to, answer.release));
     }
     Ok(0)
 }

@@ -145,7 +145,7 @@ impl<'a> Session<'a> {
             }
             Err(reason) if args.once || args.lasting => {
                 let message = format!("{} {} did not come up: {reason}", floor.deploy, release.version);
-                bail!(client::Told { message, hint: Some("Its last lines: `dozen logs`.".to_owned()) })
+                bail!(client::Told::failed(message, Some("Its last lines: `dozen logs`.".to_owned())))
             }
             // The person sees its output, and it is started again; the next `config set` or `up` may cure it.
             Err(_) => {}

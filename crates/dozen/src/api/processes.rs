@@ -1,0 +1,170 @@
+//! Processes over the API: what runs, how many of it, stopping and starting.
+
+use super::{Answer, Failure, Shared, wire};
+use axum::Extension;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use dozen_core::ids::{InstanceName, TypeName};
+use dozen_core::processes::{Exit, Isolation, Seen, State as ProcessState};
+use dozen_engine::deploy::{DeployError, Steered};
+use dozen_engine::ledger::Principal;
+use dozen_engine::processes::usage::Usage;
+use std::collections::BTreeSet;
+
+/// `GET /processes`
+pub(super) async fn list(State(served): Shared) -> Answer<wire::Processes> {
+    let floor = &served.floor;
+    let release = floor.current().await?;
+    let formation = floor.formation(&release.slug).await?;
+    let stopped = floor.stopped().await?;
+    let mask = release.mask();
+    let types = formation.iter().map(|(kind, quantity)| wire::ProcessType {
+        name: kind.to_string(),
+        quantity,
+        stopped: stopped.contains(kind),
+        command: mask.apply(release.command(kind).unwrap_or_default()).into_owned(),
+    });
+    let mut seen: Vec<Seen> = floor.observed.seen().into_iter().filter(|s| s.state != ProcessState::Down).collect();
+    seen.sort_by(|a, b| (&a.instance, a.release).cmp(&(&b.instance, b.release)));
+    let mut usage = floor.usage(seen.iter().filter_map(|s| s.pid).collect()).await;
+    let processes = seen.iter().map(|s| process(s, s.pid.and_then(|pid| usage.remove(&pid)).unwrap_or_default()));
+    Ok(Json(wire::Processes {
+        deploy: floor.deploy.to_string(),
+        serving: floor.serving,
+        url: served.url.clone(),
+        release: release.version.to_string(),
+        formation: formation.to_string(),
+        types: types.collect(),
+        processes: processes.collect(),
+    }))
+}
+
+fn process(seen: &Seen, usage: Usage) -> wire::Process {
+    wire::Process {
+        name: seen.instance.to_string(),
+        state: seen.state.as_str().to_owned(),
+        since: seen.since.to_string(),
+        starts_again_at: seen.retry.map(|at| at.to_string()),
+        release: seen.release.to_string(),
+        restarts: seen.restarts,
+        cpu_percent: usage.cpu.map(|percent| (percent * 10.0).round() / 10.0),
+        memory_bytes: usage.memory.map(|(bytes, _)| bytes),
+        memory_measure: usage.memory.map(|(_, measure)| measure.as_str().to_owned()),
+        port: seen.port,
+        pid: usage.leader,
+        jail_pid: seen.pid,
+        isolation: seen.isolation.map(Isolation::as_str).map(str::to_owned),
+        last_exit_code: seen.exit.map(Exit::code),
+    }
+}
+
+/// `PATCH /formation`
+pub(super) async fn scale(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::Scale>,
+) -> Answer<wire::Formation> {
+    let changes = dozen_core::concurrency::formation::parse_scale(&body.changes).map_err(|e| Failure::usage(e.to_string()))?;
+    if let Some(sized) = changes.iter().find(|c| c.size.is_some()) {
+        return Err(Failure::usage(format!("`{sized}` names a size, and sizes are not enforced yet; write it without")));
+    }
+    let formation = served.floor.scale(&who, &changes).await?;
+    let stopped = names(&served.floor.stopped().await?);
+    Ok(Json(wire::Formation { formation: formation.to_string(), serving: served.floor.serving, stopped }))
+}
+
+/// `POST /restarts`
+pub(super) async fn restart(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::Restart>,
+) -> Answer<wire::Restarted> {
+    let floor = &served.floor;
+    let restarted = floor.restart(&who, body.target.clone()).await?;
+    if restarted > 0 {
+        return Ok(Json(wire::Restarted { restarted }));
+    }
+    let stopped = floor.stopped().await?;
+    let kind = body.target.as_deref().map(|t| t.rsplit_once('.').map_or(t, |(kind, _)| kind).to_owned());
+    match (body.target, kind) {
+        (Some(_), Some(kind)) if stopped.iter().any(|s| s.as_str() == kind) => Err(Failure {
+            hint: Some(format!("`dozen start {kind}` starts it again.")),
+            ..Failure::new(StatusCode::CONFLICT, format!("{kind} of {} is stopped", floor.deploy))
+        }),
+        (Some(target), _) => {
+            let message = format!("{} runs no process {target}; `dozen ps` lists them", floor.deploy);
+            Err(Failure::new(StatusCode::NOT_FOUND, message))
+        }
+        (None, _) => Ok(Json(wire::Restarted { restarted })),
+    }
+}
+
+/// `POST /stops`
+pub(super) async fn stop(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::Types>,
+) -> Answer<wire::Steered> {
+    let mut one_offs = Vec::new();
+    let mut types = Vec::new();
+    for word in &body.types {
+        match word.parse::<InstanceName>() {
+            Ok(name) if name.kind.as_str() == "run" => one_offs.push(name),
+            Ok(name) => {
+                let (kind, hint) =
+                    (&name.kind, format!("`dozen restart {name}` replaces it, `dozen ps scale {}-1` runs one less.", name.kind));
+                let message = format!("{name} is one of the processes of type {kind}, and only all of a type can be stopped");
+                return Err(Failure { hint: Some(hint), ..Failure::usage(message) });
+            }
+            Err(_) => types.push(kind(word)?),
+        }
+    }
+    for name in &one_offs {
+        if !served.floor.stop_one_off(&who, name)? {
+            return Err(Failure::new(
+                StatusCode::NOT_FOUND,
+                format!("{} runs no process {name}; `dozen ps` lists them", served.floor.deploy),
+            ));
+        }
+    }
+    if !one_offs.is_empty() && types.is_empty() {
+        let release = served.floor.current().await?;
+        let formation = served.floor.formation(&release.slug).await?;
+        let stopped = served.floor.stopped().await?;
+        return Ok(Json(steered(Steered { types: BTreeSet::new(), stopped, formation }, &one_offs)));
+    }
+    Ok(Json(steered(served.floor.stop_types(&who, &types).await?, &one_offs)))
+}
+
+/// `POST /starts`
+pub(super) async fn start(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::Types>,
+) -> Answer<wire::Steered> {
+    let types = body.types.iter().map(|word| kind(word)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Json(steered(served.floor.start_types(&who, &types).await?, &[])))
+}
+
+fn kind(word: &str) -> Result<TypeName, Failure> {
+    word.parse().map_err(|e: dozen_core::ids::InvalidName| Failure::usage(e.to_string()))
+}
+
+fn steered(done: Steered, one_offs: &[InstanceName]) -> wire::Steered {
+    wire::Steered {
+        changed: names(&done.types).into_iter().chain(one_offs.iter().map(ToString::to_string)).collect(),
+        stopped: names(&done.stopped),
+        formation: done.formation.to_string(),
+    }
+}
+
+fn names(types: &BTreeSet<TypeName>) -> Vec<String> {
+    types.iter().map(ToString::to_string).collect()
+}
+
+impl From<dozen_core::concurrency::formation::FormationError> for Failure {
+    fn from(e: dozen_core::concurrency::formation::FormationError) -> Self {
+        DeployError::from(e).into()
+    }
+}

@@ -1,0 +1,98 @@
+//! A person's own programs: an editor, a browser. Started from an argument vector, never by a shell.
+
+use crate::client::Told;
+use anyhow::{Context, Result, anyhow, bail};
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Stdio;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Opens a file in $VISUAL, $EDITOR, nano or vi, and waits until that ends.
+pub(crate) async fn edit(path: &Path) -> Result<()> {
+    let named = ["VISUAL", "EDITOR"].into_iter().find_map(|name| set(name).map(|value| (name, value)));
+    let candidates = match named {
+        Some((name, value)) => vec![words(&value).with_context(|| format!("${name} is no command: a quote in it is not closed"))?],
+        None => ["nano", "vi"].map(|program| vec![program.to_owned()]).to_vec(),
+    };
+    // Ctrl-C in an editor is the editor's; this process has a file to remove.
+    let failed = "cannot listen to signals";
+    let (mut interrupt, mut quit) = (signal(SignalKind::interrupt()).context(failed)?, signal(SignalKind::quit()).context(failed)?);
+    let (mut end, mut hangup) = (signal(SignalKind::terminate()).context(failed)?, signal(SignalKind::hangup()).context(failed)?);
+    for argv in &candidates {
+        let [program, arguments @ ..] = argv.as_slice() else { continue };
+        #[expect(clippy::disallowed_methods, reason = "the person's own editor, from an argument vector")]
+        let started = tokio::process::Command::new(program).args(arguments).arg(path).kill_on_drop(true).spawn();
+        let mut editor = match started {
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            other => other.with_context(|| format!("cannot start the editor {program}"))?,
+        };
+        let status = loop {
+            tokio::select! {
+                status = editor.wait() => break status.with_context(|| format!("cannot wait for the editor {program}"))?,
+                _ = interrupt.recv() => {}
+                _ = quit.recv() => {}
+                _ = end.recv() => bail!("ended while the editor was open; nothing was changed"),
+                _ = hangup.recv() => bail!("the terminal went while the editor was open; nothing was changed"),
+            }
+        };
+        if !status.success() {
+            bail!(Told::failed(format!("the editor {program} failed ({status}); nothing was changed"), None));
+        }
+        return Ok(());
+    }
+    let tried: Vec<&str> = candidates.iter().filter_map(|argv| argv.first()).map(String::as_str).collect();
+    let hint = Some("Set EDITOR to one that is installed, or use `dozen config set`.".to_owned());
+    Err(Told::failed(format!("there is no editor {}", tried.join(" and no ")), hint).into())
+}
+
+/// Opens a URL in the browser, which goes on by itself: $BROWSER, or where there is a display the desktop's. Answers whether one was started.
+pub(crate) fn browse(url: &str) -> bool {
+    let named = set("BROWSER").unwrap_or_default();
+    // Several are tried in turn; the URL is where `%s` is, or at the end.
+    let named = named.split(':').filter_map(|command| words(command).ok()).map(|argv| with_url(argv, url));
+    let has_display = ["DISPLAY", "WAYLAND_DISPLAY"].into_iter().any(|name| set(name).is_some());
+    let desktop = ["xdg-open", "open"].map(|program| vec![program.to_owned(), url.to_owned()]).into_iter().filter(|_| has_display);
+    named.chain(desktop).any(|argv| {
+        let [program, arguments @ ..] = argv.as_slice() else { return false };
+        #[expect(clippy::disallowed_methods, reason = "the person's own browser, from an argument vector")]
+        let mut command = std::process::Command::new(program);
+        // A group of its own, so that Ctrl-C in this terminal is not meant for it.
+        command.args(arguments).process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().is_ok()
+    })
+}
+
+fn with_url(mut argv: Vec<String>, url: &str) -> Vec<String> {
+    if argv.is_empty() {
+        return argv;
+    }
+    if argv.iter().any(|word| word.contains("%s")) {
+        argv.iter_mut().for_each(|word| *word = word.replace("%s", url));
+    } else {
+        argv.push(url.to_owned());
+    }
+    argv
+}
+
+fn words(command: &str) -> Result<Vec<String>> {
+    shlex::split(command).ok_or_else(|| anyhow!("`{command}` has a quote that is not closed"))
+}
+
+fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_goes_where_the_command_wants_it() {
+        let argv = |command: &str| with_url(words(command).expect("closed"), "http://x/").join("|");
+        assert_eq!(argv("firefox --new-tab"), "firefox|--new-tab|http://x/");
+        assert_eq!(argv("sh -c 'echo %s'"), "sh|-c|echo http://x/");
+        assert_eq!(argv(""), "");
+        assert!(words("a 'b").is_err());
+    }
+}
