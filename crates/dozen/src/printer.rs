@@ -110,6 +110,13 @@ impl Printer {
         let _ = writeln!(err, "{text}");
     }
 
+    /// A note that is only good to know.
+    pub(crate) fn aside(&self, text: &str) {
+        if !self.quiet {
+            self.note(text);
+        }
+    }
+
     /// An error with its causes and, where we know it, the cure.
     pub(crate) fn error(&self, error: &anyhow::Error) {
         self.finish_progress();

@@ -3,7 +3,7 @@
 use super::{DeployError, Floor, outcome};
 use crate::ledger::{Intent, Principal};
 use dozen_core::concurrency::formation::{Formation, Scale};
-use dozen_core::ids::{Generation, InstanceName, TypeName};
+use dozen_core::ids::{Generation, TypeName};
 use dozen_core::parity::Driver;
 use dozen_core::processes::{Seen, State};
 use dozen_core::release::{Release, Slug};
@@ -103,16 +103,6 @@ impl Floor {
     /// The process types of which none runs, however many the formation says.
     pub async fn stopped(&self) -> Result<BTreeSet<TypeName>, DeployError> {
         Ok(self.ledger.stopped(&self.deploy).await?)
-    }
-
-    /// Ends a one-off: SIGTERM to every process of it. Answers whether it runs here.
-    pub fn stop_one_off(&self, who: &Principal, instance: &InstanceName) -> Result<bool, DeployError> {
-        self.ledger.authorise(who, "stop a one-off")?;
-        let runs = self.observed.seen().iter().any(|s| s.instance == *instance && s.state != State::Down);
-        if runs {
-            self.driver.signal(instance.clone(), rustix::process::Signal::TERM.as_raw())?;
-        }
-        Ok(runs)
     }
 
     async fn steerable(&self) -> Result<(Arc<Release>, Formation), DeployError> {

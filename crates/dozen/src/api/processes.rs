@@ -106,35 +106,16 @@ pub(super) async fn stop(
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::Types>,
 ) -> Answer<wire::Steered> {
-    let mut one_offs = Vec::new();
     let mut types = Vec::new();
     for word in &body.types {
-        match word.parse::<InstanceName>() {
-            Ok(name) if name.kind.as_str() == "run" => one_offs.push(name),
-            Ok(name) => {
-                let (kind, hint) =
-                    (&name.kind, format!("`dozen restart {name}` replaces it, `dozen ps scale {}-1` runs one less.", name.kind));
-                let message = format!("{name} is one of the processes of type {kind}, and only all of a type can be stopped");
-                return Err(Failure { hint: Some(hint), ..Failure::usage(message) });
-            }
-            Err(_) => types.push(kind(word)?),
+        if let Ok(name) = word.parse::<InstanceName>() {
+            let hint = format!("`dozen restart {name}` replaces it, `dozen ps scale {}-1` runs one less.", name.kind);
+            let message = format!("{name} is one of the processes of type {}, and only all of a type can be stopped", name.kind);
+            return Err(Failure { hint: Some(hint), ..Failure::usage(message) });
         }
+        types.push(kind(word)?);
     }
-    for name in &one_offs {
-        if !served.floor.stop_one_off(&who, name)? {
-            return Err(Failure::new(
-                StatusCode::NOT_FOUND,
-                format!("{} runs no process {name}; `dozen ps` lists them", served.floor.deploy),
-            ));
-        }
-    }
-    if !one_offs.is_empty() && types.is_empty() {
-        let release = served.floor.current().await?;
-        let formation = served.floor.formation(&release.slug).await?;
-        let stopped = served.floor.stopped().await?;
-        return Ok(Json(steered(Steered { types: BTreeSet::new(), stopped, formation }, &one_offs)));
-    }
-    Ok(Json(steered(served.floor.stop_types(&who, &types).await?, &one_offs)))
+    Ok(Json(steered(served.floor.stop_types(&who, &types).await?)))
 }
 
 /// `POST /starts`
@@ -144,19 +125,15 @@ pub(super) async fn start(
     Json(body): Json<wire::Types>,
 ) -> Answer<wire::Steered> {
     let types = body.types.iter().map(|word| kind(word)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Json(steered(served.floor.start_types(&who, &types).await?, &[])))
+    Ok(Json(steered(served.floor.start_types(&who, &types).await?)))
 }
 
 fn kind(word: &str) -> Result<TypeName, Failure> {
     word.parse().map_err(|e: dozen_core::ids::InvalidName| Failure::usage(e.to_string()))
 }
 
-fn steered(done: Steered, one_offs: &[InstanceName]) -> wire::Steered {
-    wire::Steered {
-        changed: names(&done.types).into_iter().chain(one_offs.iter().map(ToString::to_string)).collect(),
-        stopped: names(&done.stopped),
-        formation: done.formation.to_string(),
-    }
+fn steered(done: Steered) -> wire::Steered {
+    wire::Steered { changed: names(&done.types), stopped: names(&done.stopped), formation: done.formation.to_string() }
 }
 
 fn names(types: &BTreeSet<TypeName>) -> Vec<String> {

@@ -29,6 +29,9 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("releases-info", of::<wire::ReleaseInfo>()),
         ("restart", of::<wire::Restarted>()),
         ("rollback", of::<wire::RolledBack>()),
+        ("run", of::<wire::Began>()),
+        ("runs", of::<wire::Runs>()),
+        ("runs-stop", of::<wire::OneOff>()),
         ("start", of::<wire::Steered>()),
         ("stop", of::<wire::Steered>()),
     ]

@@ -1,6 +1,6 @@
 //! `dozen stop`, `dozen start`, `dozen restart`: also as verbs of `ps`.
 
-use super::target;
+use super::{runs, target};
 use crate::api::wire;
 use crate::client::Client;
 use crate::printer::Printer;
@@ -35,16 +35,24 @@ pub(crate) struct RestartArgs {
 
 /// Stops process types and waits until none of them is left.
 pub(crate) async fn stop(args: StopArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
-    let all = args.types.is_empty();
-    let answer = steer("/stops", args.types, settings, printer).await?;
+    let (one_offs, types): (Vec<String>, Vec<String>) = args.types.into_iter().partition(|name| name.starts_with("run."));
+    if !one_offs.is_empty() {
+        let deploy = target::find(settings).await?;
+        for name in &one_offs {
+            runs::stop(name, &deploy, settings, printer).await?;
+        }
+        if types.is_empty() {
+            return Ok(0);
+        }
+    }
+    let all = types.is_empty();
+    let answer = steer("/stops", types, settings, printer).await?;
     let Some((app, answer)) = answer else { return Ok(0) };
     let what = if all { app } else { answer.changed.join(", ") };
-    // A one-off that was stopped is over, and nothing brings it back.
-    let types = answer.changed.iter().any(|name| answer.stopped.contains(name));
-    printer.line(&match (answer.changed.is_empty(), types) {
-        (true, _) => format!("Nothing to stop: {} stopped already", are(&answer.stopped)),
-        (false, false) => format!("Stopping {what}... done"),
-        (false, true) => format!("Stopping {what}... done; `dozen start` brings back {}", answer.stopped.join(", ")),
+    printer.confirm(&if answer.changed.is_empty() {
+        format!("Nothing to stop: {} stopped already", are(&answer.stopped))
+    } else {
+        format!("Stopping {what}... done; `dozen start` brings back {}", answer.stopped.join(", "))
     });
     Ok(0)
 }
@@ -54,8 +62,8 @@ pub(crate) async fn start(args: StartArgs, settings: &Settings, printer: &Printe
     let answer = steer("/starts", args.types, settings, printer).await?;
     let Some((_, answer)) = answer else { return Ok(0) };
     match answer.changed.as_slice() {
-        [] => printer.line(&format!("Nothing to start: nothing of that is stopped; the formation is {}", answer.formation)),
-        changed => printer.line(&format!("Starting {}... done, now running {}", changed.join(", "), answer.running())),
+        [] => printer.confirm(&format!("Nothing to start: nothing of that is stopped; the formation is {}", answer.formation)),
+        changed => printer.confirm(&format!("Starting {}... done, now running {}", changed.join(", "), answer.running())),
     }
     Ok(0)
 }
@@ -69,7 +77,7 @@ pub(crate) async fn restart(args: RestartArgs, settings: &Settings, printer: &Pr
     if printer.is_json() {
         printer.json(&answer);
     } else {
-        printer.line(&format!("Restarting {}... done, {}", target.as_deref().unwrap_or("all processes"), answer.restarted));
+        printer.confirm(&format!("Restarting {}... done, {}", target.as_deref().unwrap_or("all processes"), answer.restarted));
     }
     Ok(0)
 }

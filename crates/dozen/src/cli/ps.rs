@@ -96,11 +96,11 @@ async fn scale(client: &mut Client, changes: Vec<String>, printer: &Printer) -> 
         printer.json(&answer);
     } else {
         let when = if answer.serving { "" } else { " at the next `dozen up`" };
-        printer.line(&format!("Scaling processes... done, now running{when} {}", answer.formation));
+        printer.confirm(&format!("Scaling processes... done, now running{when} {}", answer.formation));
         // `up` starts what is stopped, so that this is no news for the next one.
         if answer.serving && !answer.stopped.is_empty() {
             let names = answer.stopped.join(" ");
-            printer.line(&format!("None of {} runs until `dozen start {names}`", answer.stopped.join(", ")));
+            printer.confirm(&format!("None of {} runs until `dozen start {names}`", answer.stopped.join(", ")));
         }
     }
     Ok(0)

@@ -36,7 +36,7 @@ pub(crate) async fn run(args: RollbackArgs, settings: &Settings, printer: &Print
     if printer.is_json() {
         printer.json(&answer);
     } else {
-        printer.line(&format!("Rolling back {} to {}{note}... done, {}", deploy.app, answer.to, answer.release));
+        printer.confirm(&format!("Rolling back {} to {}{note}... done, {}", deploy.app, answer.to, answer.release));
     }
     Ok(0)
 }

@@ -54,7 +54,7 @@ pub(super) async fn run(client: &mut Client, names: &[String], printer: &Printer
             let nothing = wire::Configured { set: vec![], unset: vec![], release: None, serving: false };
             printer.json(&nothing);
         } else {
-            printer.line("No changes");
+            printer.confirm("No changes");
         }
         return Ok(0);
     }
