@@ -127,6 +127,8 @@ impl Client {
             request = request.header(name, *value);
         }
         let request = request.body(Full::new(body))?;
+        // The answer before may have been read to its end a moment before the connection knows.
+        self.sender.ready().await.with_context(|| format!("{} has ended", self.deploy))?;
         self.sender.send_request(request).await.with_context(|| format!("{} ended while it was asked", self.deploy))
     }
 }

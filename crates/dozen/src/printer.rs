@@ -76,9 +76,14 @@ impl Printer {
         self.muted.store(true, Ordering::Relaxed);
     }
 
-    /// Whether standard output has been closed, so that a command which only prints may end.
+    /// Whether standard output has been closed, so that a command which only prints may end. Known before the next write fails.
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let out = std::io::stdout();
+        let mut pipe = [PollFd::new(&out, PollFlags::empty())];
+        // Errors and hang-ups are told whether one asks for them or not.
+        let gone = poll(&mut pipe, Some(&Timespec::default())).is_ok() && pipe[0].revents().contains(PollFlags::ERR);
+        gone || self.closed.load(Ordering::Relaxed)
     }
 
     /// A line of text to standard output.

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(crate) async fn edit(path: &Path) -> Result<()> {
     let named = ["VISUAL", "EDITOR"].into_iter().find_map(|name| set(name).map(|value| (name, value)));
     let candidates = match named {
-        Some((name, value)) => vec![words(&value).with_context(|| format!("${name} is no command: a quote in it is not closed"))?],
+        Some((name, value)) => vec![words(&value).with_context(|| format!("${name} is no command"))?],
         None => ["nano", "vi"].map(|program| vec![program.to_owned()]).to_vec(),
     };
     // Ctrl-C in an editor is the editor's; this process has a file to remove.

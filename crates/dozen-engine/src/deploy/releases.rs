@@ -160,3 +160,28 @@ fn node_version(tree: &Path, folder: &str) -> Option<String> {
     let package: serde_json::Value = serde_json::from_slice(&text).ok()?;
     Some(package.get("version")?.as_str()?.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_a_node_package_is_its_own_and_within_the_tree() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let tree = dir.path().canonicalize().expect("there").join("tree");
+        let write = |path: &str, text: &str| {
+            let path = tree.join(path);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            std::fs::write(path, text).expect("written");
+        };
+        write("node_modules/ws/package.json", r#"{"name": "ws", "version": "8.1.0"}"#);
+        write("node_modules/.pnpm/x@1/package.json", r#"{"version": "1.0.0"}"#);
+        write("node_modules/odd/package.json", "no JSON");
+        write("../outside/package.json", r#"{"version": "6.6.6"}"#);
+        std::os::unix::fs::symlink(".pnpm/x@1", tree.join("node_modules/x")).expect("linked");
+        std::os::unix::fs::symlink("../../outside", tree.join("node_modules/evil")).expect("linked");
+        for (folder, version) in [("ws", Some("8.1.0")), ("x", Some("1.0.0")), ("odd", None), ("evil", None), ("none", None)] {
+            assert_eq!(node_version(&tree, &format!("node_modules/{folder}")).as_deref(), version, "{folder}");
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! End to end: config. Where values come from, who wins, and where they never show.
 
-use crate::deployed::Place;
+use crate::deployed::{DOZEN, Place, finish, finish_with};
 
 const CLOCK: &str = "clock: echo \"level is $LEVEL\"; sleep 1000\n";
 
@@ -80,8 +80,8 @@ fn values_are_masked_where_they_are_listed() {
     assert_eq!(place.dozen(&["config", "get", "TOKEN"]).ok().out, "abcdefgh-secret\n");
     assert_eq!(place.dozen(&["config:get", "TOKEN", "--json"]).ok().json()["value"], "abcdefgh-secret");
     place.dozen(&["config", "get", "TOKNE"]).coded(1).has(&["has no config var TOKNE", "Did you mean TOKEN?"]);
-    place.dozen(&["config", "set", "1BAD=x"]).coded(1).has(&["\"1BAD\" is not valid"]);
-    place.dozen(&["config", "set", "DOZEN_X=y"]).coded(1).has(&["reserved"]);
+    place.dozen(&["config", "set", "1BAD=x"]).coded(2).has(&["\"1BAD\" is not valid"]);
+    place.dozen(&["config", "set", "DOZEN_X=y"]).coded(2).has(&["reserved"]);
     place.dozen(&["config", "set", "TOKEN"]).coded(2).has(&["KEY=VALUE"]);
     place.dozen(&["config", "unset", "TOKEN"]).ok();
     place.dozen(&["config", "get", "TOKEN"]).coded(1);
@@ -148,4 +148,102 @@ fn a_change_that_failed_can_be_taken_back_without_a_release() {
     assert_eq!(up.page("/env/BROKEN"), "(none)");
     up.stop();
     place.once().ok().has(&["Nothing changed: v1 again"]);
+}
+
+/// Values that a careless writer or reader breaks.
+const HARD: [(&str, &str); 4] =
+    [("A", "it's $HOME `id` \"q\" \\n # x"), ("B", "line 1\nline 2\r\n\ttab"), ("C", ""), ("D", " blank é ${X} ")];
+
+/// A deploy with one process and those values.
+fn hard() -> Place {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    place.once().ok();
+    let pairs: Vec<String> = HARD.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let words: Vec<&str> = ["config", "set"].into_iter().chain(pairs.iter().map(String::as_str)).collect();
+    place.dozen(&words).ok();
+    place
+}
+
+#[test]
+fn an_export_is_read_back_by_shells_and_by_ourselves() {
+    let place = hard();
+    let printed: String = HARD.iter().map(|(name, _)| format!("printf '<%s>' \"${name}\";")).collect();
+    let wanted: String = HARD.iter().map(|(_, value)| format!("<{value}>")).collect();
+    for shell in ["dash", "bash"] {
+        let script = format!("eval \"$({DOZEN} config export --format shell)\"; {printed}");
+        assert_eq!(finish(place.program(shell).args(["-c", &script])).ok().out, wanted, "{shell}");
+    }
+    let json = place.dozen(&["config", "export", "--format", "json"]).ok().json();
+    let wanted: serde_json::Map<_, _> = HARD.iter().map(|(k, v)| ((*k).to_owned(), (*v).into())).collect();
+    assert_eq!(json, serde_json::Value::Object(wanted));
+    assert_eq!(place.dozen(&["config:export", "--json"]).ok().json(), json);
+    let dotenv = place.dozen(&["config", "export"]).ok().bytes;
+    place.dozen(&["config", "unset", "A", "B", "C", "D"]).ok();
+    let said = finish_with(place.program(DOZEN).args(["config", "set", "-"]), &dotenv).ok();
+    assert_eq!(said.out, "Setting A, B, C, D... done; the next `dozen up` releases it\n");
+    assert_eq!(place.dozen(&["config", "export", "--json"]).ok().json(), json);
+    // What an attached resource gives is not the deploy's own.
+    place.write("app.json", r#"{"addons": ["sqlite"]}"#);
+    place.once().ok();
+    place.dozen(&["config", "export"]).ok().lacks("DATABASE_URL");
+    place.dozen(&["config", "export", "--all"]).ok().has(&["DATABASE_URL=sqlite:"]);
+}
+
+#[test]
+fn many_are_set_from_a_text_a_file_and_a_folder() {
+    let place = Place::new(&[("Procfile", CLOCK), ("vars/ONE", "1\nignored\n"), ("vars/OLD", ""), ("more.env", "export TWO='2'\n")]);
+    place.once().ok();
+    place.dozen(&["config", "set", "OLD=x"]).ok();
+    let said = place.dozen(&["config", "set", "vars/", "THREE=3", "--env-file", "more.env"]).ok();
+    assert_eq!(said.out, "Setting ONE, THREE, TWO, unsetting OLD... done; the next `dozen up` releases it\n");
+    assert_eq!(place.dozen(&["config", "export"]).ok().out, "ONE=1\nTHREE=3\nTWO=2\n");
+    let from = |text: &str| finish_with(place.program(DOZEN).args(["config", "set", "-"]), text.as_bytes());
+    from("FOUR=4\nhidden-value\n").ok().has(&[" !     stdin:2:1: this line is dropped"]).lacks("hidden-value");
+    from("FIVE=5\nSIX=\"open\n").coded(1).has(&["stdin:2:5: ", "stdin cannot be used; nothing was set"]);
+    from("# none\n").coded(1).has(&["no variable was given"]);
+    place.dozen(&["config", "set", "A=1", "A=2"]).coded(2).has(&["A is given twice; nothing was set"]);
+    place.dozen(&["config", "set", "vars", "ONE=2"]).coded(2).has(&["ONE is given twice"]);
+    place.dozen(&["config", "set", "no/where/"]).coded(2).has(&["there is no folder no/where/"]);
+    place.dozen(&["config", "set"]).coded(2);
+    assert_eq!(place.dozen(&["config", "export"]).ok().out, "FOUR=4\nONE=1\nTHREE=3\nTWO=2\n");
+}
+
+#[test]
+fn config_is_edited_as_a_text() {
+    let place = hard();
+    place.dozen(&["config", "set", "--plain", "P=plain-and-long"]).ok();
+    // The editor is a program with arguments: what to do, and then the file.
+    let editor = place.beside("an editor.sh");
+    let script =
+        "stat -c %a \"$2\" \"${2%/*}\" >\"${0%/*}/modes\"; echo \"$2\" >\"${0%/*}/where\"; cp \"$2\" \"${0%/*}/text\"; eval \"$1\"\n";
+    std::fs::write(&editor, script).expect("written");
+    let edit = |what: &str, more: &[&str]| {
+        let command = format!("sh '{}' '{what}'", editor.display());
+        finish(place.program(DOZEN).args(["config", "edit"]).args(more).env("EDITOR", command).env_remove("VISUAL").env("DOZEN", DOZEN))
+    };
+    let beside = |name: &str| std::fs::read_to_string(place.beside(name)).expect("the editor ran");
+    let before = place.dozen(&["config", "export"]).ok().out;
+    assert_eq!(edit("true", &[]).ok().out, "No changes\n");
+    assert_eq!(beside("modes"), "600\n700\n");
+    edit("exit 3", &[]).coded(1).has(&["the editor sh failed", "nothing was changed"]);
+    edit("echo hidden-value >>\"$2\"", &[]).coded(1).has(&["this line is dropped", "nothing was changed"]).lacks("hidden-value");
+    edit(": >\"$2\"", &[]).coded(1).has(&["no variable is left", "nothing was changed"]);
+    assert_eq!(place.dozen(&["config", "export"]).ok().out, before);
+    let said = edit("sed -i -e s/plain-and/PLAIN-AND/ -e /^C=/d \"$2\"; echo N=new >>\"$2\"", &[]).ok();
+    assert_eq!(said.out, "Setting N, P, unsetting C... done; the next `dozen up` releases it\n");
+    // What was no secret is none after it.
+    place.dozen(&["config"]).ok().has(&["PLAIN-AND-long"]);
+    assert_eq!(place.dozen(&["config", "get", "A"]).ok().out.trim_end(), HARD[0].1);
+    // Only these.
+    edit("echo N=newer >\"$2\"", &["N", "LATER"]).ok().has(&["Setting N... done"]);
+    assert!(beside("text").contains("\n# LATER=\n") && !beside("text").contains("P="), "{}", beside("text"));
+    assert!(!std::path::Path::new(beside("where").trim()).exists(), "the text is removed");
+    // Somebody else was faster: nothing is lost.
+    let said = edit("$DOZEN config set N=theirs >/dev/null; echo M=mine >>\"$2\"", &[]).coded(1);
+    let kept = said.err.split("Your text is in ").nth(1).and_then(|t| t.split(": look").next()).expect("a path").to_owned();
+    assert!(std::fs::read_to_string(&kept).expect("kept").contains("M=mine"));
+    std::fs::remove_dir_all(std::path::Path::new(&kept).parent().expect("a folder")).expect("removed");
+    assert_eq!(place.dozen(&["config", "get", "N"]).ok().out, "theirs\n");
+    let none = finish(place.program(DOZEN).args(["config", "edit"]).env("EDITOR", "no-such-editor").env_remove("VISUAL"));
+    none.coded(1).has(&["there is no editor no-such-editor", "Set EDITOR"]);
 }

@@ -534,12 +534,12 @@ impl<'a> Deployed<'a> {
         }
     }
 
-    /// The host's pid of an instance.
+    /// The host's pid of an instance's jail.
     #[track_caller]
     pub(crate) fn pid_of(&self, name: &str) -> i32 {
         let all = self.ps();
         let one = all.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("no {name}: {all:?}"));
-        i32::try_from(one["pid"].as_i64().expect("it runs")).expect("a pid")
+        i32::try_from(one["jail_pid"].as_i64().expect("it runs")).expect("a pid")
     }
 
     /// Sends it a signal.

@@ -20,3 +20,4 @@ mod release;
 mod scratch;
 mod shell;
 mod terminal;
+mod steering;

@@ -95,13 +95,88 @@ fn rollback_brings_back_code_and_config() {
     up.dozen(&["releases:rollback", "v2"]).ok();
     assert_eq!((up.page("/"), up.page("/env/COLOUR")), ("good day".to_owned(), "red".to_owned()));
     up.dozen(&["rollback", "v9"]).coded(1).has(&["v9"]);
-    up.dozen(&["rollback", "latest"]).coded(1).has(&["latest"]);
+    up.dozen(&["rollback", "latest"]).coded(2).has(&["latest"]);
     let list = up.dozen(&["releases", "--json"]).ok().json();
     let descriptions: Vec<&str> = list["releases"].as_array().expect("a list").iter().filter_map(|r| r["description"].as_str()).collect();
     assert_eq!(descriptions[..2], ["Rollback to v2", "Rollback to v1"]);
     assert_eq!((&list["releases"][0]["version"], &list["releases"][0]["current"]), (&"v4".into(), &true.into()));
     up.stop();
     place.dozen(&["rollback"]).coded(1).has(&["shop/dev is not running", "dozen up"]);
+}
+
+#[test]
+fn a_part_of_a_release_is_rolled_back() {
+    let place = Place::web("web: python3 web.py\n");
+    place.write(".env", "COLOUR=green\n");
+    place.once().ok();
+    let changed = std::fs::read_to_string(place.folder().join("web.py")).expect("there").replace("\"hello\"", "\"good day\"");
+    place.write("web.py", changed);
+    place.write(".env", "COLOUR=red\n");
+    let up = place.up();
+    let now = || (up.page("/"), up.page("/env/COLOUR"));
+    let said = up.dozen(&["rollback", "--code-only"]).ok();
+    assert_eq!(said.out, "Rolling back shop to v1 (code only)... done, v3\n");
+    assert_eq!(now(), ("hello".into(), "red".into()));
+    let said = up.dozen(&["rollback", "v1", "--config-only"]).ok();
+    assert_eq!(said.out, "Rolling back shop to v1 (config only)... done, v4\n");
+    assert_eq!(now(), ("hello".into(), "green".into()));
+    up.dozen(&["rollback", "v2", "--code-only"]).ok();
+    assert_eq!(now(), ("good day".into(), "green".into()));
+    up.dozen(&["rollback", "--code-only", "--config-only"]).coded(2);
+    up.stop();
+    let descriptions = "Rollback to v1 (code only),Rollback to v1 (config only),Rollback to v2 (code only)";
+    assert_eq!(place.ledger("select group_concat(description) from releases where version > 2"), descriptions);
+}
+
+/// An installed package, as it lies in a slug.
+fn with_django(place: &Place, version: &str) {
+    let old = place.folder().join("lib/site-packages");
+    if old.exists() {
+        std::fs::remove_dir_all(&old).expect("removed");
+    }
+    place.write(&format!("lib/site-packages/Django-{version}.dist-info/METADATA"), "Name: Django\n");
+}
+
+#[test]
+fn releases_are_described_and_compared() {
+    let place =
+        Place::new(&[("Procfile", "clock: sleep 1000\n"), ("same.txt", "same"), ("gone.txt", "gone"), (".env", "A=secret-value-1\nB=2\n")]);
+    with_django(&place, "5.0");
+    place.once().ok();
+    std::fs::remove_file(place.folder().join("gone.txt")).expect("removed");
+    place.write("new.txt", "new");
+    place.write("Procfile", "clock: sleep 2000\nworker: echo secret-value-2; sleep 1000\n");
+    place.write(".env", "A=secret-value-2\nC=3\n");
+    with_django(&place, "5.1");
+    place.once().ok();
+
+    let said = place.dozen(&["releases", "diff", "v1"]).ok().lacks("secret-value");
+    let wanted = "=== shop/dev v1 → v2\n\nConfig vars\n  + C\n  - B\n  ~ A\n\n\
+        Process types\n  - clock: sleep 1000\n  + clock: sleep 2000\n  + worker: echo ********; sleep 1000\n\n\
+        Dependencies\n  ~ python django 5.0 → 5.1\n\n\
+        Files\n  ~ Procfile (18 B → 58 B)\n  - gone.txt (4 B)\n  + new.txt (3 B)\n";
+    assert_eq!(said.out, wanted);
+    let json = place.dozen(&["releases:diff", "v2", "v1", "--json"]).ok().lacks("secret-value").json();
+    assert_eq!((&json["from"], &json["to"], &json["same"]), (&"v2".into(), &"v1".into(), &false.into()));
+    assert_eq!(json["packages"][0], serde_json::json!({"name": "python django", "before": "5.1", "after": "5.0"}));
+    assert_eq!(json["config"], serde_json::json!({"added": ["B"], "removed": ["C"], "changed": ["A"]}));
+    assert_eq!(place.dozen(&["releases", "diff", "v2"]).ok().out, "=== shop/dev v2 → v2\nNothing differs.\n");
+    place.dozen(&["releases", "diff", "v7"]).coded(1).has(&["no release v7"]);
+
+    let info = place.dozen(&["releases", "info"]).ok().lacks("secret-value");
+    info.has(&["=== shop/dev v2\nStatus:      current\nDescription: Deploy ", "Process:     clock: sleep 2000\n"])
+        .has(&["Config vars: A, C\n             since v1: set C; changed A; unset B\n", "Runtime:     none (procfile)\n"]);
+    let info = place.dozen(&["releases", "info", "v1", "--json"]).ok().json();
+    assert_eq!((&info["version"], &info["current"], &info["slug"]["present"]), (&"v1".into(), &false.into(), &true.into()));
+    assert_eq!(info["config"], serde_json::json!(["A", "B"]));
+    assert!(info["came_up_at"].is_string() && info["config_changes"].is_null(), "{info}");
+    place.dozen(&["releases", "info", "../v1"]).coded(2).has(&["is not valid"]);
+
+    // Without its slug the rest is told.
+    std::fs::remove_dir_all(place.home().join("slugs").join(info["slug"]["id"].as_str().expect("an id"))).expect("removed");
+    let said = place.dozen(&["releases", "diff", "v1"]).ok().lacks("Files");
+    said.has(&["The slug of v1 is gone from the slug store", "+ clock: sleep 2000", "  ~ A"]);
+    place.dozen(&["releases", "info", "v1"]).ok().has(&["gone from the slug store"]);
 }
 
 // The example: a real Django app with a worker, a form and two databases.

@@ -35,11 +35,20 @@ struct Eye<'a> {
 
 impl Eye<'_> {
     async fn look(&mut self) -> Result<wire::Processes> {
-        let mut client = match self.client.take() {
+        let before = self.client.take();
+        let again = before.is_some();
+        let mut client = match before {
             Some(client) => client,
             None => Client::connect(self.settings, self.deploy.clone()).await?,
         };
-        let seen: wire::Processes = client.get("/processes").await?;
+        let seen: wire::Processes = match client.get("/processes").await {
+            // Whoever answered before is gone; who answers now?
+            Err(_) if again => {
+                client = Client::connect(self.settings, self.deploy.clone()).await?;
+                client.get("/processes").await?
+            }
+            answer => answer?,
+        };
         // Answered in this process as long as nothing runs; then by the one that runs it.
         if seen.serving == running::holder(&self.settings.home, &self.deploy).is_some() {
             self.client = Some(client);
@@ -65,10 +74,10 @@ async fn follow(mut eye: Eye<'_>, first: wire::Processes, every: Duration, print
             }
             shown = Some(now);
         }
+        tokio::time::sleep(every).await;
         if printer.is_closed() {
             return Ok(0);
         }
-        tokio::time::sleep(every).await;
         seen = eye.look().await;
     }
 }
