@@ -1,38 +1,157 @@
 //! XII. Run admin/management tasks as one-off processes.
-//! A one-off runs once, in a jail like every instance, with the code and the config of the release that serves.
+//! A one-off runs once, in a jail like every instance, with the code and the config of the release that serves or of an earlier one.
 
-use crate::concurrency::{Instance, Reconciler};
+use crate::concurrency::{Instance, Reconciler, std_duration};
 use crate::deploy::{DeployError, Floor, kind};
-use crate::ledger::{Intent, Principal};
+use crate::ledger::{self, Intent, OneOffRow, Principal};
 use crate::processes::spec;
-use dozen_core::admin::OneOff;
+use dozen_core::admin::{LIMIT, OneOff};
+use dozen_core::config::{Config, Origin, Var};
 use dozen_core::disposability::Life;
-use dozen_core::ids::{Generation, InstanceName};
+use dozen_core::ids::{Generation, InstanceName, Version};
 use dozen_core::parity::{Driver, Io};
 use dozen_core::processes::{Exit, Seen, State};
-use dozen_core::release::Release;
-use jiff::Timestamp;
+use dozen_core::release::{Release, Status};
+use held::Held;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
+pub mod held;
+
+/// What is asked to be run.
+#[derive(Default)]
+pub struct Request {
+    /// What the app's shell runs; `None` for the app's console.
+    pub command: Option<String>,
+    /// Of this release; `None` for the current one.
+    pub release: Option<Version>,
+    /// For this run only, over all that the release gives.
+    pub env: BTreeMap<String, String>,
+    /// What the terminal is, where the release does not say something else: `TERM`.
+    pub terminal: BTreeMap<String, String>,
+    /// No longer than this.
+    pub limit: Option<SignedDuration>,
+}
+
+/// A one-off under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// `run.7`
+    pub instance: InstanceName,
+    /// Of this release.
+    pub release: Version,
+    /// Masked.
+    pub command: String,
+    /// A console was asked for and the app has none, so that this is a plain shell.
+    pub plain_shell: bool,
+}
+
+/// A one-off on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// As the ledger has it.
+    pub row: OneOffRow,
+    /// Whether somebody runs it now.
+    pub runs: bool,
+}
+
 impl Floor {
-    /// Starts a one-off of the current release on these descriptors. Answers its name; [`Floor::ran`] waits for its end.
-    pub async fn run(&self, who: &Principal, command: String, io: Io) -> Result<InstanceName, DeployError> {
-        let release = Arc::new(self.current().await?);
-        let masked = release.mask().apply(&command).into_owned();
-        let run = Intent::Run { deploy: self.deploy.clone(), release: release.version, command: masked };
+    /// Starts a one-off on these descriptors. [`Floor::ran`] waits for its end.
+    pub async fn run(&self, who: &Principal, request: Request, io: Io) -> Result<Begun, DeployError> {
+        let release = Arc::new(match request.release {
+            None => self.current().await?,
+            Some(version) => self.released(version).await?,
+        });
+        let (command, plain_shell) = match (request.command, &release.slug.console) {
+            (Some(command), _) => (command, false),
+            (None, Some(console)) => (console.clone(), false),
+            (None, None) => (plain_shell().to_owned(), true),
+        };
+        let mut env = Config::default();
+        let given = release.variables();
+        let told = |name: &String| given.contains_key(name) || release.slug.env.iter().any(|(n, _)| n == name);
+        for (name, value) in request.terminal.into_iter().filter(|(name, _)| !told(name)) {
+            env.set(&name, Var { value, origin: Origin::Set, plain: true })?;
+        }
+        for (name, value) in request.env {
+            env.set(&name, Var { value, origin: Origin::Set, plain: false })?;
+        }
+        let instance = InstanceName { kind: kind("run"), number: 0 };
+        let limit = request.limit.unwrap_or(LIMIT);
+        let mut one_off = OneOff { instance, release: release.version, command, env, limit };
+        let masked = one_off.mask(&release).apply(&one_off.command).into_owned();
+
+        let door = self.door().await?;
+        let run = Intent::Run { deploy: self.deploy.clone(), release: release.version, command: masked.clone() };
         let number = self.ledger.commit(who, run).await?.number;
-        let instance = InstanceName { kind: kind("run"), number };
-        let one_off = OneOff { instance: instance.clone(), release: release.version, command };
+        let held = Held::take(self.home(), &self.deploy, number)
+            .map_err(|source| DeployError::Hold { folder: self.home().one_off(&self.deploy, number), source })?;
+        self.holding.add(number, held);
+        drop(door);
+        one_off.instance.number = number;
+        let instance = one_off.instance.clone();
         self.driver.start(&release, &one_off, io)?;
-        Ok(instance)
+        Ok(Begun { instance, release: release.version, command: masked, plain_shell })
     }
 
     /// Waits for a one-off's end and records it.
     pub async fn ran(&self, who: &Principal, instance: &InstanceName) -> Result<Exit, DeployError> {
         let exit = self.end_of(instance).await;
         let ran = Intent::Ran { deploy: self.deploy.clone(), number: instance.number, exit_code: exit.code() };
-        self.ledger.commit(who, ran).await?;
+        let recorded = self.ledger.commit(who, ran).await;
+        self.holding.remove(instance.number);
+        recorded?;
         Ok(exit)
+    }
+
+    /// Waits until a one-off's program runs, or has ended already.
+    pub async fn started(&self, instance: &InstanceName) {
+        let begun = |seen: &[Seen]| seen.iter().any(|s| s.instance == *instance && s.state != State::Starting).then_some(());
+        self.observed.until(begun).await;
+    }
+
+    /// Stops a one-off that this process runs; what comes of it is seen.
+    pub fn stop_one_off(&self, who: &Principal, instance: &InstanceName) -> Result<(), DeployError> {
+        self.ledger.authorise(who, "stop a one-off")?;
+        if instance.kind != kind("run") || !self.holding.has(instance.number) {
+            return Err(DeployError::NotHeld { deploy: self.deploy.clone(), instance: instance.clone() });
+        }
+        Ok(self.driver.stop(instance.clone())?)
+    }
+
+    /// All one-offs, the latest first.
+    pub async fn one_offs(&self) -> Result<Vec<Recorded>, DeployError> {
+        let rows = self.ledger.one_offs(&self.deploy).await?;
+        let runs = |row: &OneOffRow| row.ended.is_none() && held::is_held(self.home(), &self.deploy, row.number);
+        Ok(rows.into_iter().map(|row| Recorded { runs: runs(&row), row }).collect())
+    }
+
+    /// Concludes what nobody finishes any more; with `mine`, also what this process has begun.
+    pub(crate) async fn recover(&self, who: &Principal, mine: bool) -> Result<(), DeployError> {
+        let _door = self.door().await?;
+        let open = self.ledger.one_offs(&self.deploy).await?.into_iter().filter(|row| row.ended.is_none()).map(|row| row.number);
+        let runs = |n: &u32| held::is_held(self.home(), &self.deploy, *n) && !(mine && self.holding.has(*n));
+        let (running, left): (Vec<u32>, Vec<u32>) = open.partition(runs);
+        self.ledger.commit(who, Intent::Recover { deploy: self.deploy.clone(), running }).await?;
+        left.into_iter().for_each(|n| held::sweep(self.home(), &self.deploy, n));
+        Ok(())
+    }
+
+    async fn released(&self, version: Version) -> Result<Release, DeployError> {
+        let row = self.ledger.release(&self.deploy, version).await?;
+        if row.status != Status::Succeeded {
+            return Err(DeployError::NotReleased { version, status: row.status });
+        }
+        self.load(&row).await
+    }
+
+    /// Between a one-off's row and its lock nobody may look for lost ones.
+    async fn door(&self) -> Result<std::fs::File, DeployError> {
+        let home = self.home().clone();
+        let door = tokio::task::spawn_blocking(move || ledger::door(&home)).await;
+        Ok(door.unwrap_or(Err(ledger::LedgerError::Stopped))?)
     }
 
     pub(crate) async fn end_of(&self, instance: &InstanceName) -> Exit {
@@ -44,6 +163,11 @@ impl Floor {
     }
 }
 
+/// The shell that people like better, where the machine has it.
+fn plain_shell() -> &'static str {
+    if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" }
+}
+
 impl Reconciler {
     pub(crate) async fn start_one_off(&mut self, release: Arc<Release>, one_off: &OneOff, io: Io) {
         let (log, given) = match io {
@@ -51,10 +175,13 @@ impl Reconciler {
             Io::Logged => (Some(spec::log(&self.site.home, &release)), None),
         };
         let name = one_off.instance.clone();
-        self.line(&name.to_string(), &format!("Starting process with command `{}`", release.mask().apply(&one_off.command)));
-        let spec = self.place().spec(&release, &name, &one_off.command, None, log);
+        let starting = format!("Starting process with command `{}`", one_off.mask(&release).apply(&one_off.command));
+        self.line_of(&release.deploy, &name.to_string(), &starting);
+        let mut spec = self.place().spec(&release, &name, &one_off.command, None, log);
+        spec.env = one_off.environment(spec.env);
         let key = (release.version, name.clone());
-        let (life, _) = Life::begin(false, 0, Timestamp::now());
+        let now = Timestamp::now();
+        let (life, _) = Life::begin(false, 0, now);
         let (incarnation, jail) = self.launch(key, spec, given).await;
         let generation = self.desired.as_ref().map_or(Generation(0), |d| d.generation);
         let instance = Instance {
@@ -69,9 +196,32 @@ impl Reconciler {
             leaving: None,
             pid: None,
             isolation: None,
+            deadline: Some(one_off.deadline(now)),
         };
         self.one_offs.insert(name.clone(), instance);
         self.report_one_off(&name, State::Starting, None);
+    }
+
+    /// SIGTERM, and SIGKILL after the grace.
+    pub(crate) fn stop_one_off(&mut self, name: &InstanceName) {
+        let grace = std_duration(self.site.policy.grace);
+        let Some(instance) = self.one_offs.get_mut(name) else { return };
+        instance.deadline = None;
+        instance.life.state = State::Stopping;
+        if let Some(jail) = &instance.jail {
+            jail.stop(grace);
+        }
+        self.line(&name.to_string(), "Stopping all processes with SIGTERM");
+        self.report_one_off(name, State::Stopping, None);
+    }
+
+    pub(crate) fn stop_overdue_one_offs(&mut self, now: Timestamp) {
+        let due = |i: &Instance| i.deadline.clone().filter(|d| d.at <= now);
+        let overdue: Vec<_> = self.one_offs.iter().filter_map(|(name, i)| Some((name.clone(), due(i)?))).collect();
+        for (name, deadline) in overdue {
+            self.line(&name.to_string(), &deadline.line());
+            self.stop_one_off(&name);
+        }
     }
 
     pub(crate) fn report_one_off(&self, name: &InstanceName, state: State, exit: Option<Exit>) {

@@ -17,7 +17,7 @@ use crate::port::lease::Lease;
 use crate::port::{Router, RouterEvent};
 use crate::processes::spec::{self, Place};
 use crate::processes::{Jail, JailEvent, JailHandle};
-use dozen_core::admin::OneOff;
+use dozen_core::admin::{Deadline, OneOff};
 use dozen_core::concurrency::{Desired, Step, plan};
 use dozen_core::disposability::{Event, Life, Policy};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, Version};
@@ -82,6 +82,11 @@ pub enum Command {
         /// Signal number.
         number: i32,
     },
+    /// SIGTERM to a one-off, SIGKILL after the grace.
+    Stop {
+        /// Which.
+        instance: InstanceName,
+    },
     /// SIGKILL to everything.
     KillAll,
     /// When nothing runs any more, end the router and then the driver.
@@ -113,6 +118,8 @@ pub(crate) struct Instance {
     pub(crate) leaving: Option<Leaving>,
     pub(crate) pid: Option<u32>,
     pub(crate) isolation: Option<Isolation>,
+    /// Of a one-off that has not been told to stop.
+    pub(crate) deadline: Option<Deadline>,
 }
 
 /// What the task owns; nothing else touches it.
@@ -202,7 +209,8 @@ impl Reconciler {
     pub(crate) fn wake(&self) -> Option<Timestamp> {
         let lives = self.instances.values().filter_map(|i| i.life.wake(&self.site.policy));
         let drains = self.instances.values().filter_map(|i| i.leaving.map(|l| l.until));
-        lives.chain(drains).chain(self.revive).min()
+        let deadlines = self.one_offs.values().filter_map(|i| i.deadline.as_ref().map(|d| d.at));
+        lives.chain(drains).chain(deadlines).chain(self.revive).min()
     }
 
     pub(crate) async fn command(&mut self, command: Command) {
@@ -238,6 +246,7 @@ impl Reconciler {
                     jail.signal(number);
                 }
             }
+            Command::Stop { instance } => self.stop_one_off(&instance),
             Command::Close(done) => self.closing = Some(done),
             Command::KillAll => {
                 for i in self.instances.values().chain(self.one_offs.values()) {
@@ -350,6 +359,7 @@ impl Reconciler {
             leaving: None,
             pid: None,
             isolation: None,
+            deadline: None,
         };
         let key = (instance.release.version, name);
         self.instances.insert(key.clone(), instance);

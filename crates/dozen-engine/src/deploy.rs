@@ -5,6 +5,7 @@
 //! **Invariant:** a release is in the ledger before anything of it starts, and it is concluded before it is called current.
 //! **Invariant:** whatever fails after that, the release before it keeps serving.
 
+use crate::admin::held::Holding;
 use crate::codebase;
 use crate::dependencies;
 use crate::home::Home;
@@ -48,6 +49,8 @@ pub struct Floor {
     pub serving: bool,
     /// What its instances use of this host.
     meter: Arc<Meter>,
+    /// The one-offs that this process runs.
+    pub(crate) holding: Holding,
     /// Changes of releases wait for each other here.
     turn: tokio::sync::Mutex<()>,
 }
@@ -84,10 +87,10 @@ pub struct Configured {
 impl Floor {
     /// A floor for a deploy.
     pub fn new(ledger: Ledger, deploy: DeployRef, exe: PathBuf, driver: Local, observed: Arc<Observed>, serving: bool) -> Self {
-        Self { ledger, deploy, exe, driver, observed, serving, meter: Arc::default(), turn: tokio::sync::Mutex::default() }
+        Self { ledger, deploy, exe, driver, observed, serving, meter: Arc::default(), holding: Holding::default(), turn: tokio::sync::Mutex::default() }
     }
 
-    fn home(&self) -> &Home {
+    pub(crate) fn home(&self) -> &Home {
         self.ledger.home()
     }
 
@@ -109,7 +112,7 @@ impl Floor {
         let source = reading.source;
         let declared = declared::read(&source, &folder, output)?;
         self.ledger.commit(who, Intent::Adopt { deploy: deploy.clone(), folder: source.folder.clone() }).await?;
-        self.ledger.commit(who, Intent::Recover { deploy: deploy.clone() }).await?;
+        self.recover(who, false).await?;
 
         let before = self.current_row().await?;
         if before.is_none() {
@@ -215,8 +218,8 @@ impl Floor {
             }
         }
         // What was under way when it was stopped ends here, in the ledger too.
-        self.ledger.commit(who, Intent::Recover { deploy: self.deploy.clone() }).await?;
-        Ok(())
+        self.holding.empty().await;
+        self.recover(who, true).await
     }
 
     /// Sets and unsets config vars. On a running deploy that makes a release; otherwise the next `up` makes it.
@@ -305,7 +308,7 @@ impl Floor {
         })
     }
 
-    async fn load(&self, row: &ReleaseRow) -> Result<Release, DeployError> {
+    pub(crate) async fn load(&self, row: &ReleaseRow) -> Result<Release, DeployError> {
         // The same slug may come of several commits; a release knows its own.
         let slug = Slug { commit: row.commit.clone(), ..store::open(self.home(), &row.slug)? };
         Ok(Release {

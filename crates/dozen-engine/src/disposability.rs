@@ -75,6 +75,7 @@ impl Reconciler {
         for key in over {
             self.drained(&key).await;
         }
+        self.stop_overdue_one_offs(now);
         if self.revive.is_some_and(|at| at <= now) {
             self.revive = None;
             self.revived = Some(now);

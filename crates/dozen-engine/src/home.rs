@@ -57,4 +57,8 @@ impl Home {
         let hash = blake3::hash(deploy.to_string().as_bytes());
         self.root.join("run").join(&hash.to_hex()[..12])
     }
+    /// A running one-off's lock and, where no `up` runs it, its socket.
+    pub fn one_off(&self, deploy: &DeployRef, number: u32) -> PathBuf {
+        self.run(deploy).with_extension(number.to_string())
+    }
 }

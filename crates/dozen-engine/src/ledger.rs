@@ -97,6 +97,12 @@ pub enum LedgerError {
     Stopped,
 }
 
+/// Waits for the home's door: who has it is alone with what no transaction of the ledger guards. Never within a transaction.
+pub(crate) fn door(home: &Home) -> Result<std::fs::File, LedgerError> {
+    let door = std::fs::File::open(home.root()).and_then(|d| Ok(flock(&d, FlockOperation::LockExclusive).map(|()| d)?));
+    door.map_err(|source| LedgerError::Home { path: home.root().to_owned(), source })
+}
+
 fn hint(e: &rusqlite::Error) -> &'static str {
     match e.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => ": the disk is full, make room and try again",
@@ -122,8 +128,7 @@ impl Ledger {
             make_private(&folder).map_err(|source| LedgerError::Home { path: folder, source })?;
         }
         // Several first starts go through here one by one: SQLite answers "busy" at once where two switch a new file to WAL, timeout or not.
-        let door = std::fs::File::open(home.root()).and_then(|d| Ok(flock(&d, FlockOperation::LockExclusive).map(|()| d)?));
-        let _door = door.map_err(|source| LedgerError::Home { path: home.root().to_owned(), source })?;
+        let _door = door(home)?;
         let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
         made.map_err(|source| LedgerError::Home { path: path.clone(), source })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -293,13 +298,16 @@ mod tests {
         let before = b.ledger.deploy(&b.shop).await.expect("read").expect("there").1;
         let config = b.configure("value").await;
         let left = b.release(config).await;
-        let run = b.commit(Intent::Run { deploy: b.shop.clone(), release: left, command: "true".into() }).await;
+        let begin = || Intent::Run { deploy: b.shop.clone(), release: left, command: "true".into() };
+        let run = b.commit(begin()).await;
         assert_eq!(run.generation.0, before.0 + 3);
-        b.commit(Intent::Recover { deploy: b.shop.clone() }).await;
+        let running = b.commit(begin()).await.number;
+        b.commit(Intent::Recover { deploy: b.shop.clone(), running: vec![running] }).await;
         let row = b.ledger.release(&b.shop, left).await.expect("read");
         assert_eq!(row.status, Status::Failed);
         let one_offs = b.ledger.one_offs(&b.shop).await.expect("read");
-        assert_eq!((one_offs[0].number, one_offs[0].ended.map(|(_, code)| code)), (1, Some(137)));
+        let ends: Vec<_> = one_offs.iter().map(|o| (o.number, o.ended.map(|(_, code)| code))).collect();
+        assert_eq!(ends, [(2, None), (1, Some(137))]);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-mod admin;
+pub mod admin;
 pub mod backing;
 pub mod codebase;
 pub mod concurrency;

@@ -97,6 +97,11 @@ impl Local {
         self.send(Command::Signal { instance, number })
     }
 
+    /// SIGTERM to every process of a one-off, SIGKILL after the grace.
+    pub fn stop(&self, instance: InstanceName) -> Result<(), Refusal> {
+        self.send(Command::Stop { instance })
+    }
+
     /// SIGKILL to everything, now.
     pub fn kill(&self) -> Result<(), Refusal> {
         self.send(Command::KillAll)

@@ -30,7 +30,7 @@ mod runs;
 mod schema;
 pub(crate) mod wire;
 
-pub(crate) use runs::{Frame, PROTOCOL as RUN_PROTOCOL};
+pub(crate) use runs::{Frame, PROTOCOL as RUN_PROTOCOL, WINDOW as RUN_WINDOW};
 
 /// A request's body is small: names and values of config at most.
 const MAX_BODY: usize = 256 * 1024;
@@ -69,7 +69,8 @@ pub(crate) fn router(served: Arc<Served>) -> Router {
         .route("/releases/{version}", get(releases::describe))
         .route("/diffs", get(releases::diff))
         .route("/rollbacks", post(releases::rollback))
-        .route("/runs", post(runs::run))
+        .route("/runs", get(runs::list).post(runs::run))
+        .route("/runs/stop", post(runs::stop))
         .route("/stop", post(stop));
     Router::new()
         .nest("/v1/apps/{app}/deploys/{deploy}", deploy)
@@ -253,6 +254,8 @@ impl From<DeployError> for Failure {
             DeployError::NoRelease(_) | DeployError::NoEarlier(_) | DeployError::FailedRelease(_) | DeployError::NotServing(_) => {
                 StatusCode::CONFLICT
             }
+            DeployError::NotReleased { .. } => StatusCode::CONFLICT,
+            DeployError::NotHeld { .. } => StatusCode::NOT_FOUND,
             DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
             DeployError::NotUp { .. } | DeployError::ConfigMoved(_) => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

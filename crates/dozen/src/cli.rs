@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod console;
 pub(crate) mod down;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
@@ -23,6 +24,7 @@ pub(crate) mod ps;
 pub(crate) mod releases;
 pub(crate) mod rollback;
 pub(crate) mod run;
+pub(crate) mod runs;
 pub(crate) mod target;
 pub(crate) mod up;
 
@@ -100,11 +102,17 @@ pub(crate) enum Command {
     ///
     /// The deploy must be running. Its data is not touched: a migration is not undone.
     Rollback(rollback::RollbackArgs),
-    /// Run a one-off process with the current release's code, config and resources
+    /// Run a one-off process with a release's code, config and resources
     ///
-    /// It works whether the deploy runs or not. Input, output and signals are passed on; its exit code becomes dozen's own, 128 + n where a
-    /// signal ended it.
+    /// It works whether the deploy runs or not. On a terminal it gets a terminal of its own, with the same size, and what is typed is its own, Ctrl-C
+    /// too; otherwise input, output and signals are passed on as they are. Its exit code becomes dozen's own, 128 + n where a signal ended it.
     Run(run::RunArgs),
+    /// Open the app's console: what app.json or the Procfile names, or the language's own shell
+    ///
+    /// It is a one-off like those of `run`, with the current release's code, config and resources.
+    Console(console::ConsoleArgs),
+    /// List the one-offs, the latest first; stop one
+    Runs(runs::RunsArgs),
     /// Print a script that lets bash, zsh or fish complete dozen's commands
     ///
     /// bash: `dozen completions bash > ~/.local/share/bash-completion/completions/dozen`; zsh: `dozen completions zsh > _dozen` in a folder of
@@ -136,6 +144,8 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Releases(args) => releases::run(args, settings, printer).await,
         Command::Rollback(args) => rollback::run(args, settings, printer).await,
         Command::Run(args) => run::run(args, settings, printer).await,
+        Command::Console(args) => console::run(args, settings, printer).await,
+        Command::Runs(args) => runs::run(args, settings, printer).await,
         Command::Completions(args) => {
             completions::run(&args, printer);
             Ok(0)
@@ -146,7 +156,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
 
 /// `ps:scale` → `ps scale`, for the first word that is a command and only where the part before the colon is a noun of ours.
 fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const NOUNS: [&str; 3] = ["ps", "config", "releases"];
+    const NOUNS: [&str; 4] = ["ps", "config", "releases", "runs"];
     let mut out = Vec::new();
     let mut done = false;
     let mut value_of_app = false;
@@ -196,6 +206,7 @@ pub(crate) fn hint_of_deploy(error: &DeployError) -> Option<String> {
         DeployError::NotUp { .. } => Some("Its last lines: `dozen logs`.".to_owned()),
         DeployError::ConfigMoved(_) => Some("`dozen config` shows what it is now.".to_owned()),
         DeployError::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one.".to_owned()),
+        DeployError::NotReleased { .. } => Some("`dozen releases` lists them.".to_owned()),
         DeployError::NotServing(_) => Some("Start it with `dozen up`.".to_owned()),
         _ => None,
     }

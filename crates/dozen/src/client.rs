@@ -56,6 +56,19 @@ impl Client {
             let stream = stream.with_context(|| format!("{deploy} is starting or stopping; its API does not answer"))?;
             return Self::over(deploy, stream).await;
         }
+        Self::here(settings, deploy).await
+    }
+
+    /// Connects to whoever runs a one-off: the deploy's `up`, or a `dozen run`.
+    pub(crate) async fn of_one_off(settings: &Settings, deploy: DeployRef, number: u32) -> Result<Self> {
+        match running::connect_one_off(&settings.home, &deploy, number).await {
+            Ok(stream) => Self::over(deploy, stream).await,
+            Err(_) => Self::connect(settings, deploy).await,
+        }
+    }
+
+    /// Serves the deploy in this process, whoever else does.
+    pub(crate) async fn here(settings: &Settings, deploy: DeployRef) -> Result<Self> {
         let ledger = Ledger::open(&settings.home)?;
         let floor = floor(settings, ledger, &deploy, None, false).await?;
         let served = Arc::new(api::Served { floor, url: None, down: Notify::new() });

@@ -69,14 +69,18 @@ impl RunFolder {
 
     /// Binds the API socket, in place of what a killed predecessor left.
     pub(crate) fn bind(&self) -> Result<tokio::net::UnixListener> {
-        let at = self.path.join(SOCKET);
-        let attempt = || format!("cannot bind the API socket {}", at.display());
-        match std::fs::remove_file(&at) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(attempt),
-            _ => {}
-        }
-        tokio::net::UnixListener::bind(through(&self.folder)).with_context(attempt)
+        bind(&self.folder, &self.path)
     }
+}
+
+fn bind(folder: &File, path: &Path) -> Result<tokio::net::UnixListener> {
+    let at = path.join(SOCKET);
+    let attempt = || format!("cannot bind the API socket {}", at.display());
+    match std::fs::remove_file(&at) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(attempt),
+        _ => {}
+    }
+    tokio::net::UnixListener::bind(through(folder)).with_context(attempt)
 }
 
 impl Drop for RunFolder {
@@ -100,6 +104,19 @@ pub(crate) fn holder(home: &Home, deploy: &DeployRef) -> Option<Holder> {
 /// Connects to a running deploy's API.
 pub(crate) async fn connect(home: &Home, deploy: &DeployRef) -> std::io::Result<tokio::net::UnixStream> {
     let folder = File::open(home.run(deploy))?;
+    tokio::net::UnixStream::connect(through(&folder)).await
+}
+
+/// Binds the API socket of a one-off that this process runs; whoever holds the one-off removes it.
+pub(crate) fn bind_one_off(home: &Home, deploy: &DeployRef, number: u32) -> Result<tokio::net::UnixListener> {
+    let path = home.one_off(deploy, number);
+    let folder = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    bind(&folder, &path)
+}
+
+/// Connects to the API of who runs a one-off, where that is no `up`.
+pub(crate) async fn connect_one_off(home: &Home, deploy: &DeployRef, number: u32) -> std::io::Result<tokio::net::UnixStream> {
+    let folder = File::open(home.one_off(deploy, number))?;
     tokio::net::UnixStream::connect(through(&folder)).await
 }
 

@@ -4,7 +4,7 @@ use super::{Instance, Key, Reconciler};
 use crate::port::lease::Lease;
 use dozen_core::concurrency::Desired;
 use dozen_core::disposability::last_words;
-use dozen_core::ids::Generation;
+use dozen_core::ids::{DeployRef, Generation};
 use dozen_core::logs::{Filter, LogLine, Source};
 use dozen_core::port::{Backend, Route, RouteTable, Web};
 use dozen_core::processes::{Seen, State};
@@ -44,9 +44,13 @@ impl Reconciler {
         let deploy = self.desired.as_ref().map(|d| d.deploy.clone());
         let deploy = deploy.or_else(|| self.one_offs.values().next().map(|i| i.release.deploy.clone()));
         if let Some(deploy) = deploy {
-            let line = LogLine { time: Timestamp::now(), source: Source::Dozen, ps: ps.to_owned(), message: message.as_bytes().to_vec() };
-            self.site.report.line(&deploy, line);
+            self.line_of(&deploy, ps, message);
         }
+    }
+
+    pub(crate) fn line_of(&self, deploy: &DeployRef, ps: &str, message: &str) {
+        let line = LogLine { time: Timestamp::now(), source: Source::Dozen, ps: ps.to_owned(), message: message.as_bytes().to_vec() };
+        self.site.report.line(deploy, line);
     }
 
     /// Says why a process that nobody stopped most likely ended, where its last lines tell.

@@ -7,8 +7,9 @@ use crate::release::store::StoreError;
 use dozen_core::concurrency::formation::FormationError;
 use dozen_core::config::ConfigError;
 use dozen_core::diagnostic::Diagnostic;
-use dozen_core::ids::{DeployRef, Version};
+use dozen_core::ids::{DeployRef, InstanceName, Version};
 use dozen_core::parity::Refusal;
+use dozen_core::release::Status;
 use std::path::PathBuf;
 
 /// Why a deploy did not come about.
@@ -105,6 +106,34 @@ pub enum DeployError {
     /// It would bring back a release that never worked.
     #[error("{0} failed and cannot be rolled back to")]
     FailedRelease(Version),
+    /// A one-off of a release that never became current.
+    #[error("{version} {}; a one-off can only be of a release that succeeded", match .status {
+        Status::Failed => "failed",
+        Status::Pending | Status::Succeeded => "is not released yet",
+    })]
+    NotReleased {
+        /// Which.
+        version: Version,
+        /// How far it came.
+        status: Status,
+    },
+    /// The lock of a one-off.
+    #[error("cannot take the run folder {folder}")]
+    Hold {
+        /// Which.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// This process does not run that one-off.
+    #[error("{deploy} does not run {instance}; `dozen runs` lists what runs")]
+    NotHeld {
+        /// Whose.
+        deploy: DeployRef,
+        /// Which.
+        instance: InstanceName,
+    },
     /// Only a running deploy can do that.
     #[error("{0} is not running")]
     NotServing(DeployRef),

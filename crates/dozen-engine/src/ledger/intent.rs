@@ -50,6 +50,8 @@ pub enum Intent {
     Recover {
         /// Whose.
         deploy: DeployRef,
+        /// One-offs that somebody else runs: they are under way and not left.
+        running: Vec<u32>,
     },
     /// This config shall be the deploy's next version.
     Configure {
@@ -156,7 +158,7 @@ impl Intent {
     fn deploy(&self) -> &DeployRef {
         match self {
             Self::Adopt { deploy, .. }
-            | Self::Recover { deploy }
+            | Self::Recover { deploy, .. }
             | Self::Configure { deploy, .. }
             | Self::Attach { deploy, .. }
             | Self::Release { deploy, .. }
@@ -230,7 +232,7 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             )?;
             Ok(0)
         }
-        Intent::Recover { deploy } => {
+        Intent::Recover { deploy, running } => {
             let name = deploy.to_string();
             c.execute(
                 "UPDATE releases SET status = 'failed', failure = 'dozen was ended before the release was concluded'
@@ -238,7 +240,12 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
                 [&name],
             )?;
             // 137: a lost parent ends its one-offs with SIGKILL at the latest.
-            c.execute("UPDATE one_offs SET ended_at = ?2, exit_code = 137 WHERE deploy = ?1 AND ended_at IS NULL", [&name, &now])?;
+            let running = serde_json::to_string(&running).expect("numbers are JSON");
+            c.execute(
+                "UPDATE one_offs SET ended_at = ?2, exit_code = 137
+                 WHERE deploy = ?1 AND ended_at IS NULL AND number NOT IN (SELECT value FROM json_each(?3))",
+                [&name, &now, &running],
+            )?;
             Ok(0)
         }
         Intent::Configure { deploy, config } => {
@@ -335,7 +342,7 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             Ok(number)
         }
         Intent::Ran { deploy, number, exit_code } => {
-            // Whoever ran it knows best, also where an `up` that started meanwhile took it for lost.
+            // Whoever ran it knows best, also where it was taken for lost meanwhile.
             c.execute(
                 "UPDATE one_offs SET ended_at = ?3, exit_code = ?4 WHERE deploy = ?1 AND number = ?2",
                 params![deploy.to_string(), number, now, exit_code],

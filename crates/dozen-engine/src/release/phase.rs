@@ -3,7 +3,8 @@
 use crate::deploy::{DeployError, Floor, kind};
 use crate::ledger::Principal;
 use crate::output::{Event, Output};
-use dozen_core::admin::OneOff;
+use dozen_core::admin::{LIMIT, OneOff};
+use dozen_core::config::Config;
 use dozen_core::ids::{InstanceName, TypeName};
 use dozen_core::parity::{Driver, Io};
 use dozen_core::release::Release;
@@ -21,7 +22,8 @@ impl Floor {
         output.step(&format!("Running release command: {masked}"));
         let started = Instant::now();
         let instance = InstanceName { kind: kind(TypeName::RELEASE), number: release.version.0 };
-        let one_off = OneOff { instance: instance.clone(), release: release.version, command: command.to_owned() };
+        let (command, env) = (command.to_owned(), Config::default());
+        let one_off = OneOff { instance: instance.clone(), release: release.version, command, env, limit: LIMIT };
         self.driver.start(release, &one_off, Io::Logged)?;
         let code = match tokio::time::timeout(RELEASE_PHASE, self.end_of(&instance)).await {
             Ok(exit) => exit.code(),

@@ -1,131 +1,221 @@
-//! One-offs over the API: after the upgrade both sides speak frames, `[kind: u8][length: u32, big-endian][payload]`.
+//! One-offs over the API: started, attended, listed and stopped. After the upgrade both sides of an attended one speak [`Frame`]s.
 
-use super::{Failure, Shared, wire};
-use axum::Extension;
+use super::{Answer, Failure, Shared, wire};
+use crate::running;
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use dozen_core::ids::InstanceName;
-use dozen_core::parity::Io;
+use axum::{Extension, Json};
+use dozen_core::admin::TtySize;
+use dozen_core::ids::{InstanceName, InvalidName};
+use dozen_core::parity::{Driver, Io};
+use dozen_core::processes::Isolation;
+use dozen_engine::admin::{Begun, Recorded, Request};
+use dozen_engine::deploy::DeployError;
 use dozen_engine::ledger::Principal;
+use frame::MAX_FRAME;
 use hyper_util::rt::TokioIo;
+use jiff::SignedDuration;
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use terminal::Terminal;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+mod frame;
+mod terminal;
+
+pub(crate) use frame::{Frame, WINDOW};
 
 /// The upgrade's name.
-pub(crate) const PROTOCOL: &str = "dozen-run";
-/// The largest payload.
-const MAX_FRAME: usize = 64 * 1024;
+pub(crate) const PROTOCOL: &str = "dozen-run-2";
 /// How long a one-off whose caller hung up has between SIGHUP and SIGKILL.
-const HANG_UP: std::time::Duration = std::time::Duration::from_secs(10);
+const HANG_UP: Duration = Duration::from_secs(10);
 
-/// One message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Frame {
-    /// Towards the process; empty means end of input.
-    Stdin(Vec<u8>),
-    /// From it.
-    Stdout(Vec<u8>),
-    /// From it.
-    Stderr(Vec<u8>),
-    /// Towards it: a signal's number.
-    Signal(i32),
-    /// It ended; the last frame.
-    Exit(i32),
-    /// Its name, `run.7`; the first frame.
-    Name(String),
-}
-
-impl Frame {
-    /// Writes it.
-    pub(crate) async fn write(self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-        let (kind, payload) = match self {
-            Self::Stdin(b) => (0, b),
-            Self::Stdout(b) => (1, b),
-            Self::Stderr(b) => (2, b),
-            Self::Signal(n) => (3, n.to_be_bytes().to_vec()),
-            Self::Exit(n) => (4, n.to_be_bytes().to_vec()),
-            Self::Name(s) => (5, s.into_bytes()),
-        };
-        let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
-        let head = [&[kind], length.to_be_bytes().as_slice()].concat();
-        to.write_all(&head).await?;
-        to.write_all(&payload).await?;
-        to.flush().await
-    }
-
-    /// Reads the next. `None` at the end.
-    pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Self>> {
-        let mut head = [0; 5];
-        match from.read_exact(&mut head).await {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            other => other?,
-        };
-        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        if length > MAX_FRAME {
-            return Err(io::Error::other(format!("a frame of {length} bytes, more than {MAX_FRAME}")));
-        }
-        let mut payload = vec![0; length];
-        from.read_exact(&mut payload).await?;
-        let number = |p: &[u8]| p.try_into().map(i32::from_be_bytes).map_err(io::Error::other);
-        Ok(Some(match head[0] {
-            0 => Self::Stdin(payload),
-            1 => Self::Stdout(payload),
-            2 => Self::Stderr(payload),
-            3 => Self::Signal(number(&payload)?),
-            4 => Self::Exit(number(&payload)?),
-            5 => Self::Name(String::from_utf8(payload).map_err(io::Error::other)?),
-            other => return Err(io::Error::other(format!("a frame of unknown kind {other}"))),
-        }))
-    }
-}
-
-/// `POST /runs`: starts a one-off and hands the connection over to it.
+/// `POST /runs`: starts a one-off and, unless it is detached, hands the connection over to it.
 pub(super) async fn run(
-    axum::extract::State(served): Shared,
+    State(served): Shared,
     Extension(who): Extension<Principal>,
     headers: HeaderMap,
     request: axum::extract::Request,
 ) -> Result<Response, Failure> {
-    if headers.get(header::UPGRADE).is_none_or(|u| u != PROTOCOL) {
-        let message = format!("a one-off needs `Upgrade: {PROTOCOL}`");
-        return Err(Failure::new(StatusCode::UPGRADE_REQUIRED, message));
-    }
     let (mut parts, body) = request.into_parts();
     let bytes = axum::body::to_bytes(body, super::MAX_BODY).await;
     let bytes = bytes.map_err(|e| Failure::new(StatusCode::BAD_REQUEST, format!("cannot read the request: {e}")))?;
-    let body: wire::Run = serde_json::from_slice(&bytes)
+    let mut body: wire::Run = serde_json::from_slice(&bytes)
         .map_err(|e| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the request is not what `run` takes: {e}")))?;
+    let terminal = body.terminal.take();
+    let detach = body.detach;
+    let request = asked(body, terminal.as_ref())?;
+    if detach {
+        return Ok(begin_detached(&served, who, request).await?.into_response());
+    }
+    if headers.get(header::UPGRADE).is_none_or(|u| u != PROTOCOL) {
+        let message = format!("a one-off needs `Upgrade: {PROTOCOL}`; start `dozen up` again with the dozen that asks");
+        return Err(Failure::new(StatusCode::UPGRADE_REQUIRED, message));
+    }
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let upgrade = upgrade.ok_or_else(|| Failure::new(StatusCode::UPGRADE_REQUIRED, "this connection cannot be upgraded"))?;
 
-    let (inside, outside) = pipes().map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot make pipes: {e}")))?;
-    let instance = served.floor.run(&who, body.command, Io::Given(inside)).await?;
+    let failed =
+        |what: &str, e: &dyn std::fmt::Display| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot make {what}: {e}"));
+    let (inside, ends) = match terminal {
+        None => pipes().map_err(|e| failed("pipes", &e))?,
+        Some(t) => {
+            let size = TtySize { rows: t.rows, columns: t.columns };
+            let owner = owner(&served).await?;
+            let (terminal, inside) = Terminal::open(size, owner).map_err(|e| failed("a terminal", &e))?;
+            (inside, Ends::of(terminal))
+        }
+    };
+    let begun = served.floor.run(&who, request, Io::Given(inside)).await?;
     dozen_engine::tasks::spawn("run", async move {
+        let reachable = Reachable::begin(&served, &begun.instance);
         let connection = upgrade.await.ok().map(TokioIo::new);
-        attend(&served, &who, &instance, outside, connection).await;
+        attend(&served, &who, &begun, ends, connection).await;
+        drop(reachable);
     });
     let headers = [(header::UPGRADE, PROTOCOL), (header::CONNECTION, "upgrade")];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
+/// `GET /runs`
+pub(super) async fn list(State(served): Shared, Query(query): Query<wire::RunsQuery>) -> Answer<wire::Runs> {
+    let all = served.floor.one_offs().await?;
+    let runs = all.into_iter().take(query.n.unwrap_or(usize::MAX)).map(one_off).collect();
+    Ok(Json(wire::Runs { runs }))
+}
+
+/// `POST /runs/stop`: answers at once; the end is in the ledger.
+pub(super) async fn stop(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::StopRun>,
+) -> Answer<wire::StopRun> {
+    let instance: InstanceName =
+        body.run.parse().map_err(|e: InvalidName| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string()))?;
+    served.floor.stop_one_off(&who, &instance)?;
+    Ok(Json(body))
+}
+
+fn asked(body: wire::Run, terminal: Option<&wire::Terminal>) -> Result<Request, Failure> {
+    let release = body.release.map(|v| v.parse()).transpose();
+    let release = release.map_err(|e: InvalidName| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string()))?;
+    Ok(Request {
+        command: body.command,
+        release,
+        env: body.env,
+        terminal: terminal.map(|t| t.env.clone()).unwrap_or_default(),
+        limit: body.seconds.map(|s| SignedDuration::from_secs(s.into())),
+    })
+}
+
+/// Starts one that nobody attends.
+async fn begin_detached(served: &Arc<super::Served>, who: Principal, request: Request) -> Answer<wire::Began> {
+    let begun = served.floor.run(&who, request, Io::Logged).await?;
+    let answer = began(&begun);
+    let instance = begun.instance.clone();
+    let served = served.clone();
+    let runs = served.clone();
+    dozen_engine::tasks::spawn("run", async move {
+        let reachable = Reachable::begin(&runs, &begun.instance);
+        // The ledger's failure to record it has no one left to be told to.
+        let _ = runs.floor.ran(&who, &begun.instance).await;
+        drop(reachable);
+    });
+    served.floor.started(&instance).await;
+    Ok(Json(answer))
+}
+
+fn began(begun: &Begun) -> wire::Began {
+    wire::Began {
+        run: begun.instance.to_string(),
+        release: begun.release.to_string(),
+        command: begun.command.clone(),
+        plain_shell: begun.plain_shell,
+    }
+}
+
+fn one_off(recorded: Recorded) -> wire::OneOff {
+    let row = recorded.row;
+    let state = match (&row.ended, recorded.runs) {
+        (Some(_), _) => "ended",
+        (None, true) => "running",
+        (None, false) => "lost",
+    };
+    let took = row.ended.map(|(at, _)| at.duration_since(row.started).as_secs_f64().max(0.0));
+    wire::OneOff {
+        run: format!("run.{}", row.number),
+        state: state.to_owned(),
+        exit_code: row.ended.map(|(_, code)| code),
+        started_at: row.started.to_string(),
+        ended_at: row.ended.map(|(at, _)| at.to_string()),
+        seconds: took.map(|s| (s * 1000.0).round() / 1000.0),
+        release: row.release.to_string(),
+        started_by: row.started_by,
+        command: row.command,
+    }
+}
+
+/// Whose the terminal is to be, where processes run as somebody else than we do.
+async fn owner(served: &super::Served) -> Result<Option<u32>, DeployError> {
+    if served.floor.driver.capabilities().isolation != Isolation::Namespaces {
+        return Ok(None);
+    }
+    Ok(served.floor.ledger.deploy(&served.floor.deploy).await?.map(|(uid, _)| uid))
+}
+
+/// The same API at a socket of the one-off's own, while it runs where no `up` answers.
+struct Reachable(Option<JoinHandle<()>>);
+
+impl Reachable {
+    fn begin(served: &Arc<super::Served>, instance: &InstanceName) -> Self {
+        if served.floor.serving {
+            return Self(None);
+        }
+        // It runs all the same where nobody else can reach it.
+        let listener = running::bind_one_off(served.floor.ledger.home(), &served.floor.deploy, instance.number).ok();
+        Self(listener.map(|l| dozen_engine::tasks::spawn("run api", super::serve(l, super::router(served.clone())))))
+    }
+}
+
+impl Drop for Reachable {
+    fn drop(&mut self) {
+        if let Some(api) = &self.0 {
+            api.abort();
+        }
+    }
+}
+
+/// Our ends of a one-off's standard descriptors.
 struct Ends {
-    stdin: pipe::Sender,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    stdout: Box<dyn AsyncRead + Send + Unpin>,
+    /// A terminal has one output for both.
+    stderr: Option<pipe::Receiver>,
+    terminal: Option<Terminal>,
+}
+
+impl Ends {
+    fn of(terminal: Terminal) -> Self {
+        Self { stdin: Box::new(terminal.clone()), stdout: Box::new(terminal.clone()), stderr: None, terminal: Some(terminal) }
+    }
 }
 
 fn pipes() -> io::Result<([OwnedFd; 3], Ends)> {
     let flags = PipeFlags::CLOEXEC;
     let ((in_read, in_write), (out_read, out_write), (err_read, err_write)) = (pipe_with(flags)?, pipe_with(flags)?, pipe_with(flags)?);
     let ours = Ends {
-        stdin: pipe::Sender::from_owned_fd(in_write)?,
-        stdout: pipe::Receiver::from_owned_fd(out_read)?,
-        stderr: pipe::Receiver::from_owned_fd(err_read)?,
+        stdin: Box::new(pipe::Sender::from_owned_fd(in_write)?),
+        stdout: Box::new(pipe::Receiver::from_owned_fd(out_read)?),
+        stderr: Some(pipe::Receiver::from_owned_fd(err_read)?),
+        terminal: None,
     };
     Ok(([in_read, out_write, err_write], ours))
 }
@@ -134,14 +224,20 @@ fn pipes() -> io::Result<([OwnedFd; 3], Ends)> {
 async fn attend(
     served: &Arc<super::Served>,
     who: &Principal,
-    instance: &InstanceName,
+    begun: &Begun,
     ends: Ends,
     connection: Option<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
 ) {
+    let instance = &begun.instance;
+    let Ends { stdin, stdout, stderr, terminal } = ends;
     let Some(connection) = connection else {
-        hang_up(served, instance).await;
+        drop((stdin, stdout, stderr));
+        let hung_up = hang_up(served, instance, terminal);
         // The ledger's failure to record it has no one left to be told to.
-        let _ = served.floor.ran(who, instance).await;
+        tokio::select! {
+            _ = served.floor.ran(who, instance) => {}
+            () = async { hung_up.await; std::future::pending().await } => {}
+        }
         return;
     };
     let (mut from, mut to) = tokio::io::split(connection);
@@ -154,30 +250,46 @@ async fn attend(
         to.shutdown().await
     });
     // The writer answers a closed channel where the caller is gone.
-    let _ = frames.send(Frame::Name(instance.to_string())).await;
-    let out = dozen_engine::tasks::spawn("run stdout", copy(ends.stdout, frames.clone(), Frame::Stdout));
-    let err = dozen_engine::tasks::spawn("run stderr", copy(ends.stderr, frames.clone(), Frame::Stderr));
+    let _ = frames.send(Frame::Began(began(begun))).await;
+    let out = dozen_engine::tasks::spawn("run stdout", copy(stdout, frames.clone(), Frame::Stdout));
+    let err = stderr.map(|e| dozen_engine::tasks::spawn("run stderr", copy(e, frames.clone(), Frame::Stderr)));
+    let untaken = Arc::new(AtomicUsize::new(0));
+    let (input, queue) = mpsc::unbounded_channel();
+    let feeder = dozen_engine::tasks::spawn("run stdin", feed(queue, stdin, untaken.clone(), frames.clone()));
     let reader = {
         let (served, instance) = (served.clone(), instance.clone());
+        let carriers = [out.abort_handle(), feeder.abort_handle()];
         dozen_engine::tasks::spawn("run input", async move {
-            let mut stdin = Some(ends.stdin);
+            let mut input = Some(input);
             while let Ok(Some(frame)) = Frame::read(&mut from).await {
                 match frame {
-                    Frame::Stdin(bytes) if bytes.is_empty() => stdin = None,
+                    // The end of what is typed is the end of the terminal.
+                    Frame::Stdin(bytes) if bytes.is_empty() && terminal.is_some() => break,
+                    Frame::Stdin(bytes) if bytes.is_empty() => input = None,
                     Frame::Stdin(bytes) => {
-                        if let Some(pipe) = &mut stdin
-                            && pipe.write_all(&bytes).await.is_err()
-                        {
-                            stdin = None;
+                        if untaken.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len() > WINDOW {
+                            // It does not keep to what was agreed.
+                            break;
                         }
+                        // Nobody takes it any more: it is as if it had been read.
+                        let _ = input.as_ref().map(|i| i.send(bytes));
                     }
                     // A driver that is gone has ended the one-off.
                     Frame::Signal(number) => drop(served.floor.driver.signal(instance.clone(), number)),
-                    Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Name(_) => break,
+                    Frame::Size(size) => {
+                        if let Some(terminal) = &terminal {
+                            terminal.resize(size);
+                        }
+                    }
+                    Frame::HangUp | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Began(_) | Frame::Taken(_) => break,
                 }
             }
-            drop(stdin);
-            hang_up(&served, &instance).await;
+            drop(input);
+            if terminal.is_some() {
+                // With the last hold on it the terminal is gone. A pipe is emptied on, so that nobody is held up while told to end.
+                carriers.iter().for_each(tokio::task::AbortHandle::abort);
+            }
+            hang_up(&served, &instance, terminal).await;
         })
     };
     let code = match served.floor.ran(who, instance).await {
@@ -185,24 +297,31 @@ async fn attend(
         Err(_) => 1,
     };
     // What it wrote last is in the pipes still; they end since every process of the jail is gone.
-    let _ = (out.await, err.await);
+    let _ = out.await;
+    if let Some(err) = err {
+        let _ = err.await;
+    }
     let _ = frames.send(Frame::Exit(code)).await;
     drop(frames);
-    let _ = writer.await;
     reader.abort();
+    feeder.abort();
+    let _ = writer.await;
 }
 
-/// SIGHUP, and SIGKILL to what ignores it.
-async fn hang_up(served: &Arc<super::Served>, instance: &InstanceName) {
+/// SIGHUP, and SIGKILL to what ignores it. Where there is a terminal its going away is the signal, and the kernel knows who gets it.
+async fn hang_up(served: &Arc<super::Served>, instance: &InstanceName, terminal: Option<Terminal>) {
     use rustix::process::Signal;
-    for (signal, patience) in [(Signal::HUP, HANG_UP), (Signal::KILL, std::time::Duration::ZERO)] {
-        // A driver that is gone has ended the one-off.
-        let _ = served.floor.driver.signal(instance.clone(), signal.as_raw());
-        tokio::time::sleep(patience).await;
+    // A driver that is gone has ended the one-off.
+    let signal = |signal: Signal| drop(served.floor.driver.signal(instance.clone(), signal.as_raw()));
+    match terminal {
+        Some(terminal) => drop(terminal),
+        None => signal(Signal::HUP),
     }
+    tokio::time::sleep(HANG_UP).await;
+    signal(Signal::KILL);
 }
 
-async fn copy(mut from: pipe::Receiver, to: mpsc::Sender<Frame>, wrap: fn(Vec<u8>) -> Frame) {
+async fn copy(mut from: impl AsyncRead + Unpin, to: mpsc::Sender<Frame>, wrap: fn(Vec<u8>) -> Frame) {
     let mut buffer = vec![0; MAX_FRAME];
     loop {
         match from.read(&mut buffer).await {
@@ -213,31 +332,22 @@ async fn copy(mut from: pipe::Receiver, to: mpsc::Sender<Frame>, wrap: fn(Vec<u8
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn frames_round_trip_and_rubbish_is_refused() {
-        let all = [
-            Frame::Stdin(vec![]),
-            Frame::Stdout(vec![0, 255]),
-            Frame::Stderr(b"x".to_vec()),
-            Frame::Signal(2),
-            Frame::Exit(-1),
-            Frame::Name("run.1".into()),
-        ];
-        let mut bytes = Vec::new();
-        for frame in &all {
-            frame.clone().write(&mut bytes).await.expect("memory");
+/// Writes what comes for standard input, and says how much of it was taken. Who has closed it takes everything.
+async fn feed(
+    mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    to: Box<dyn AsyncWrite + Send + Unpin>,
+    untaken: Arc<AtomicUsize>,
+    frames: mpsc::Sender<Frame>,
+) {
+    let mut to = Some(to);
+    while let Some(bytes) = queue.recv().await {
+        if let Some(open) = &mut to
+            && open.write_all(&bytes).await.is_err()
+        {
+            to = None;
         }
-        let mut from = bytes.as_slice();
-        for frame in all {
-            assert_eq!(Frame::read(&mut from).await.expect("whole"), Some(frame));
-        }
-        assert_eq!(Frame::read(&mut from).await.expect("end"), None);
-        assert!(Frame::read(&mut [9, 0, 0, 0, 0].as_slice()).await.is_err());
-        assert!(Frame::read(&mut [0, 255, 255, 255, 255].as_slice()).await.is_err());
-        assert!(Frame::read(&mut [3, 0, 0, 0, 1, 0].as_slice()).await.is_err());
+        untaken.fetch_sub(bytes.len(), Ordering::Relaxed);
+        // The caller may have gone.
+        let _ = frames.send(Frame::Taken(u32::try_from(bytes.len()).unwrap_or(u32::MAX))).await;
     }
 }

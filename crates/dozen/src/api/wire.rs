@@ -290,12 +290,83 @@ pub(crate) struct Configured {
     pub(crate) serving: bool,
 }
 
-/// `run`
+/// `run` and `console`
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct Run {
+    /// What the app's shell runs; none for the app's console.
+    pub(crate) command: Option<String>,
+    /// Of this release; by default the current one.
+    #[serde(default)]
+    pub(crate) release: Option<String>,
+    /// For this run only.
+    #[serde(default)]
+    pub(crate) env: BTreeMap<String, String>,
+    /// It gets a terminal like this.
+    #[serde(default)]
+    pub(crate) terminal: Option<Terminal>,
+    /// It has no caller; what it writes goes to the log.
+    #[serde(default)]
+    pub(crate) detach: bool,
+    /// It is stopped after so many seconds.
+    #[serde(default)]
+    pub(crate) seconds: Option<u32>,
+}
+
+/// The caller's terminal.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Terminal {
+    pub(crate) rows: u16,
+    pub(crate) columns: u16,
+    /// `TERM` and what else is known of it.
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+/// A one-off that was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Began {
+    pub(crate) run: String,
+    pub(crate) release: String,
+    /// Masked.
+    pub(crate) command: String,
+    /// The app names no console, and this is a shell instead.
+    pub(crate) plain_shell: bool,
+}
+
+/// `runs`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Runs {
+    pub(crate) runs: Vec<OneOff>,
+}
+
+/// How many, the latest first; by default all.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RunsQuery {
+    #[serde(default)]
+    pub(crate) n: Option<usize>,
+}
+
+/// A one-off on record.
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct Run {
-    /// What the app's shell runs.
+pub(crate) struct OneOff {
+    pub(crate) run: String,
+    /// `running`, `ended`, or `lost`: whoever ran it is gone and could not say how it ended.
+    pub(crate) state: String,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) started_at: String,
+    pub(crate) ended_at: Option<String>,
+    pub(crate) seconds: Option<f64>,
+    pub(crate) release: String,
+    pub(crate) started_by: String,
+    /// Masked.
     pub(crate) command: String,
+}
+
+/// `runs stop`, and its answer
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StopRun {
+    pub(crate) run: String,
 }
 
 /// `down --json`
