@@ -190,6 +190,8 @@ impl TypeName {
     pub const WEB: &'static str = "web";
     /// The type that runs once per release and is never part of a formation.
     pub const RELEASE: &'static str = "release";
+    /// The type that `dozen console` runs where app.json names none; a formation has it only when it is scaled.
+    pub const CONSOLE: &'static str = "console";
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
@@ -202,6 +204,10 @@ impl TypeName {
     /// Whether it is the release phase.
     pub fn is_release(&self) -> bool {
         self.0 == Self::RELEASE
+    }
+    /// Whether it is the app's console.
+    pub fn is_console(&self) -> bool {
+        self.0 == Self::CONSOLE
     }
 }
 

@@ -108,8 +108,12 @@ impl Floor {
 
     /// Waits until a one-off's program runs, or has ended already.
     pub async fn started(&self, instance: &InstanceName) {
-        let begun = |seen: &[Seen]| seen.iter().any(|s| s.instance == *instance && s.state != State::Starting).then_some(());
-        self.observed.until(begun).await;
+        self.observed.until(|seen| (!is_starting(seen, instance)).then_some(())).await;
+    }
+
+    /// Whether a one-off's program does not run yet.
+    pub fn is_starting(&self, instance: &InstanceName) -> bool {
+        is_starting(&self.observed.seen(), instance)
     }
 
     /// Stops a one-off that this process runs; what comes of it is seen.
@@ -161,6 +165,11 @@ impl Floor {
         };
         self.observed.until(end).await
     }
+}
+
+/// What was not seen yet is starting as well.
+fn is_starting(seen: &[Seen], instance: &InstanceName) -> bool {
+    seen.iter().find(|s| s.instance == *instance).is_none_or(|s| s.state == State::Starting)
 }
 
 /// The shell that people like better, where the machine has it.

@@ -234,7 +234,7 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
     if !scratch.is_empty() {
         output.detail(&format!("Instances may write {}", scratch.join(", ")));
     }
-    let named = processes.iter().find(|p| p.name.as_str() == "console").map(|p| p.command.clone());
+    let named = processes.iter().find(|p| p.name.is_console()).map(|p| p.command.clone());
     let console = request.console.map(str::to_owned).or(named).or_else(|| plan.console.clone());
 
     output.step("Storing slug...");

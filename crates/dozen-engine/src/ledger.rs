@@ -129,8 +129,14 @@ impl Ledger {
         }
         // Several first starts go through here one by one: SQLite answers "busy" at once where two switch a new file to WAL, timeout or not.
         let _door = door(home)?;
-        let made = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-        made.map_err(|source| LedgerError::Home { path: path.clone(), source })?;
+        // Never opened but by SQLite once it is there: closing it again would take away the locks that another connection of this process has,
+        // and who closes the ledger elsewhere would then delete the log that this process still writes.
+        let made = std::fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
+        if let Err(source) = made.map(drop)
+            && source.kind() != std::io::ErrorKind::AlreadyExists
+        {
+            return Err(LedgerError::Home { path: path.clone(), source });
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&path, flags).map_err(failed("open"))?;
         connection.busy_timeout(BUSY).map_err(failed("open"))?;

@@ -107,7 +107,8 @@ impl Formation {
     /// that is gone goes. Also answers what [`Formation::first`] does.
     pub fn next(&self, types: &[ProcessType], declared: &BTreeMap<TypeName, u32>, rule: First) -> (Self, Vec<UnknownType>) {
         let first = |kind: &TypeName| match rule {
-            First::OneOfEach => 1,
+            // It is for `dozen console`: without a terminal it would end at once, again and again.
+            First::OneOfEach => u32::from(!kind.is_console()),
             First::WebOnly => u32::from(kind.is_web()),
         };
         let counts = types.iter().map(|t| &t.name).filter(|kind| !kind.is_release()).map(|kind| {
@@ -339,13 +340,13 @@ mod tests {
 
     #[test]
     fn the_first_formation_is_of_app_json_then_of_the_rule() {
-        let types = types(&["release", "worker", "web", "clock"]);
+        let types = types(&["release", "worker", "web", "clock", "console"]);
         let declared = BTreeMap::from([(kind("worker"), 3), (kind("wbe"), 2)]);
         let (first, unknown) = Formation::first(&types, &declared, First::OneOfEach);
-        assert_eq!(first.to_string(), "clock=1 web=1 worker=3");
+        assert_eq!(first.to_string(), "clock=1 console=0 web=1 worker=3");
         assert_eq!(unknown.iter().map(ToString::to_string).collect::<Vec<_>>(), ["there is no process type `wbe`; did you mean `web`?"]);
         let (first, _) = Formation::first(&types, &BTreeMap::new(), First::WebOnly);
-        assert_eq!(first.to_string(), "clock=0 web=1 worker=0");
+        assert_eq!(first.to_string(), "clock=0 console=0 web=1 worker=0");
         assert_eq!(first.total(), 1);
     }
 

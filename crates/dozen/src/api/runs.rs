@@ -314,7 +314,15 @@ async fn hang_up(served: &Arc<super::Served>, instance: &InstanceName, terminal:
     // A driver that is gone has ended the one-off.
     let signal = |signal: Signal| drop(served.floor.driver.signal(instance.clone(), signal.as_raw()));
     match terminal {
-        Some(terminal) => drop(terminal),
+        Some(terminal) => {
+            let early = served.floor.is_starting(instance);
+            drop(terminal);
+            if early {
+                // It had not made the terminal its own yet, so that the kernel had nobody to tell.
+                served.floor.started(instance).await;
+                signal(Signal::HUP);
+            }
+        }
         None => signal(Signal::HUP),
     }
     tokio::time::sleep(HANG_UP).await;

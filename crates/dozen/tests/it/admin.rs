@@ -102,6 +102,8 @@ fn a_one_off_beside_a_starting_up_is_recorded_as_it_ended() {
     let mut line = String::new();
     BufReader::new(run.stdout.take().expect("piped")).read_line(&mut line).expect("read");
     place.once().ok();
+    // It was not taken for lost, since somebody runs it.
+    assert_eq!(place.ledger("select count(*) from one_offs where ended_at is null"), "1");
     drop(run.stdin.take());
     assert_eq!(run.wait().expect("waited for").code(), Some(5));
     assert_eq!(place.ledger("select exit_code from one_offs"), "5");
@@ -119,8 +121,155 @@ fn a_one_off_ends_with_the_run_that_was_killed() {
     run.wait().expect("waited for");
     place.until_nothing_left(std::time::Duration::from_secs(2));
     // Nobody was left to record it; the next `up` does.
+    assert_eq!(place.dozen(&["runs", "--json"]).ok().json()["state"], "lost");
     place.once().ok();
     assert_eq!(place.ledger("select exit_code from one_offs"), "137");
+}
+
+#[test]
+fn a_signal_is_not_behind_input_that_nobody_reads() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    place.once().ok();
+    let mut yes = std::process::Command::new("yes").stdout(Stdio::piped()).spawn().expect("started");
+    let mut run = place
+        .program(DOZEN)
+        .args(["run", "--", "echo ready; exec sleep 1000"])
+        .stdin(yes.stdout.take().expect("piped"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut line = String::new();
+    BufReader::new(run.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    // All that can be under way is: `yes` waits to write more.
+    let waits = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|w| w.contains("pipe"));
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while !waits(yes.id()) && std::time::Instant::now() < end {
+        crate::deployed::pause();
+    }
+    crate::deployed::kill(run.id().cast_signed(), Signal::INT);
+    assert_eq!(run.wait().expect("waited for").code(), Some(130));
+    yes.wait().expect("it ended with its reader");
+}
+
+#[test]
+fn a_hundred_megabytes_go_through_unchanged() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    let up = place.up();
+    let run = format!("head -c 100000000 /dev/urandom > ../random && '{DOZEN}' run -- cat < ../random | cmp - ../random");
+    finish(place.program("/bin/sh").args(["-c", &run])).ok();
+    up.stop();
+}
+
+#[test]
+fn a_detached_one_off_runs_on_and_is_stopped_by_name() {
+    let place = Place::new(&[("Procfile", CLOCK), (".env", "TOKEN=the-config-value\n")]);
+    place.once().ok();
+    let script = "echo started with $TOKEN; trap 'echo stopping; exit 9' TERM; while :; do sleep 0.05; done";
+    let detach = |dozen: &dyn Fn(&[&str]) -> crate::deployed::Said, run: &str| {
+        let said = dozen(&["run", "-e", "TOKEN=only-for-this-run", "--detach", "--", script]).ok();
+        assert!(said.out.ends_with(&format!("on shop... done, {run} (v1)\n")), "{said:?}");
+        said.has(&[&format!("dozen logs -p {run} -t"), &format!("dozen runs stop {run}")]);
+    };
+    // Where no up runs the lasting half holds it; no secret is in anyone's arguments.
+    detach(&|args| place.dozen(args), "run.1");
+    let lasting: Vec<String> = place.left().into_iter().map(|(_, line)| line).filter(|l| l.contains("--lasting")).collect();
+    assert!(lasting.len() == 1 && !lasting[0].contains("only-for-this-run"), "{lasting:?}");
+    let state = |n: usize| {
+        let all = place.dozen(&["runs", "--json"]).ok().out;
+        let run: serde_json::Value = serde_json::from_str(all.lines().rev().nth(n - 1).expect("a line")).expect("JSON");
+        (run["state"].as_str().expect("text").to_owned(), run["exit_code"].as_i64())
+    };
+    assert_eq!(state(1), ("running".into(), None));
+    // An `up` that starts meanwhile does not take it for lost, and holds the next.
+    let up = place.up();
+    assert_eq!(state(1), ("running".into(), None));
+    detach(&|args| up.dozen(args), "run.2");
+    up.line("run.2", "started with only-for-this-run");
+    assert_eq!(place.dozen(&["runs", "stop", "run.1"]).ok().out, "Stopping run.1... done, exit code 9\n");
+    place.dozen(&["runs", "stop", "run.1"]).coded(1).has(&["no run.1 that runs"]);
+    place.dozen(&["runs", "stop", "clock.1"]).coded(2);
+    assert_eq!(place.dozen(&["runs", "stop", "run.2", "--json"]).ok().json()["exit_code"], 9);
+    up.line("run.2", "Stopping all processes with SIGTERM");
+    // What is still there when the up ends, ends with it.
+    detach(&|args| up.dozen(args), "run.3");
+    up.stop();
+    assert_eq!(state(3), ("ended".into(), Some(9)));
+    let logged = place.dozen(&["logs", "-p", "run.1", "-n", "all"]).ok();
+    logged.has(&["app[run.1]: started with only-for-this-run", "app[run.1]: stopping", "dozen[run.1]: Process exited with status 9"]);
+    // One that is attached is stopped like the others.
+    let mut run = place.program(DOZEN).args(["run", "--", "echo ready; exec sleep 1000"]).stdout(Stdio::piped()).spawn().expect("started");
+    let mut line = String::new();
+    BufReader::new(run.stdout.take().expect("piped")).read_line(&mut line).expect("read");
+    place.dozen(&["runs", "stop", "run.4"]).ok().has(&["exit code 143"]);
+    assert_eq!(run.wait().expect("waited for").code(), Some(143));
+    // And one whose lasting half is told to end is recorded.
+    detach(&|args| place.dozen(args), "run.5");
+    let lasting = place.left().into_iter().find(|(_, line)| line.contains("--lasting")).expect("it runs").0;
+    crate::deployed::kill(lasting, Signal::TERM);
+    place.until_nothing_left(std::time::Duration::from_secs(10));
+    assert_eq!(state(5), ("ended".into(), Some(9)));
+    place.assert_nothing_left();
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_before_it_starts() {
+    let place = Place::new(&[("Procfile", "release: exit ${BROKEN:-0}\nclock: sleep 1000\n")]);
+    place.once().ok();
+    place.dozen(&["run"]).coded(2).has(&["dozen console"]);
+    place.dozen(&["run", "--bogus"]).coded(2).has(&["--bogus"]);
+    place.dozen(&["run", "--timeout", "25h", "true"]).coded(2).has(&["24 hours"]);
+    place.dozen(&["run", "--timeout", "soon", "true"]).coded(2).has(&["90s"]);
+    place.dozen(&["run", "--release", "latest", "true"]).coded(2).has(&["v12"]);
+    for (given, needle) in [("DOZEN_X=1", "reserved"), ("1A=1", "not valid"), ("NOT_SET_HERE", "-e NOT_SET_HERE=VALUE")] {
+        place.dozen(&["run", "-e", given, "true"]).coded(2).has(&[needle]);
+    }
+    for detach in [&["run"][..], &["run", "--detach"]] {
+        place.dozen(&[detach, &["--release", "v9", "true"]].concat()).coded(1).has(&["no release v9"]);
+    }
+    place.write(".env", "BROKEN=3\n");
+    place.once().coded(1);
+    place.dozen(&["run", "--release", "v2", "true"]).coded(1).has(&["v2 failed", "dozen releases"]);
+    place.dozen(&["run", "--", "true"]).ok();
+    assert_eq!(place.ledger("select count(*) from one_offs"), "1");
+    std::fs::remove_dir_all(place.home().join("slugs")).expect("removed");
+    place.dozen(&["run", "--release", "v1", "true"]).coded(1).has(&["there is no slug"]);
+}
+
+#[test]
+fn a_one_off_may_be_of_an_earlier_release_and_have_variables_of_its_own() {
+    let place = Place::new(&[("Procfile", CLOCK), ("version", "one"), (".env", "LEVEL=info\n")]);
+    place.once().ok();
+    place.write("version", "two");
+    place.write(".env", "LEVEL=debug\n");
+    place.once().ok();
+    let show = "cat version; echo \" $LEVEL $DOZEN_RELEASE_VERSION $FROM_HERE\"";
+    let said = finish(place.program(DOZEN).env("FROM_HERE", "here").args(["run", "--release", "v1", "-e", "FROM_HERE", "--", show]));
+    assert_eq!(said.ok().out, "one info v1 here\n");
+    let said = place.dozen(&["run", "-e", "LEVEL=a=b c", "-e", "FROM_HERE=", "--", show]).ok();
+    assert_eq!((said.out.as_str(), said.err.as_str()), ("two a=b c v2 \n", ""));
+    // For that run only, and recorded nowhere.
+    assert_eq!(place.dozen(&["run", "--", "echo $LEVEL"]).ok().out, "debug\n");
+    place.dozen(&["run", "-e", "PASS=correct horse", "--", "echo correct horse > /dev/null"]).ok();
+    let said = place.dozen(&["runs"]).ok().has(&["run.4  exit 0", "echo ******** > /dev/null", "run.1", "  v1  ", "  v2  "]);
+    said.lacks("correct horse");
+    place.dozen(&["logs", "-n", "all"]).ok().has(&["Starting process with command `echo ********"]).lacks("correct horse");
+    assert_eq!(place.dozen(&["runs", "-n", "2"]).ok().out.lines().count(), 4);
+    let json = place.dozen(&["runs", "--json", "-n", "1"]).ok().json();
+    assert_eq!(
+        (&json["run"], &json["exit_code"], &json["release"], &json["state"]),
+        (&"run.4".into(), &0.into(), &"v2".into(), &"ended".into())
+    );
+    // The words after the command are the command's.
+    assert_eq!(place.dozen(&["run", "echo", "-a", "x", "-e", "Y=1", "--json", "--detach"]).ok().out, "-a x -e Y=1 --json --detach\n");
+}
+
+#[test]
+fn a_one_off_has_only_so_long() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    place.once().ok();
+    place.dozen(&["run", "--timeout", "1s", "--", "sleep", "1000"]).coded(143);
+    let said = place.dozen(&["logs", "-p", "run.1"]).ok();
+    said.has(&["dozen[run.1]: Stopping: it was given 1s at most", "dozen[run.1]: Process exited with status 143"]).lacks("Likely cause");
 }
 
 #[test]

@@ -316,12 +316,13 @@ fn read_all(mut from: impl Read) -> Vec<u8> {
     bytes
 }
 
-fn code(status: ExitStatus) -> i32 {
+/// As a shell says it.
+pub(crate) fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
 /// Waits for a child's end.
-fn end(child: &mut Child, what: &str) -> ExitStatus {
+pub(crate) fn end(child: &mut Child, what: &str) -> ExitStatus {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let pid = rustix::process::Pid::from_child(child);
     let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("a child has a pid until it is waited for");

@@ -19,3 +19,4 @@ mod processes;
 mod release;
 mod scratch;
 mod shell;
+mod terminal;
