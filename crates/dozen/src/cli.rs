@@ -170,6 +170,7 @@ fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         done = true;
         match text.split_once(':') {
             Some(("releases", "rollback")) => out.push("rollback".into()),
+            Some(("run", "detached")) => out.extend(["run".into(), "--detach".into()]),
             Some((noun, verb)) if NOUNS.contains(&noun) && !verb.is_empty() => out.extend([noun.into(), verb.into()]),
             _ => out.push(word),
         }
@@ -239,6 +240,7 @@ mod tests {
         assert_eq!(split(&["dozen", "ps:scale", "web=2"]), ["dozen", "ps", "scale", "web=2"]);
         assert_eq!(split(&["dozen", "-a", "config:x", "config:set", "A=b:c"]), ["dozen", "-a", "config:x", "config", "set", "A=b:c"]);
         assert_eq!(split(&["dozen", "run", "ps:scale"]), ["dozen", "run", "ps:scale"]);
+        assert_eq!(split(&["dozen", "run:detached", "ps:scale"]), ["dozen", "run", "--detach", "ps:scale"]);
         assert_eq!(split(&["dozen", "releases:rollback", "v3"]), ["dozen", "rollback", "v3"]);
     }
 

@@ -170,8 +170,8 @@ fn announce(began: &wire::Began, app: &str, printer: &Printer) {
 
 fn first_line(command: &str) -> String {
     let mut lines = command.lines();
-    let first = lines.next().unwrap_or_default();
-    if lines.next().is_some() { format!("{first} …") } else { first.to_owned() }
+    let first: String = lines.next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
+    if lines.next().is_some() { format!("{first} …") } else { first }
 }
 
 /// On a terminal Ctrl-C and the like are bytes and no signals; what still comes is from elsewhere and meant for all of the one-off.

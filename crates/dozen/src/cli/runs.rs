@@ -59,7 +59,7 @@ async fn list(n: Option<usize>, mut client: Client, printer: &Printer) -> Result
         let state = r.exit_code.map_or_else(|| r.state.clone(), |code| format!("exit {code}"));
         let started = r.started_at.split('.').next().unwrap_or_default().trim_end_matches('Z').replace('T', " ");
         let took = r.seconds.map_or_else(|| "-".to_owned(), duration);
-        vec![r.run.clone(), state, started, took, r.release.clone(), r.started_by.clone(), r.command.replace(['\n', '\r', '\t'], " ")]
+        vec![r.run.clone(), state, started, took, r.release.clone(), r.started_by.clone(), one_line(&r.command)]
     };
     let rows: Vec<Vec<String>> = answer.runs.iter().map(row).collect();
     let text = table(&["RUN", "STATE", "STARTED (UTC)", "DURATION", "RELEASE", "BY", "COMMAND"], &rows);
@@ -67,6 +67,11 @@ async fn list(n: Option<usize>, mut client: Client, printer: &Printer) -> Result
     let lines: Vec<String> = text.lines().map(|line| cut(line, width)).collect();
     printer.line(&lines.join("\n"));
     Ok(0)
+}
+
+/// A command may hold line ends, and whatever else a terminal would act upon.
+fn one_line(command: &str) -> String {
+    command.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// `0.4s`, `3m 20s`, `23h 59m`
