@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 #[test]
 fn the_release_phase_runs_before_any_process() {
     let place = Place::web(
-        "release: echo \"phase of $DYNO in $HEROKU_RELEASE_VERSION\"; sleep 0.3; echo phase is over\nweb: python3 web.py\nworker: echo working; sleep 1000\n",
+        "release: echo \"phase of $DYNO in $HEROKU_RELEASE_VERSION\"; sleep 0.3; echo phase 'is' over\nweb: python3 web.py\nworker: echo working; sleep 1000\n",
     );
     let up = place.up();
     up.line("worker.1", "working");
