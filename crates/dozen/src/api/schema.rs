@@ -29,6 +29,8 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("releases-info", of::<wire::ReleaseInfo>()),
         ("restart", of::<wire::Restarted>()),
         ("rollback", of::<wire::RolledBack>()),
+        ("run", of::<wire::Began>()),
+        ("runs", of::<wire::OneOff>()),
         ("start", of::<wire::Steered>()),
         ("stop", of::<wire::Steered>()),
     ]

@@ -160,10 +160,10 @@ fn ended_early() -> &'static str {
 
 /// Heroku's line, where a person reads it, and where the app has no console that this is none.
 fn announce(began: &wire::Began, app: &str, printer: &Printer) {
-    if std::io::stderr().is_terminal() {
+    if std::io::stderr().is_terminal() && !printer.is_quiet() {
         printer.note(&format!("Running {} on {app}... up, {} ({})", first_line(&began.command), began.run, began.release));
     }
-    if began.plain_shell {
+    if began.plain_shell && !printer.is_quiet() {
         printer.note("The app names no console, so this is a shell. `scripts.console` in app.json or `console` in the Procfile names one.");
     }
 }

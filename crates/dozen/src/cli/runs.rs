@@ -10,7 +10,6 @@ use clap::{Args, Subcommand};
 use dozen_core::ids::{DeployRef, InstanceName};
 use dozen_engine::admin::held;
 use http::Method;
-use std::io::IsTerminal;
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -46,7 +45,7 @@ async fn list(n: Option<usize>, mut client: Client, printer: &Printer) -> Result
     let answer: wire::Runs = client.get(&rest).await?;
     if printer.is_json() {
         for run in &answer.runs {
-            printer.json(&serde_json::to_value(run)?);
+            printer.json(run);
         }
         return Ok(0);
     }
@@ -63,7 +62,8 @@ async fn list(n: Option<usize>, mut client: Client, printer: &Printer) -> Result
     };
     let rows: Vec<Vec<String>> = answer.runs.iter().map(row).collect();
     let text = table(&["RUN", "STATE", "STARTED (UTC)", "DURATION", "RELEASE", "BY", "COMMAND"], &rows);
-    let width = width();
+    // What no terminal shows is not cut.
+    let width = printer.terminal().map_or(usize::MAX, |(columns, _)| columns);
     let lines: Vec<String> = text.lines().map(|line| cut(line, width)).collect();
     printer.line(&lines.join("\n"));
     Ok(0)
@@ -82,12 +82,6 @@ fn duration(seconds: f64) -> String {
         60..3600 => format!("{}m {}s", whole / 60, whole % 60),
         _ => format!("{}h {}m", whole / 3600, whole % 3600 / 60),
     }
-}
-
-/// Of the terminal; what goes elsewhere is not cut.
-fn width() -> usize {
-    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok().filter(|_| std::io::stdout().is_terminal());
-    size.map_or(usize::MAX, |s| if s.ws_col == 0 { usize::MAX } else { s.ws_col.into() })
 }
 
 /// The last column is the command, so it is what is cut.
@@ -118,10 +112,10 @@ async fn stop(name: &str, deploy: &DeployRef, settings: &Settings, printer: &Pri
     let all: wire::Runs = Client::connect(settings, deploy.clone()).await?.get("/runs").await?;
     let ended = all.runs.into_iter().find(|r| r.run == order.run).with_context(|| format!("{} is not on record", order.run))?;
     if printer.is_json() {
-        printer.json(&serde_json::to_value(&ended)?);
+        printer.json(&ended);
     } else {
         let how = ended.exit_code.map_or_else(|| ended.state.clone(), |code| format!("exit code {code}"));
-        printer.line(&format!("Stopping {}... done, {how}", order.run));
+        printer.confirm(&format!("Stopping {}... done, {how}", order.run));
     }
     Ok(0)
 }

@@ -192,6 +192,9 @@ fn a_detached_one_off_runs_on_and_is_stopped_by_name() {
     up.line("run.2", "Stopping all processes with SIGTERM");
     // What is still there when the up ends, ends with it.
     detach(&|args| up.dozen(args), "run.3");
+    let json = up.dozen(&["run", "--detach", "--json", "--", "sleep", "1000"]).ok().json();
+    assert_eq!((&json["run"], &json["command"]), (&"run.4".into(), &"sleep 1000".into()));
+    assert_eq!(up.dozen(&["run", "--detach", "-q", "--", "true"]).ok().all(), "run.5\n");
     up.stop();
     assert_eq!(state(3), ("ended".into(), Some(9)));
     let logged = place.dozen(&["logs", "-p", "run.1", "-n", "all"]).ok();
@@ -200,14 +203,14 @@ fn a_detached_one_off_runs_on_and_is_stopped_by_name() {
     let mut run = place.program(DOZEN).args(["run", "--", "echo ready; exec sleep 1000"]).stdout(Stdio::piped()).spawn().expect("started");
     let mut line = String::new();
     BufReader::new(run.stdout.take().expect("piped")).read_line(&mut line).expect("read");
-    place.dozen(&["runs", "stop", "run.4"]).ok().has(&["exit code 143"]);
+    place.dozen(&["runs", "stop", "run.6"]).ok().has(&["exit code 143"]);
     assert_eq!(run.wait().expect("waited for").code(), Some(143));
     // And one whose lasting half is told to end is recorded.
-    detach(&|args| place.dozen(args), "run.5");
+    detach(&|args| place.dozen(args), "run.7");
     let lasting = place.left().into_iter().find(|(_, line)| line.contains("--lasting")).expect("it runs").0;
     crate::deployed::kill(lasting, Signal::TERM);
     place.until_nothing_left(std::time::Duration::from_secs(10));
-    assert_eq!(state(5), ("ended".into(), Some(9)));
+    assert_eq!(state(7), ("ended".into(), Some(9)));
     place.assert_nothing_left();
 }
 
@@ -260,7 +263,8 @@ fn a_one_off_may_be_of_an_earlier_release_and_have_variables_of_its_own() {
         (&"run.4".into(), &0.into(), &"v2".into(), &"ended".into())
     );
     // The words after the command are the command's.
-    assert_eq!(place.dozen(&["run", "echo", "-a", "x", "-e", "Y=1", "--json", "--detach"]).ok().out, "-a x -e Y=1 --json --detach\n");
+    let said = finish(place.program(DOZEN).args(["run", "echo", "-a", "x", "-e", "Y=1", "--json", "--detach"]));
+    assert_eq!(said.ok().out, "-a x -e Y=1 --json --detach\n");
 }
 
 #[test]

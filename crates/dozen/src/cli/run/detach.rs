@@ -28,7 +28,12 @@ pub(super) async fn run(mut request: wire::Run, settings: &Settings, printer: &P
         None => lasting(&request, &deploy).await?,
     };
     if printer.is_json() {
-        printer.json(&serde_json::to_value(&began)?);
+        printer.json(&began);
+        return Ok(0);
+    }
+    if printer.is_quiet() {
+        // Its name is the answer.
+        printer.line(&began.run);
         return Ok(0);
     }
     let (run, app) = (&began.run, &deploy.app);
@@ -72,7 +77,7 @@ pub(super) async fn last(settings: &Settings, printer: &Printer) -> Result<i32> 
     let deploy = target::find(settings).await?;
     let mut client = Client::here(settings, deploy.clone()).await?;
     let began: wire::Began = client.call(Method::POST, "/runs", &request).await?;
-    printer.json(&serde_json::to_value(&began)?);
+    printer.json(&began);
     let null = std::fs::File::open("/dev/null").context("cannot let go of standard output")?;
     rustix::stdio::dup2_stdout(&null).context("cannot let go of standard output")?;
 
