@@ -71,11 +71,6 @@ impl Printer {
         self.write(&[], sequence.as_bytes());
     }
 
-    /// Whether only answers are wanted.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.quiet
-    }
-
     /// Nothing more is printed to standard output: whoever read it has what they wanted.
     pub(crate) fn mute(&self) {
         self.muted.store(true, Ordering::Relaxed);

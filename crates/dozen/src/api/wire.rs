@@ -374,12 +374,6 @@ pub(crate) struct StopRun {
     pub(crate) run: String,
 }
 
-/// `runs stop`, and its answer
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct StopRun {
-    pub(crate) run: String,
-}
-
 /// `down --json`
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

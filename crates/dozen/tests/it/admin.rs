@@ -175,8 +175,8 @@ fn a_detached_one_off_runs_on_and_is_stopped_by_name() {
     let lasting: Vec<String> = place.left().into_iter().map(|(_, line)| line).filter(|l| l.contains("--lasting")).collect();
     assert!(lasting.len() == 1 && !lasting[0].contains("only-for-this-run"), "{lasting:?}");
     let state = |n: usize| {
-        let all = place.dozen(&["runs", "--json"]).ok().out;
-        let run: serde_json::Value = serde_json::from_str(all.lines().rev().nth(n - 1).expect("a line")).expect("JSON");
+        let all = place.dozen(&["runs", "--json"]).ok().json();
+        let run = all["runs"].as_array().expect("a list").iter().rev().nth(n - 1).expect("a run").clone();
         (run["state"].as_str().expect("text").to_owned(), run["exit_code"].as_i64())
     };
     assert_eq!(state(1), ("running".into(), None));
