@@ -127,7 +127,7 @@ pub enum DeployError {
         source: std::io::Error,
     },
     /// This process does not run that one-off.
-    #[error("{deploy} does not run {instance}; `dozen runs` lists what runs")]
+    #[error("{deploy} runs no process {instance}; one that `dozen runs` lists as running is stopped by `dozen runs stop {instance}`")]
     NotHeld {
         /// Whose.
         deploy: DeployRef,

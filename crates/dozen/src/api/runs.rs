@@ -98,15 +98,14 @@ pub(super) async fn stop(
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::StopRun>,
 ) -> Answer<wire::StopRun> {
-    let instance: InstanceName =
-        body.run.parse().map_err(|e: InvalidName| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string()))?;
+    let instance: InstanceName = body.run.parse().map_err(|e: InvalidName| Failure::usage(e.to_string()))?;
     served.floor.stop_one_off(&who, &instance)?;
     Ok(Json(body))
 }
 
 fn asked(body: wire::Run, terminal: Option<&wire::Terminal>) -> Result<Request, Failure> {
     let release = body.release.map(|v| v.parse()).transpose();
-    let release = release.map_err(|e: InvalidName| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string()))?;
+    let release = release.map_err(|e: InvalidName| Failure::usage(e.to_string()))?;
     Ok(Request {
         command: body.command,
         release,

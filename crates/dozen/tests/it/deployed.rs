@@ -291,8 +291,7 @@ pub(crate) fn finish_with(command: &mut Command, input: &[u8]) -> Said {
         command.stdin(Stdio::piped());
     }
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
-    let stdin = child.stdin.take();
+    let (out, err, stdin) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"), child.stdin.take());
     std::thread::scope(|threads| {
         let out = threads.spawn(move || read_all(out));
         let err = threads.spawn(move || read_all(err));
@@ -316,7 +315,6 @@ fn read_all(mut from: impl Read) -> Vec<u8> {
     bytes
 }
 
-/// As a shell says it.
 pub(crate) fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
@@ -324,8 +322,7 @@ pub(crate) fn code(status: ExitStatus) -> i32 {
 /// Waits for a child's end.
 pub(crate) fn end(child: &mut Child, what: &str) -> ExitStatus {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let pid = rustix::process::Pid::from_child(child);
-    let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("a child has a pid until it is waited for");
+    let fd = rustix::process::pidfd_open(rustix::process::Pid::from_child(child), rustix::process::PidfdFlags::empty()).expect("a child");
     let limit = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
     let ended = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).expect("polled");
     if ended == 0 {
