@@ -9,6 +9,7 @@ use python::version::Constraint;
 
 pub mod procfile;
 pub mod python;
+pub mod static_files;
 
 /// Counted up when a pack's output for one and the same source changes: part of every cache key.
 pub const PACK_VERSION: u32 = 2;
@@ -111,7 +112,7 @@ pub enum Step {
 pub enum PlanError {
     /// No pack knows the source.
     #[error(
-        "no pack knows this app: it has none of {}, and no Procfile. \
+        "no pack knows this app: it has none of {}, no Procfile and no index.html. \
          Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files",
         python::KNOWN_BY.join(", ")
     )]
@@ -136,7 +137,7 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
     if source.files.is_empty() {
         return Err(PlanError::Empty);
     }
-    python::plan(source, read).or_else(|| procfile::plan(source)).unwrap_or(Err(PlanError::Unknown))
+    python::plan(source, read).or_else(|| procfile::plan(source)).or_else(|| static_files::plan(source, read)).unwrap_or(Err(PlanError::Unknown))
 }
 
 /// What frameworks write beside their code, by a file that tells them.
