@@ -137,7 +137,10 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
     if source.files.is_empty() {
         return Err(PlanError::Empty);
     }
-    python::plan(source, read).or_else(|| procfile::plan(source)).or_else(|| static_files::plan(source, read)).unwrap_or(Err(PlanError::Unknown))
+    python::plan(source, read)
+        .or_else(|| procfile::plan(source))
+        .or_else(|| static_files::plan(source, read))
+        .unwrap_or(Err(PlanError::Unknown))
 }
 
 /// What frameworks write beside their code, by a file that tells them.

@@ -25,6 +25,7 @@ pub(crate) mod releases;
 pub(crate) mod rollback;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod static_files;
 pub(crate) mod target;
 pub(crate) mod up;
 
@@ -122,6 +123,18 @@ pub(crate) enum Command {
     ///
     /// `dozen man | man -l -` shows it.
     Man(man::ManArgs),
+    /// Serve a folder of files: a static site, or the page of an app that runs in the browser
+    ///
+    /// On $PORT, as in a Procfile's `web: dozen static dist --spa`; without one on this machine only. Conditional and range requests, files
+    /// that are compressed beside themselves (.br, .zst, .gz), clean URLs and 404.html work; static.json is read from the current folder.
+    Static(static_files::StaticArgs),
+}
+
+impl Command {
+    /// Whether it neither reads nor writes DOZEN_HOME.
+    pub(crate) fn is_stateless(&self) -> bool {
+        matches!(self, Self::Static(_))
+    }
 }
 
 /// Reads the command line.
@@ -151,6 +164,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
             Ok(0)
         }
         Command::Man(args) => man::run(&args, printer).map(|()| 0),
+        Command::Static(args) => static_files::run(args, printer).await,
     }
 }
 

@@ -21,3 +21,4 @@ mod scratch;
 mod shell;
 mod terminal;
 mod steering;
+mod static_files;

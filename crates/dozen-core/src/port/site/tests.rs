@@ -3,7 +3,16 @@
 use super::*;
 
 const FILES: [&str; 10] = [
-    "index.html", "404.html", "about.html", "blog/index.html", "blog/first.html", "docs/a.txt", "docs.html", "app.js", ".env", ".well-known/x",
+    "index.html",
+    "404.html",
+    "about.html",
+    "blog/index.html",
+    "blog/first.html",
+    "docs/a.txt",
+    "docs.html",
+    "app.js",
+    ".env",
+    ".well-known/x",
 ];
 
 fn look(path: &str) -> Kind {
