@@ -7,9 +7,11 @@ use crate::codebase::Source;
 use crate::ids::TypeName;
 use python::version::Constraint;
 
+pub mod aptfile;
 pub mod procfile;
 pub mod python;
 pub mod static_files;
+pub mod system;
 
 /// Counted up when a pack's output for one and the same source changes: part of every cache key.
 pub const PACK_VERSION: u32 = 2;
