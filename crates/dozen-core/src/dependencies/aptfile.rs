@@ -1,6 +1,7 @@
 //! `Aptfile`: the system packages that an app needs, as Heroku's apt buildpack reads them.
 
 use crate::diagnostic::{Diagnostic, Severity, excerpt};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// A package that an app names.
@@ -80,6 +81,52 @@ pub fn parse(text: &str) -> (Vec<Wanted>, Vec<Diagnostic>) {
     (wanted, remarks)
 }
 
+/// What a machine has, as dpkg's status file tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Installed {
+    versions: BTreeMap<String, String>,
+    provided: BTreeSet<String>,
+}
+
+impl Installed {
+    /// Reads `/var/lib/dpkg/status`.
+    pub fn read(status: &str) -> Self {
+        let mut all = Self::default();
+        for paragraph in status.split("\n\n") {
+            let field = |name: &str| {
+                let of = |line: &'_ str| line.strip_prefix(name).and_then(|l| l.strip_prefix(": ")).map(|v| v.trim().to_owned());
+                paragraph.lines().find_map(of)
+            };
+            // `install ok installed`; one that was removed and left its settings is there no more.
+            if !field("Status").is_some_and(|s| s.ends_with(" installed")) {
+                continue;
+            }
+            if let Some(name) = field("Package") {
+                all.versions.insert(name, field("Version").unwrap_or_default());
+            }
+            let provided = field("Provides").unwrap_or_default();
+            let names = provided.split(',').filter_map(|p| p.split([' ', '(', ':']).find(|w| !w.is_empty()));
+            all.provided.extend(names.map(str::to_owned));
+        }
+        all
+    }
+
+    /// Whether a package is there, by its own name or provided by another.
+    pub fn has(&self, name: &str) -> bool {
+        self.versions.contains_key(name) || self.provided.contains(name)
+    }
+
+    /// The version that is there in place of the one that is wanted.
+    pub fn other_version(&self, wanted: &Wanted) -> Option<&str> {
+        let (have, want) = (self.versions.get(&wanted.name)?, wanted.version.as_deref()?);
+        let same = match want.split_once('*') {
+            Some((start, _)) => have.starts_with(start),
+            None => have == want,
+        };
+        (!same).then_some(have)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,11 +162,24 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_is_installed_is_told() {
+        let status = "Package: mawk\nStatus: install ok installed\nProvides: awk, x (= 1),\nVersion: 1.3.4-1\nDescription: x\n Package: no\n\n\
+            Package: gone\nStatus: deinstall ok config-files\nProvides: lost\n\nPackage: held\nStatus: hold ok installed\nVersion: 2\n";
+        let have = Installed::read(status);
+        let there: Vec<&str> = ["mawk", "awk", "x", "held", "gone", "lost", "no"].into_iter().filter(|n| have.has(n)).collect();
+        assert_eq!(there, ["mawk", "awk", "x", "held"]);
+        let other = |word: &str| have.other_version(&parse(word).0[0]).map(str::to_owned);
+        assert_eq!((other("mawk=1.3*"), other("mawk=1.3.4-1"), other("mawk"), other("awk=2")), (None, None, None, None));
+        assert_eq!(other("mawk=1.3.4"), Some("1.3.4-1".into()));
+    }
+
     proptest::proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "[\u{feff}a-zA-Z:#=/._%\\n\\r é-]{0,60}") {
             let (wanted, _) = parse(&text);
             proptest::prop_assert!(wanted.iter().all(|w| is_name(&w.name)));
+            Installed::read(&text);
         }
     }
 }

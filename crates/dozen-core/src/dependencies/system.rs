@@ -47,8 +47,8 @@ impl Missing {
 
 /// The packages that have a file: `libpq-fe.h`, `cairo.pc`, `libpq.so`, `libGL.so.1`, `make`.
 pub fn packages(file: &str) -> Option<&'static str> {
-    let has = |name: &&str| *name == file || (name.ends_with('/') && file.starts_with(*name));
-    PACKAGES.iter().find(|(_, files)| files.iter().any(|f| has(&f))).map(|(package, _)| *package)
+    let has = |name: &str| name == file || (name.ends_with('/') && file.starts_with(name));
+    PACKAGES.iter().find(|(_, files)| files.iter().any(|f| has(f))).map(|(package, _)| *package)
 }
 
 /// What a failed build says that it misses: the first of which the package is known, else the first.

@@ -3,9 +3,9 @@
 //! **Invariant:** what is handed on is the binary that runs, even where its file was replaced or deleted since.
 
 use crate::home::Home;
-use std::fs::{self, Metadata, Permissions};
+use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// The name under which it is found.
@@ -47,7 +47,8 @@ fn make(file: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<
         return Ok(());
     }
     let folder = file.parent().unwrap_or(file);
-    fs::create_dir_all(folder)?;
+    // Like all of a home: what lies there is shown by a mount, or read by the same user.
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let fresh = folder.join(format!(".{NAME}-{}", std::process::id()));
     let made = write(&fresh).and_then(|()| fs::rename(&fresh, file));
     if made.is_err() {

@@ -22,3 +22,4 @@ mod shell;
 mod terminal;
 mod steering;
 mod static_files;
+mod system_packages;
