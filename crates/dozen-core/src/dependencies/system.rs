@@ -126,7 +126,8 @@ fn program(line: &str) -> Option<Missing> {
     let quoted = |start: &str, end: char| line.split_once(start).and_then(|(_, rest)| rest.split_once(end)).map(|(name, _)| name);
     let shell = || {
         let head = line.strip_suffix(": not found").or_else(|| line.strip_suffix(": command not found"))?;
-        head.rsplit([' ', ':']).next()
+        // A path that was asked of a server is none.
+        head.rsplit([' ', ':']).next().filter(|name| !name.starts_with('/'))
     };
     let name = shell()
         .or_else(|| line.rsplit_once("not found: ").map(|(_, name)| name))
@@ -203,7 +204,7 @@ mod tests {
             "fatal error: `$(rm)`.h: No such file",
             "/bin/sh: 1: ours: not found",
             "No such file or directory: 'settings.py'",
-            "GET /make: not found it",
+            "GET /make: not found",
             "gcc: error: x",
             "",
         ] {
