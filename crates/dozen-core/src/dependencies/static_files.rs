@@ -14,6 +14,24 @@ pub const SETTINGS: &str = "static.json";
 /// Where generators and people put a site, when its `index.html` does not lie at the root. Heroku's own name is the first.
 const FOLDERS: [&str; 9] = ["public_html", "public", "dist", "build", "out", "_site", "site", "www", "docs"];
 
+/// What tells an app of a language without a pack, whose pages are only a part of it.
+const OTHERS: [&str; 14] = [
+    "Cargo.toml",
+    "Gemfile",
+    "build.gradle",
+    "build.gradle.kts",
+    "composer.json",
+    "deno.json",
+    "go.mod",
+    "gradlew",
+    "index.php",
+    "mix.exs",
+    "pom.xml",
+    "rebar.config",
+    "setup.py",
+    "Pipfile",
+];
+
 /// What Heroku's static server knows besides; each is said to be without effect.
 const NOT_APPLIED: [&str; 7] = ["https_only", "basic_auth", "canonical_host", "proxies", "redirects", "logging", "worker_connections"];
 
@@ -153,6 +171,9 @@ pub(super) fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Op
         }
         declared = Some(settings.root);
     }
+    if declared.is_none() && OTHERS.iter().any(|f| source.has(f)) {
+        return None;
+    }
     let index = |folder: &str| if folder == "." { source.has("index.html") } else { source.has(&format!("{folder}/index.html")) };
     let folder = match declared.flatten() {
         Some(root) if root == "." || source.files.iter().any(|f| f.path.starts_with(&format!("{root}/"))) => root,
@@ -225,6 +246,7 @@ mod tests {
         assert!(web(&[("deep/er/index.html", ""), ("about.html", "")]).contains("no pack knows"));
         assert_eq!(web(&[("index.html", ""), ("Procfile", "web: ./x")]), "procfile: ");
         assert!(web(&[("index.html", ""), ("requirements.txt", "")]).starts_with("python"));
+        assert!(web(&[("public/index.html", ""), ("go.mod", "")]).contains("no pack knows"));
         let json = |text| web(&[("static.json", text), ("my site/a.html", ""), ("-x/index.html", "")]);
         assert_eq!(json(r#"{"root": "my site/"}"#), "static: dozen static './my site'");
         assert_eq!(json(r#"{"root": "./-x"}"#), "static: dozen static './-x'");

@@ -176,6 +176,16 @@ fn static_json_is_heeded() {
     place.once().coded(1).has(&["static.json cannot be used: 2:", "expected a string"]);
 }
 
+#[test]
+fn the_example_is_a_site() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/site");
+    let server = Server::start(&folder, &["--port", "0"], &[]);
+    let get = |path: &str| ask(server.port, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
+    let (page, lost) = (get("/"), get("/lost"));
+    assert_eq!((page.status, lost.status, get("/style.css").status), (200, 404, 200));
+    assert!(page.body.contains("<h1>A site</h1>") && lost.body.contains("<h1>Not here</h1>"));
+}
+
 /// More than socket buffers on both sides hold.
 const LARGE: usize = 64 << 20;
 

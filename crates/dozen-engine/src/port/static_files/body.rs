@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::task::JoinHandle;
 
 /// So much is read at once, and held for one client.
-const CHUNK: u64 = 128 << 10;
+const CHUNK: u64 = 64 << 10;
 
 /// The body of an answer.
 pub(super) enum Reply {
