@@ -114,6 +114,11 @@ pub(crate) enum Command {
     Console(console::ConsoleArgs),
     /// List the one-offs, the latest first; stop one
     Runs(runs::RunsArgs),
+    /// Serve a folder of files: a static site, or the page of an app that runs in the browser
+    ///
+    /// On $PORT, as in a Procfile's `web: dozen static dist --spa`; without one on this machine only. Conditional and range requests, files
+    /// that are compressed beside themselves (.br, .zst, .gz), clean URLs and 404.html work; static.json is read from the current folder.
+    Static(static_files::StaticArgs),
     /// Print a script that lets bash, zsh or fish complete dozen's commands
     ///
     /// bash: `dozen completions bash > ~/.local/share/bash-completion/completions/dozen`; zsh: `dozen completions zsh > _dozen` in a folder of
@@ -123,17 +128,12 @@ pub(crate) enum Command {
     ///
     /// `dozen man | man -l -` shows it.
     Man(man::ManArgs),
-    /// Serve a folder of files: a static site, or the page of an app that runs in the browser
-    ///
-    /// On $PORT, as in a Procfile's `web: dozen static dist --spa`; without one on this machine only. Conditional and range requests, files
-    /// that are compressed beside themselves (.br, .zst, .gz), clean URLs and 404.html work; static.json is read from the current folder.
-    Static(static_files::StaticArgs),
 }
 
 impl Command {
     /// Whether it neither reads nor writes DOZEN_HOME.
     pub(crate) fn is_stateless(&self) -> bool {
-        matches!(self, Self::Static(_))
+        matches!(self, Self::Static(_) | Self::Completions(_) | Self::Man(_))
     }
 }
 
@@ -159,12 +159,12 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Run(args) => run::run(args, settings, printer).await,
         Command::Console(args) => console::run(args, settings, printer).await,
         Command::Runs(args) => runs::run(args, settings, printer).await,
+        Command::Static(args) => static_files::run(args, printer).await,
         Command::Completions(args) => {
             completions::run(&args, printer);
             Ok(0)
         }
         Command::Man(args) => man::run(&args, printer).map(|()| 0),
-        Command::Static(args) => static_files::run(args, printer).await,
     }
 }
 
