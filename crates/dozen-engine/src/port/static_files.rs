@@ -23,7 +23,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -64,10 +64,16 @@ pub enum SiteError {
 
 /// A folder that is served.
 pub struct Site {
-    folder: OwnedFd,
+    folder: PathBuf,
     rules: Rules,
     tags: Mutex<HashMap<State, Arc<str>>>,
     report: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// The folder as one request finds it.
+struct Visit<'s> {
+    site: &'s Site,
+    root: OwnedFd,
 }
 
 /// What tells that a file is still the one that was hashed: device, number, size, both times.
@@ -164,8 +170,10 @@ async fn answer(site: Arc<Site>, request: Request<Incoming>) -> Response<Reply> 
         Err(Refused::Hidden) => return plain(StatusCode::NOT_FOUND, head),
     };
     // One hop to a thread that may block for all of it: finding, opening, and reading what is small.
-    match tokio::task::spawn_blocking(move || site.answer(&asked)).await {
-        Ok(answer) => answer,
+    match tokio::task::spawn_blocking(move || site.visit().map(|visit| visit.answer(&asked))).await {
+        Ok(Ok(answer)) => answer,
+        // The folder is away at this moment.
+        Ok(Err(_)) => plain(StatusCode::NOT_FOUND, head),
         Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, head),
     }
 }
@@ -203,27 +211,61 @@ struct Open {
 impl Site {
     /// Opens a folder. `report` hears of files that are there and cannot be sent.
     pub fn open(folder: &Path, rules: Rules, report: impl Fn(&str) + Send + Sync + 'static) -> Result<Self, SiteError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let failed = |e: Errno| SiteError::Folder { folder: folder.display().to_string(), source: e.into() };
-        let opened = rustix::fs::open(folder, flags, Mode::empty()).map_err(failed)?;
+        let failed = |source| SiteError::Folder { folder: folder.display().to_string(), source };
+        let absolute = std::path::absolute(folder).map_err(failed)?;
+        let site = Self { folder: absolute, rules, tags: Mutex::default(), report: Box::new(report) };
         // One that may not be entered shows here and not at each request.
-        match openat2(&opened, ".", flags, Mode::empty(), ResolveFlags::BENEATH) {
+        let visit = site.visit().map_err(|e| failed(e.into()))?;
+        match visit.beneath(".", OFlags::PATH) {
             Ok(_) => {}
             Err(Errno::NOSYS | Errno::PERM) => return Err(SiteError::Kernel),
-            Err(e) => return Err(failed(e)),
+            Err(e) => return Err(failed(e.into())),
         }
-        Ok(Self { folder: opened, rules, tags: Mutex::default(), report: Box::new(report) })
+        Ok(site)
     }
 
+    /// Anew for each request: a tool that builds a site may put another folder in its place.
+    fn visit(&self) -> Result<Visit<'_>, Errno> {
+        let root = rustix::fs::open(&self.folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Visit { site: self, root })
+    }
+
+    /// The hash of a file's content, remembered while nothing about the file changes.
+    fn tag(&self, open: &Open) -> io::Result<Option<String>> {
+        let before = state(&open.stat);
+        let known = self.tags.lock().unwrap_or_else(PoisonError::into_inner).get(&before).cloned();
+        if let Some(tag) = known {
+            return Ok(Some(tag.to_string()));
+        }
+        let tag: Arc<str> = if before.2 > HASHED {
+            format!("\"{:x}-{:x}.{:x}\"", before.2, before.3[0], before.3[1]).into()
+        } else {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(body::Part::new(&open.file, 0..before.2))?;
+            if state(&fstat(&open.file)?) != before {
+                return Ok(None);
+            }
+            format!("\"{}\"", &hasher.finalize().to_hex()[..32]).into()
+        };
+        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        if tags.len() >= REMEMBERED {
+            tags.clear();
+        }
+        tags.insert(before, tag.clone());
+        Ok(Some(tag.to_string()))
+    }
+}
+
+impl Visit<'_> {
     fn answer(&self, asked: &Asked) -> Response<Reply> {
-        let found = site::find(&asked.place, asked.query.as_deref(), asked.wants_page, &self.rules, &|path| self.kind(path));
+        let found = site::find(&asked.place, asked.query.as_deref(), asked.wants_page, &self.site.rules, &|path| self.kind(path));
         let mut answer = match found {
             Found::File(path) => match self.file(&path, asked) {
                 Ok(Some(answer)) => answer,
                 // It went between the look and the opening.
                 Ok(None) => plain(StatusCode::NOT_FOUND, asked.head),
                 Err(e) => {
-                    (self.report)(&format!("cannot send {path}: {e}"));
+                    (self.site.report)(&format!("cannot send {path}: {e}"));
                     plain(StatusCode::INTERNAL_SERVER_ERROR, asked.head)
                 }
             },
@@ -240,7 +282,7 @@ impl Site {
                 page.unwrap_or_else(|| plain(StatusCode::NOT_FOUND, asked.head))
             }
         };
-        for (name, value) in site::headers(&self.rules, &asked.place) {
+        for (name, value) in site::headers(&self.site.rules, &asked.place) {
             if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
                 answer.headers_mut().insert(name, value);
             }
@@ -284,7 +326,7 @@ impl Site {
             }
         }
         let size = u64::try_from(open.stat.st_size).unwrap_or_default();
-        let have = Validators { etag: self.tag(&open)?, modified: modified(&open.stat) };
+        let have = Validators { etag: self.site.tag(&open)?, modified: modified(&open.stat) };
         for (name, value) in [(header::ETAG, have.etag.clone()), (header::LAST_MODIFIED, have.last_modified())] {
             if let Some(value) = value.and_then(|v| HeaderValue::try_from(v).ok()) {
                 headers.insert(name, value);
@@ -348,7 +390,7 @@ impl Site {
         let mut tries = 0;
         loop {
             // The kernel answers EAGAIN when something was renamed on the way: it could not be sure.
-            match openat2(&self.folder, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            match openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
                 Err(Errno::AGAIN | Errno::INTR) if tries < 100 => tries += 1,
                 other => return other,
             }
@@ -358,35 +400,12 @@ impl Site {
     /// Says what a person can mend; that a file is not there is no news.
     fn note(&self, path: &str, error: Errno) {
         match error {
-            Errno::XDEV | Errno::LOOP => (self.report)(&format!("{path} is not served: it is a link out of the folder, or in a circle")),
-            Errno::ACCESS | Errno::PERM => (self.report)(&format!("{path} is not served: it may not be read")),
+            Errno::XDEV | Errno::LOOP => {
+                (self.site.report)(&format!("{path} is not served: it is a link out of the folder, or in a circle"))
+            }
+            Errno::ACCESS | Errno::PERM => (self.site.report)(&format!("{path} is not served: it may not be read")),
             _ => {}
         }
-    }
-
-    /// The hash of a file's content, remembered while nothing about the file changes.
-    fn tag(&self, open: &Open) -> io::Result<Option<String>> {
-        let before = state(&open.stat);
-        let known = self.tags.lock().unwrap_or_else(PoisonError::into_inner).get(&before).cloned();
-        if let Some(tag) = known {
-            return Ok(Some(tag.to_string()));
-        }
-        let tag: Arc<str> = if before.2 > HASHED {
-            format!("\"{:x}-{:x}.{:x}\"", before.2, before.3[0], before.3[1]).into()
-        } else {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(body::Part::new(&open.file, 0..before.2))?;
-            if state(&fstat(&open.file)?) != before {
-                return Ok(None);
-            }
-            format!("\"{}\"", &hasher.finalize().to_hex()[..32]).into()
-        };
-        let mut tags = self.tags.lock().unwrap_or_else(PoisonError::into_inner);
-        if tags.len() >= REMEMBERED {
-            tags.clear();
-        }
-        tags.insert(before, tag.clone());
-        Ok(Some(tag.to_string()))
     }
 }
 
@@ -403,10 +422,13 @@ fn modified(stat: &Stat) -> Option<Timestamp> {
 
 fn content_type(path: &str) -> String {
     let guess = mime_guess::from_path(path).first_or_octet_stream();
-    let text = guess.type_() == mime_guess::mime::TEXT
-        || guess.suffix().is_some_and(|s| s == mime_guess::mime::XML)
-        || matches!(guess.subtype().as_str(), "javascript" | "xml" | "json");
-    if text && guess.get_param("charset").is_none() { format!("{guess}; charset=utf-8") } else { guess.to_string() }
+    let text = guess.type_() == mime_guess::mime::TEXT || matches!(guess.subtype().as_str(), "javascript" | "json");
+    // XML says its own encoding.
+    if text && guess.subtype() != mime_guess::mime::XML && guess.get_param("charset").is_none() {
+        format!("{guess}; charset=utf-8")
+    } else {
+        guess.to_string()
+    }
 }
 
 /// Numbers, and types of a table: always valid in a header.
@@ -432,4 +454,34 @@ fn plain(status: StatusCode, head: bool) -> Response<Reply> {
     headers.insert(NOSNIFF.0, HeaderValue::from_static(NOSNIFF.1));
     insert(&mut headers, header::CONTENT_LENGTH, text.len().to_string());
     with(status, headers, if head { Reply::empty() } else { Reply::text(text) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_those_that_browsers_want() {
+        for (path, want) in [
+            ("a/index.html", "text/html; charset=utf-8"),
+            ("x.css", "text/css; charset=utf-8"),
+            ("x.js", "text/javascript; charset=utf-8"),
+            ("x.mjs", "application/javascript; charset=utf-8"),
+            ("x.json", "application/json; charset=utf-8"),
+            ("x.webmanifest", "application/manifest+json"),
+            ("x.txt", "text/plain; charset=utf-8"),
+            ("sitemap.xml", "text/xml"),
+            ("x.svg", "image/svg+xml"),
+            ("x.wasm", "application/wasm"),
+            ("x.woff2", "font/woff2"),
+            ("x.avif", "image/avif"),
+            ("x.PNG", "image/png"),
+            ("favicon.ico", "image/x-icon"),
+            ("x.pdf", "application/pdf"),
+            ("x.mp4", "video/mp4"),
+            ("CNAME", "application/octet-stream"),
+        ] {
+            assert_eq!(content_type(path), want, "{path}");
+        }
+    }
 }

@@ -250,6 +250,11 @@ fn a_person_needs_neither_home_nor_port() {
     for out in ["out.txt", "up.html", "up"] {
         assert_eq!(ask(server.port, format!("GET /{out} HTTP/1.0\r\n\r\n").as_bytes()).status, 404, "{out}");
     }
+    // Another folder in the place of the first, as tools make one.
+    std::fs::rename(place.folder().join("sub"), place.beside("old")).expect("moved");
+    place.write("sub/a.txt", "another");
+    assert_eq!(ask(server.port, b"GET /a.txt HTTP/1.0\r\n\r\n").body, "another");
+    std::fs::remove_dir_all(place.beside("old")).expect("removed");
     // A head that does not end is not collected: the connection is closed.
     let mut endless = TcpStream::connect(("127.0.0.1", server.port)).expect("it listens");
     endless.set_write_timeout(Some(PATIENCE)).expect("set");
