@@ -7,8 +7,11 @@ use crate::codebase::Source;
 use crate::ids::TypeName;
 use python::version::Constraint;
 
+pub mod aptfile;
 pub mod procfile;
 pub mod python;
+pub mod static_files;
+pub mod system;
 
 /// Counted up when a pack's output for one and the same source changes: part of every cache key.
 pub const PACK_VERSION: u32 = 2;
@@ -111,7 +114,7 @@ pub enum Step {
 pub enum PlanError {
     /// No pack knows the source.
     #[error(
-        "no pack knows this app: it has none of {}, and no Procfile. \
+        "no pack knows this app: it has none of {}, no Procfile and no index.html. \
          Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files",
         python::KNOWN_BY.join(", ")
     )]
@@ -136,7 +139,10 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
     if source.files.is_empty() {
         return Err(PlanError::Empty);
     }
-    python::plan(source, read).or_else(|| procfile::plan(source)).unwrap_or(Err(PlanError::Unknown))
+    python::plan(source, read)
+        .or_else(|| procfile::plan(source))
+        .or_else(|| static_files::plan(source, read))
+        .unwrap_or(Err(PlanError::Unknown))
 }
 
 /// What frameworks write beside their code, by a file that tells them.
@@ -365,7 +371,7 @@ mod tests {
     #[test]
     fn plans_that_cannot_be_made_say_why() {
         insta::assert_snapshot!(summary(&[]), @"error: there is nothing to build: the folder has no files that would go into a slug");
-        insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, and no Procfile. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
+        insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
         insta::assert_snapshot!(summary(&[("requirements.txt", ""), (".python-version", "pypy3.10\n")]), @r#"error: .python-version:1 cannot be used: "pypy3.10" is not a version of CPython. Write `3.12` or `3.12.1`, or name an interpreter with `--use-python`"#);
         insta::assert_snapshot!(summary(&[("pyproject.toml", "[project\n")]), @"error: pyproject.toml:1 cannot be used: unclosed table, expected `]`. Correct that line; it is no TOML");
         insta::assert_snapshot!(summary(&[("Pipfile.lock", "{")]), @"error: Pipfile.lock cannot be used: EOF while parsing an object at line 1 column 1. Make it anew with `pipenv lock`");

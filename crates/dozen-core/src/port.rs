@@ -1,6 +1,8 @@
 //! VII. Export services via port binding.
 //! A route leads a host name to the instances of a deploy's `web`. The table is immutable and swapped whole; the lookup is here, pure.
 
+pub mod site;
+
 use crate::ids::{DeployRef, Generation};
 use std::collections::BTreeMap;
 use std::sync::Arc;

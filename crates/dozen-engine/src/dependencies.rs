@@ -27,6 +27,7 @@ use uv::UvError;
 mod failure;
 pub mod interpreters;
 mod layers;
+mod packages;
 pub mod runner;
 mod steps;
 mod tree;
@@ -83,6 +84,9 @@ pub enum BuildError {
     /// No pack has a plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The machine lacks system packages.
+    #[error(transparent)]
+    Packages(#[from] packages::PackagesError),
     /// The source cannot be hashed.
     #[error(transparent)]
     Hash(#[from] fingerprint::HashError),
@@ -152,6 +156,7 @@ pub async fn build(request: Request<'_>) -> Result<Built, BuildError> {
 async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildError> {
     let cache = request.home.cache(request.app);
     let output = request.output.clone();
+    packages::check(request.source, runner, &*output).await?;
     let print = {
         let (source, stats) = (request.source.clone(), cache.join("sources.json"));
         blocking(move || fingerprint::of(&source, &stats)).await?

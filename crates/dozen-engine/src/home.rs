@@ -44,6 +44,10 @@ impl Home {
     pub fn tools(&self) -> PathBuf {
         self.root.join("tools")
     }
+    /// dozen's own binary, as its processes find it where the file itself cannot be handed on.
+    pub fn own_binaries(&self) -> PathBuf {
+        self.root.join("bin")
+    }
     /// A deploy's log segments.
     pub fn logs(&self, deploy: &DeployRef) -> PathBuf {
         self.root.join("logs").join(deploy.app.as_str()).join(deploy.deploy.as_str())

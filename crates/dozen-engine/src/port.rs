@@ -15,6 +15,7 @@ mod pool;
 mod proxy;
 pub mod router;
 pub mod sockets;
+pub mod static_files;
 mod stream;
 
 pub use control::{Limits, Router, RouterEvent, RouterSpec};

@@ -3,6 +3,7 @@
 //! **Invariant:** everything that dozen runs for an app is started by [`spawn`]; there is no second way.
 //! **Invariant:** nobody waits for "any child": each process is reaped by its own number.
 
+mod own_binary;
 mod reaping;
 pub mod spec;
 pub mod usage;

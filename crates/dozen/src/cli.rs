@@ -25,6 +25,7 @@ pub(crate) mod releases;
 pub(crate) mod rollback;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod static_files;
 pub(crate) mod target;
 pub(crate) mod up;
 
@@ -113,6 +114,11 @@ pub(crate) enum Command {
     Console(console::ConsoleArgs),
     /// List the one-offs, the latest first; stop one
     Runs(runs::RunsArgs),
+    /// Serve a folder of files: a static site, or the page of an app that runs in the browser
+    ///
+    /// On $PORT, as in a Procfile's `web: dozen static dist --spa`; without one on this machine only. Conditional and range requests, files
+    /// that are compressed beside themselves (.br, .zst, .gz), clean URLs and 404.html work; static.json is read from the current folder.
+    Static(static_files::StaticArgs),
     /// Print a script that lets bash, zsh or fish complete dozen's commands
     ///
     /// bash: `dozen completions bash > ~/.local/share/bash-completion/completions/dozen`; zsh: `dozen completions zsh > _dozen` in a folder of
@@ -122,6 +128,13 @@ pub(crate) enum Command {
     ///
     /// `dozen man | man -l -` shows it.
     Man(man::ManArgs),
+}
+
+impl Command {
+    /// Whether it neither reads nor writes DOZEN_HOME.
+    pub(crate) fn is_stateless(&self) -> bool {
+        matches!(self, Self::Static(_) | Self::Completions(_) | Self::Man(_))
+    }
 }
 
 /// Reads the command line.
@@ -146,6 +159,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Run(args) => run::run(args, settings, printer).await,
         Command::Console(args) => console::run(args, settings, printer).await,
         Command::Runs(args) => runs::run(args, settings, printer).await,
+        Command::Static(args) => static_files::run(args, printer).await,
         Command::Completions(args) => {
             completions::run(&args, printer);
             Ok(0)

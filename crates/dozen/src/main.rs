@@ -35,7 +35,7 @@ fn person() -> ExitCode {
             return exit(code);
         }
     };
-    let settings = match settings::Settings::resolve(&command.common) {
+    let settings = match settings::Settings::resolve(&command.common, command.command.is_stateless()) {
         Ok(settings) => settings,
         Err(e) => {
             Printer::plain().error(&e);

@@ -25,8 +25,10 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// Flags win over `DOZEN_HOME` and the XDG state folder.
-    pub(crate) fn resolve(common: &Common) -> Result<Self> {
-        let home = std::path::absolute(home_folder()?).context("cannot tell the current folder")?;
+    pub(crate) fn resolve(common: &Common, stateless: bool) -> Result<Self> {
+        // A home that can hold nothing, for what keeps nothing.
+        let home = if stateless { PathBuf::from("/dev/null") } else { home_folder()? };
+        let home = std::path::absolute(home).context("cannot tell the current folder")?;
         // /proc/self/exe stays the running binary even when the file was replaced by a newer one meanwhile.
         let exe = PathBuf::from("/proc/self/exe");
         let format = if common.json { Format::Json } else { Format::Text };

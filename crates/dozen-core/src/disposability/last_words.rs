@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** an answer quotes names only (a variable, a module, a file), never a whole line, which may hold a secret.
 
+use crate::dependencies::system;
+
 /// Why a process most likely ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
@@ -192,16 +194,19 @@ fn program(line: &str) -> Option<Cause> {
     let name_is_plain = !name.is_empty() && !name.contains(char::is_whitespace);
     (name_is_plain && shell.contains("sh: ")).then(|| Cause {
         what: format!("the program {name} is neither in the slug nor on this machine"),
-        cure: "Declare the package that brings it among the app's dependencies, or correct the command".into(),
+        cure: match system::of_line(line) {
+            Some(missing) => missing.cure(),
+            None => "Declare the package that brings it among the app's dependencies, or correct the command".into(),
+        },
     })
 }
 
+/// A library or a program of the system that some code looks for by itself.
 fn library(line: &str) -> Option<Cause> {
-    let (head, _) = line.split_once(": cannot open shared object file")?;
-    let name = head.rsplit(' ').next().filter(|n| n.contains(".so"))?;
+    let missing = system::of_line(line)?;
     Some(Cause {
-        what: format!("the system library {name} is not on this machine"),
-        cure: "Install the system package that brings it".into(),
+        what: format!("{} is not on this machine", missing.what.replacen("the library", "the system library", 1)),
+        cure: missing.cure(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! What an installer said when it failed: the few lines that tell, and what to do.
 
 use super::interpreters::{Interpreter, OLDEST};
+use dozen_core::dependencies::system;
 
 /// At most so many telling lines of a failed compilation, each cut to so many characters: it has been shown in full already.
 const TELLING: usize = 6;
@@ -57,7 +58,9 @@ pub(super) fn uv_cure(said: &[String], from: &str, python: &Interpreter, found: 
     } else if has(&["No solution found"]) {
         format!("The versions that {from} asks for do not exist or do not fit together; correct it")
     } else if let Some(package) = said.iter().find_map(|l| package(l)) {
-        build_cure(package, &has, said, from, python, found)
+        build_cure(package, said, from, python, found)
+    } else if let Some(missing) = system::missing(said) {
+        format!("What is compiled here needs {}: {}", missing.what, missing.cure())
     } else if has(&["Build backend"]) {
         format!(
             "The app's own package could not be built; correct its build settings, or run it without being one. {from} is what names it"
@@ -67,27 +70,11 @@ pub(super) fn uv_cure(said: &[String], from: &str, python: &Interpreter, found: 
     }
 }
 
-fn build_cure(
-    package: &str,
-    has: &dyn Fn(&[&str]) -> bool,
-    said: &[String],
-    from: &str,
-    python: &Interpreter,
-    found: &[Interpreter],
-) -> String {
+fn build_cure(package: &str, said: &[String], from: &str, python: &Interpreter, found: &[Interpreter]) -> String {
     let name = package.split([' ', '=', '@']).next().unwrap_or(package);
-    let header = said.iter().find_map(|l| {
-        let (_, rest) = l.split_once("fatal error: ")?;
-        rest.split_once(": No such file").map(|(header, _)| header)
-    });
-    if has(&["pg_config executable not found"]) {
-        format!("{package} is compiled here and needs PostgreSQL's headers: `apt install libpq-dev`, or name `psycopg2-binary` in {from}")
-    } else if has(&["Can not find valid pkg-config name", "mysql_config not found"]) {
-        format!("{package} is compiled here and needs MySQL's headers: `apt install default-libmysqlclient-dev pkg-config`")
-    } else if has(&["command 'gcc' failed: No such file", "command 'cc' failed: No such file", "unable to execute 'gcc'"]) {
-        format!("{package} is compiled here and there is no C compiler: `apt install build-essential`")
-    } else if let Some(header) = header {
-        format!("{package} is compiled here and needs the file {header}: install the system package that brings it")
+    if let Some(missing) = system::missing(said) {
+        let wheel = if name.starts_with("psycopg2") { format!("; or name `psycopg2-binary` in {from}") } else { String::new() };
+        format!("{package} is compiled here and needs {}: {}{wheel}", missing.what, missing.cure())
     } else {
         let number = python.number();
         let older = found.iter().filter(|i| i.version >= OLDEST && i.version[..2] < python.version[..2]).max_by_key(|i| i.version);
@@ -138,7 +125,9 @@ mod tests {
         ));
         let build = |why: &str| cure(&format!("error: Failed to build `x==1`\n{why}"));
         assert!(build("Error: pg_config executable not found.").contains("libpq-dev"));
-        assert!(build("x.c:1:10: fatal error: ldap.h: No such file or directory").contains("the file ldap.h"));
+        assert!(build("x.c:1:10: fatal error: ldap.h: No such file or directory").contains("`apt install libldap-dev libsasl2-dev`"));
+        assert!(build("x.c:1:10: fatal error: longintrepr.h: No such file or directory").contains("older than this Python"));
+        assert!(cure("Build backend failed\nfatal error: zlib.h: No such file or directory").contains("`apt install zlib1g-dev`"));
         assert!(cure("error: Failed to download and build `y @ git+https://h/y`\n cause: Git operation failed").contains("git repository"));
         assert!(cure("error: Python 3.13.0 is incompatible with the project's Python requirement: `>=3.14`").contains("requires-python"));
         assert!(cure("dns error").contains("No package index"));

@@ -6,6 +6,7 @@ use crate::output::Output;
 use dozen_core::backing::{Attachment, ResourceKind};
 use dozen_core::codebase::{FileKind, Source};
 use dozen_core::config::{Config, ConfigError, Origin, Var, dotenv};
+use dozen_core::dependencies::aptfile;
 use dozen_core::diagnostic::{Diagnostic, has_errors};
 use dozen_core::ids::TypeName;
 use dozen_core::manifest::dozen_toml::ProcessSettings;
@@ -16,9 +17,6 @@ use std::path::Path;
 
 /// A `.env` of more is refused unread.
 const MAX_DOTENV: u64 = 1 << 20;
-
-/// So many names of an Aptfile are repeated.
-const MOST_PACKAGES: usize = 20;
 
 /// All of it.
 pub(super) struct Declared {
@@ -68,6 +66,10 @@ pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Resul
         }
         not_applied("dozen.toml", &settings_without_effect(&settings), output);
         scratch = settings.scratch;
+    }
+    if let Some(t) = text("Aptfile")? {
+        let (_, remarks) = aptfile::parse(&t);
+        told("Aptfile", Some(t), remarks, output)?;
     }
     let without_effect = [
         ("buildpacks", !app_json.buildpacks.is_empty()),
@@ -162,14 +164,6 @@ impl Declared {
 
     /// Says what other platforms would do with this source and dozen does not, and what to do instead.
     pub(super) fn unused(&self, source: &Source, output: &dyn Output) {
-        if let Some(list) = codebase::text(source, "Aptfile") {
-            let wanted = list.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', ':']));
-            let wanted: Vec<&str> = wanted.take(MOST_PACKAGES).collect();
-            if !wanted.is_empty() {
-                let packages = wanted.join(" ");
-                output.warning(&format!("Aptfile is not used: the app runs with this machine's packages. `apt install {packages}`"));
-            }
-        }
         if source.has("nltk.txt") {
             output.warning("nltk.txt is not used: put the data into the codebase, and its folder's path below /app into NLTK_DATA");
         }

@@ -153,7 +153,7 @@ fn run(start: Start) -> Result<(), RouterError> {
 }
 
 /// Two descriptors a request: the soft limit of 1,024 would be the limit of the whole house.
-fn raise_file_limit() {
+pub(super) fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
     // Where it may not be raised, the old one holds.

@@ -1,5 +1,6 @@
 //! What a jail is made of, from a release: the slug at `/app`, its environment, and the app's own shell.
 
+use super::own_binary;
 use crate::home::Home;
 use dozen_core::ids::InstanceName;
 use dozen_core::processes::Isolation;
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Where a slug is seen inside a jail with its own mounts.
 pub const APP: &str = "/app";
+/// Where dozen's own binary is seen there: outside of /usr, which is the host's.
+const OWN: &str = "/.dozen/bin";
 /// A parent that is lost gives its processes this long.
 const LOST_GRACE_MS: u64 = 1_000;
 /// Log segments are closed at 8 MiB and each instance keeps four closed ones.
@@ -44,21 +47,43 @@ impl Place<'_> {
     pub fn spec(&self, release: &Release, instance: &InstanceName, command: &str, port: Option<u16>, log: Option<JailLog>) -> JailSpec {
         let tree = self.home.slug(&release.slug.id).join("tree");
         let app = self.app(release);
+        let mut env = release.environment(instance, port, &app.to_string_lossy());
+        let mut mounts = self.mounts(release, tree.clone(), app.clone());
+        self.add_own_binary(&mut env, &mut mounts);
         let user = (self.isolation == Isolation::Namespaces).then_some((self.uid, self.uid));
         JailSpec {
             protocol: PROTOCOL,
             instance: instance.to_string(),
             hostname: hostname(release, instance),
             argv: shell(&tree, command),
-            env: release.environment(instance, port, &app.to_string_lossy()),
-            cwd: app.clone(),
+            env,
             scratch: self.scratch(release, &app),
-            mounts: self.mounts(release, tree, app),
+            cwd: app,
+            mounts,
             view: if self.isolation == Isolation::Session { View::Host } else { View::Minimal },
             user,
             port,
             log,
             lost_grace_ms: LOST_GRACE_MS,
+        }
+    }
+
+    /// Lets the processes run `dozen`, which is the last on their PATH. One that cannot be handed on is missed only by those that need it.
+    fn add_own_binary(&self, env: &mut [(String, String)], mounts: &mut Vec<Mount>) {
+        let folder = match self.isolation {
+            Isolation::Session => own_binary::folder_with(self.home),
+            Isolation::Namespaces | Isolation::UserNamespaces => own_binary::file(self.home).map(|source| {
+                mounts.push(Mount { source, target: Path::new(OWN).join(own_binary::NAME), writable: false });
+                OWN.into()
+            }),
+        };
+        match folder {
+            Ok(folder) => {
+                for (_, path) in env.iter_mut().filter(|(name, _)| name == "PATH") {
+                    *path = format!("{path}:{}", folder.display());
+                }
+            }
+            Err(error) => tracing::warn!(%error, "processes will not find dozen itself"),
         }
     }
 

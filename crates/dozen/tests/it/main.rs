@@ -19,5 +19,7 @@ mod processes;
 mod release;
 mod scratch;
 mod shell;
-mod terminal;
+mod static_files;
 mod steering;
+mod system_packages;
+mod terminal;
