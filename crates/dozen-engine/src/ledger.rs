@@ -116,17 +116,12 @@ fn hint(e: &rusqlite::Error) -> &'static str {
 impl Ledger {
     /// Opens the ledger of a home, making both where they are missing, and its vault.
     pub fn open(home: &Home) -> Result<Self, LedgerError> {
-        make_private(home.root()).map_err(|source| LedgerError::Home { path: home.root().to_owned(), source })?;
+        home.make().map_err(|(path, source)| LedgerError::Home { path, source })?;
         let path = home.ledger();
         let failed = |attempt| {
             let path = path.clone();
             move |source| LedgerError::Sqlite { attempt, path, source }
         };
-        // A home that was there before may be open to others: what is in it is not.
-        for folder in ["slugs", "logs", "resources", "cache"] {
-            let folder = home.root().join(folder);
-            make_private(&folder).map_err(|source| LedgerError::Home { path: folder, source })?;
-        }
         // Several first starts go through here one by one: SQLite answers "busy" at once where two switch a new file to WAL, timeout or not.
         let _door = door(home)?;
         // Never opened but by SQLite once it is there: closing it again would take away the locks that another connection of this process has,
@@ -194,12 +189,6 @@ impl From<rusqlite::Error> for Problem {
     }
 }
 
-/// Makes a folder that only its owner can enter, with its parents.
-fn make_private(path: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
 fn set_up(c: &mut Connection, path: &std::path::Path) -> Result<(), LedgerError> {
     let failed = |source| LedgerError::Sqlite { attempt: "set up the tables", path: path.to_owned(), source };
     c.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
@@ -246,7 +235,7 @@ mod tests {
             let ledger = Ledger::open(&Home::at(folder.path().join("home"))).expect("opened");
             let shop: DeployRef = "shop".parse().expect("valid");
             let bench = Self { ledger, who: Principal::me(), shop, _folder: folder };
-            bench.commit(Intent::Adopt { deploy: bench.shop.clone(), folder: "/src/shop".into() }).await;
+            bench.commit(Intent::Adopt { deploy: bench.shop.clone(), folder: Some("/src/shop".into()) }).await;
             bench
         }
 
@@ -320,7 +309,7 @@ mod tests {
     async fn strangers_and_unknown_deploys_are_refused_and_nothing_is_written() {
         let b = Bench::new().await;
         let stranger = Principal::of(b.who.uid.wrapping_add(4_711).max(1));
-        let adopt = || Intent::Adopt { deploy: "other".parse().expect("valid"), folder: "/".into() };
+        let adopt = || Intent::Adopt { deploy: "other".parse().expect("valid"), folder: Some("/".into()) };
         assert!(matches!(b.ledger.commit(&stranger, adopt()).await, Err(LedgerError::Forbidden { .. })));
         let nobody: DeployRef = "nobody".parse().expect("valid");
         let configure = Intent::Configure { deploy: nobody, config: Config::default() };

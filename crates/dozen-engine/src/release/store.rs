@@ -85,6 +85,20 @@ pub struct Facts {
     pub commit: Option<Commit>,
 }
 
+impl From<&Slug> for Facts {
+    fn from(slug: &Slug) -> Self {
+        Self {
+            stack: slug.stack.clone(),
+            processes: slug.processes.clone(),
+            env: slug.env.clone(),
+            needs: slug.needs.clone(),
+            console: slug.console.clone(),
+            scratch: slug.scratch.clone(),
+            commit: slug.commit.clone(),
+        }
+    }
+}
+
 /// One file or link of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Entry {
@@ -97,6 +111,9 @@ pub struct Entry {
     /// blake3 of the content or of the link's target, in hexadecimal digits.
     pub hash: String,
 }
+
+/// Files whose hash is known, with their modification time in whole seconds.
+pub type Known = HashMap<String, (Entry, i64)>;
 
 /// Reads a slug.
 pub fn open(home: &Home, id: &SlugId) -> Result<Slug, StoreError> {
@@ -121,25 +138,15 @@ pub(crate) fn entries(home: &Home, id: &SlugId) -> Option<Vec<Entry>> {
 
 /// Takes in the folder `tree` of a scratch folder made in [`Home::slugs`]. Of files that `known` lists with their modification time, the
 /// hash is taken from there. Answers the slug, and whether it was there already.
-pub fn take(home: &Home, scratch: &Scratch, facts: &Facts, known: &HashMap<String, (Entry, i64)>) -> Result<(Slug, bool), StoreError> {
+pub fn take(home: &Home, scratch: &Scratch, facts: &Facts, known: &Known) -> Result<(Slug, bool), StoreError> {
     let tree = scratch.path().join("tree");
     let entries = settle(&tree, known)?;
     let mut wire = Wire::of(facts);
-    let mut hasher = blake3::Hasher::new();
-    for entry in &entries {
-        hasher.update(entry.kind.encode_utf8(&mut [0; 4]).as_bytes());
-        hasher.update(&(entry.path.len() as u64).to_le_bytes());
-        hasher.update(entry.path.as_bytes());
-        hasher.update(&entry.size.to_le_bytes());
-        hasher.update(entry.hash.as_bytes());
-    }
-    hasher.update(&wire.identity());
-    let id = SlugId(*hasher.finalize().as_bytes());
+    let id = identify(&entries, &wire);
     if has(home, &id) {
         return Ok((open(home, &id)?, true));
     }
-    wire.size = entries.iter().map(|e| e.size).sum();
-    wire.files = entries.len() as u64;
+    wire.measure(&entries);
     let write = |name: &str, bytes: Vec<u8>| {
         let path = scratch.path().join(name);
         fs::write(&path, bytes).map_err(|source| StoreError::Io { what: "write", path, source })
@@ -159,8 +166,22 @@ pub fn take(home: &Home, scratch: &Scratch, facts: &Facts, known: &HashMap<Strin
     Ok((wire.slug(id), !fresh))
 }
 
+/// The id of a slug: what lies in its tree, and what decides how it runs.
+pub(super) fn identify(entries: &[Entry], wire: &Wire) -> SlugId {
+    let mut hasher = blake3::Hasher::new();
+    for entry in entries {
+        hasher.update(entry.kind.encode_utf8(&mut [0; 4]).as_bytes());
+        hasher.update(&(entry.path.len() as u64).to_le_bytes());
+        hasher.update(entry.path.as_bytes());
+        hasher.update(&entry.size.to_le_bytes());
+        hasher.update(entry.hash.as_bytes());
+    }
+    hasher.update(&wire.identity());
+    SlugId(*hasher.finalize().as_bytes())
+}
+
 /// Sets the modes of everything in a tree to 0644, 0755, and lists it.
-pub(crate) fn settle(tree: &Path, known: &HashMap<String, (Entry, i64)>) -> Result<Vec<Entry>, StoreError> {
+pub(crate) fn settle(tree: &Path, known: &Known) -> Result<Vec<Entry>, StoreError> {
     let mut out = Vec::new();
     let mut queue = vec![String::new()];
     while let Some(relative) = queue.pop() {
@@ -218,7 +239,7 @@ pub(crate) fn hex(hash: &Hash) -> String {
 
 /// `slug.json`.
 #[derive(Debug, Serialize, Deserialize)]
-struct Wire {
+pub(super) struct Wire {
     format: u32,
     pack: String,
     runtime: Option<String>,
@@ -241,7 +262,7 @@ struct WireCommit {
 }
 
 impl Wire {
-    fn of(facts: &Facts) -> Self {
+    pub(super) fn of(facts: &Facts) -> Self {
         Self {
             format: FORMAT,
             pack: facts.stack.pack.clone(),
@@ -257,13 +278,24 @@ impl Wire {
         }
     }
 
+    /// Takes down how large it is.
+    pub(super) fn measure(&mut self, entries: &[Entry]) {
+        self.size = entries.iter().map(|e| e.size).sum();
+        self.files = entries.len() as u64;
+    }
+
+    /// How many process types it names.
+    pub(super) fn named(&self) -> usize {
+        self.processes.len()
+    }
+
     /// What of it decides how the app runs.
     fn identity(&self) -> Vec<u8> {
         let parts = (&self.pack, &self.runtime, &self.processes, &self.env, &self.needs, &self.console, &self.scratch);
         serde_json::to_vec(&parts).unwrap_or_default()
     }
 
-    fn slug(self, id: SlugId) -> Slug {
+    pub(super) fn slug(self, id: SlugId) -> Slug {
         // Names were checked when the slug was made; one that is not a name any more is no process of this version.
         let processes = self.processes.into_iter().filter_map(|(n, command)| Some(ProcessType { name: n.parse().ok()?, command }));
         Slug {
