@@ -310,13 +310,18 @@ fn build_key(source: &fingerprint::Hash, processes: &[ProcessType], python: Opti
     *blake3::hash(&serde_json::to_vec(&parts).unwrap_or_default()).as_bytes()
 }
 
+/// The slug that was last built for an app on this machine, as far as it is kept.
+pub(crate) fn last_built(home: &Home, app: &AppName) -> Option<Slug> {
+    built_before(home, &home.cache(app).join("builds/last"))
+}
+
 fn built_before(home: &Home, index: &Path) -> Option<Slug> {
     let id: SlugId = fs::read_to_string(index).ok()?.trim().parse().ok()?;
     store::open(home, &id).ok().filter(|_| home.slug(&id).join("tree").is_dir())
 }
 
 /// Runs what blocks on a thread of its own; a panic there is a panic here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(e) => match e.try_into_panic() {

@@ -14,6 +14,8 @@ use crate::output::Output;
 use crate::parity::{Local, Observed};
 use crate::processes::usage::{Meter, Usage};
 use crate::release::store;
+use dozen_core::backing::Attachment;
+use dozen_core::codebase::Source;
 use dozen_core::concurrency::formation::{First, Formation};
 use dozen_core::concurrency::{Desired, Share};
 use dozen_core::config::{Changes, Config, Mask, Origin, Var};
@@ -25,11 +27,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod building;
 mod declared;
 mod error;
 mod formation;
 pub mod releases;
 
+pub use building::{Building, build};
+use declared::Declared;
 pub use error::DeployError;
 pub use formation::Steered;
 
@@ -60,6 +65,20 @@ pub struct Floor {
 pub struct BuildOptions {
     /// A Python version or path instead of the one that the app's files ask for.
     pub use_python: Option<String>,
+}
+
+/// What a release is made of besides its slug.
+struct Ready {
+    declared: Declared,
+    /// The release that serves, or would.
+    before: Option<ReleaseRow>,
+    config_version: u32,
+    config: Config,
+    /// The attachments, by name.
+    ids: BTreeMap<String, u32>,
+    attachments: Vec<Attachment>,
+    /// What app.json requires and nothing gives.
+    missing: Vec<String>,
 }
 
 /// A change of config.
@@ -108,33 +127,22 @@ impl Floor {
         let _turn = self.turn.lock().await;
         let deploy = &self.deploy;
         let mut reading = codebase::read(&folder)?;
-        self.leave_out_home(&mut reading)?;
+        building::leave_out_home(self.home(), &mut reading)?;
         reading.warnings.iter().for_each(|w| output.warning(w));
         let source = reading.source;
-        let declared = declared::read(&source, &folder, output)?;
-        self.ledger.commit(who, Intent::Adopt { deploy: deploy.clone(), folder: source.folder.clone() }).await?;
-        self.recover(who, false).await?;
+        let mut declared = declared::read(&source, output)?;
+        declared.dotenv = Some(declared::read_dotenv(&folder, output)?);
+        self.ledger.commit(who, Intent::Adopt { deploy: deploy.clone(), folder: Some(source.folder.clone()) }).await?;
+        let ready = self.get_ready(who, declared, &source, output).await?;
+        let Ready { declared, before, config, attachments, missing, .. } = &ready;
 
-        let before = self.current_row().await?;
-        if before.is_none() {
-            declared.unused(&source, output);
-        }
-        let (config_version, config) = self.import_config(who, &declared, output).await?;
-        self.create_resources(who, &declared, &config, output).await?;
-        let ids = self.ledger.attachments(deploy).await?;
-        let attachments = self.ledger.resolve(ids.clone()).await?;
-        let missing = declared.missing(&config, &attachments);
-        if !missing.is_empty() {
-            output.warning(&format!("app.json requires config that is not set: {}", missing.join(", ")));
-        }
-
-        let last = match &before {
+        let last = match before {
             Some(row) => store::open(self.home(), &row.slug).ok(),
             None => None,
         };
         let python = options.use_python.clone().or_else(|| before.as_ref().and_then(|b| b.python.clone()));
         let last_python = last.as_ref().and_then(|s| s.stack.runtime.as_deref()).and_then(|r| r.strip_prefix("Python ")).map(str::to_owned);
-        let variables: Vec<(String, String)> = release::variables(&config, &attachments).into_iter().collect();
+        let variables: Vec<(String, String)> = release::variables(config, attachments).into_iter().collect();
         let built = dependencies::build(dependencies::Request {
             exe: &self.exe,
             home: self.home(),
@@ -144,41 +152,89 @@ impl Floor {
             console: declared.console(),
             scratch: &declared.scratch,
             config: &variables,
-            placeholders: &missing,
+            placeholders: missing,
             mask: &Mask::of(config.vars.values()),
             use_python: python.as_deref(),
             last_python: last_python.as_deref(),
             output: printer.clone(),
         })
         .await?;
-        let slug = built.slug;
+        self.release(who, &ready, built.slug, python, output).await
+    }
+
+    /// The same from a slug that is in the store, built here or elsewhere. It has no `.env`: config is the deploy's own and app.json's defaults.
+    pub async fn bring_up_slug(
+        &self,
+        who: &Principal,
+        slug: Slug,
+        printer: Arc<dyn Output>,
+    ) -> Result<(Arc<Release>, bool), DeployError> {
+        let output = &*printer;
+        let _turn = self.turn.lock().await;
+        let source = building::source_of(self.home(), &slug)?;
+        let declared = declared::read(&source, output)?;
+        self.ledger.commit(who, Intent::Adopt { deploy: self.deploy.clone(), folder: None }).await?;
+        let ready = self.get_ready(who, declared, &source, output).await?;
+        let python = ready.before.as_ref().and_then(|b| b.python.clone());
+        self.release(who, &ready, slug, python, output).await
+    }
+
+    /// What a release needs besides its slug: config and resources, as the app declares them.
+    async fn get_ready(&self, who: &Principal, declared: Declared, source: &Source, output: &dyn Output) -> Result<Ready, DeployError> {
+        self.recover(who, false).await?;
+        let before = self.current_row().await?;
+        if before.is_none() {
+            declared.unused(source, output);
+        }
+        let (config_version, config) = self.import_config(who, &declared, output).await?;
+        self.create_resources(who, &declared, &config, output).await?;
+        let ids = self.ledger.attachments(&self.deploy).await?;
+        let attachments = self.ledger.resolve(ids.clone()).await?;
+        let missing = declared.missing(&config, &attachments);
         if !missing.is_empty() {
-            return Err(DeployError::Required { deploy: deploy.clone(), names: missing });
+            output.warning(&format!("app.json requires config that is not set: {}", missing.join(", ")));
+        }
+        Ok(Ready { declared, before, config_version, config, ids, attachments, missing })
+    }
+
+    /// Makes a release of a slug where anything differs from the current one, and runs its release phase.
+    async fn release(
+        &self,
+        who: &Principal,
+        ready: &Ready,
+        slug: Slug,
+        python: Option<String>,
+        output: &dyn Output,
+    ) -> Result<(Arc<Release>, bool), DeployError> {
+        let Ready { declared, before, config_version, config, ids, missing, .. } = ready;
+        let deploy = &self.deploy;
+        if !missing.is_empty() {
+            return Err(DeployError::Required { deploy: deploy.clone(), names: missing.clone() });
         }
         self.first_formation(who, &slug, &declared.formation, output).await?;
 
-        if let Some(row) = &before
+        if let Some(row) = before
             && row.slug == slug.id
-            && row.attachments == ids
+            && row.attachments == *ids
             && row.python == python
-            && (row.config_version == config_version || self.ledger.config_at(deploy, row.config_version).await? == config)
+            && (row.config_version == *config_version || self.ledger.config_at(deploy, row.config_version).await? == *config)
         {
             return Ok((Arc::new(self.load(row).await?), false));
         }
-        let changes = match &before {
-            Some(b) => self.ledger.config_at(deploy, b.config_version).await?.changes(&config),
+        let changes = match before {
+            Some(b) => self.ledger.config_at(deploy, b.config_version).await?.changes(config),
             None => Changes::default(),
         };
         let code_changed = before.as_ref().is_none_or(|b| b.slug != slug.id);
         let cause = if code_changed {
             Cause::Deploy { commit: slug.commit.clone(), slug: slug.id, config: changes }
-        } else if before.as_ref().is_some_and(|b| b.attachments != ids) {
+        } else if before.as_ref().is_some_and(|b| b.attachments != *ids) {
             let old = before.as_ref().map(|b| b.attachments.clone()).unwrap_or_default();
             Cause::Attach(ids.keys().find(|k| !old.contains_key(*k)).cloned().unwrap_or_default())
         } else {
             Cause::Config(changes)
         };
-        let release = self.make(who, slug, config_version, None, python, &cause).await?;
+        let release = self.make(who, slug, *config_version, None, python, &cause).await?;
         self.phase(who, &release, output).await?;
         if !self.serving_now() {
             self.conclude(who, release.version, None).await?;
@@ -287,21 +343,6 @@ impl Floor {
         Ok(was.next(&slug.processes, &BTreeMap::new(), First::OneOfEach).0)
     }
 
-    /// A home within the app's folder is no part of the app: its key would go into every slug, and each build would change the source.
-    fn leave_out_home(&self, reading: &mut codebase::Reading) -> Result<(), DeployError> {
-        let home = self.home().root();
-        let failed = |source| DeployError::File { file: home.to_owned(), source };
-        let real = home.canonicalize().map_err(failed)?;
-        let Ok(within) = real.strip_prefix(&reading.source.folder) else { return Ok(()) };
-        if within.as_os_str().is_empty() {
-            return Err(failed(std::io::Error::other("DOZEN_HOME is the app's own folder; set it to another")));
-        }
-        let ours = format!("{}/", within.display());
-        reading.source.files.retain(|f| !f.path.starts_with(&ours));
-        reading.warnings.retain(|w| !w.starts_with(&ours));
-        Ok(())
-    }
-
     async fn current_row(&self) -> Result<Option<ReleaseRow>, DeployError> {
         Ok(match self.ledger.current(&self.deploy).await? {
             Some(version) => Some(self.ledger.release(&self.deploy, version).await?),
@@ -327,11 +368,14 @@ impl Floor {
     async fn import_config(
         &self,
         who: &Principal,
-        declared: &declared::Declared,
+        declared: &Declared,
         output: &dyn Output,
     ) -> Result<(u32, Config), DeployError> {
         let (version, config) = self.ledger.config(&self.deploy).await?;
-        let (next, kept) = config.with_dotenv(&declared.dotenv)?;
+        let (next, kept) = match &declared.dotenv {
+            Some(dotenv) => config.with_dotenv(dotenv)?,
+            None => (config.clone(), vec![]),
+        };
         let next = declared.defaults(next)?;
         for name in kept {
             output.warning(&format!(".env gives {name} another value than `config set` did; the one that was set stays"));
@@ -346,7 +390,7 @@ impl Floor {
     async fn create_resources(
         &self,
         who: &Principal,
-        declared: &declared::Declared,
+        declared: &Declared,
         config: &Config,
         output: &dyn Output,
     ) -> Result<(), DeployError> {

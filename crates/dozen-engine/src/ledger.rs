@@ -246,7 +246,7 @@ mod tests {
             let ledger = Ledger::open(&Home::at(folder.path().join("home"))).expect("opened");
             let shop: DeployRef = "shop".parse().expect("valid");
             let bench = Self { ledger, who: Principal::me(), shop, _folder: folder };
-            bench.commit(Intent::Adopt { deploy: bench.shop.clone(), folder: "/src/shop".into() }).await;
+            bench.commit(Intent::Adopt { deploy: bench.shop.clone(), folder: Some("/src/shop".into()) }).await;
             bench
         }
 
@@ -320,7 +320,7 @@ mod tests {
     async fn strangers_and_unknown_deploys_are_refused_and_nothing_is_written() {
         let b = Bench::new().await;
         let stranger = Principal::of(b.who.uid.wrapping_add(4_711).max(1));
-        let adopt = || Intent::Adopt { deploy: "other".parse().expect("valid"), folder: "/".into() };
+        let adopt = || Intent::Adopt { deploy: "other".parse().expect("valid"), folder: Some("/".into()) };
         assert!(matches!(b.ledger.commit(&stranger, adopt()).await, Err(LedgerError::Forbidden { .. })));
         let nobody: DeployRef = "nobody".parse().expect("valid");
         let configure = Intent::Configure { deploy: nobody, config: Config::default() };

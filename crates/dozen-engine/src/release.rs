@@ -1,6 +1,8 @@
 //! V. Strictly separate build and run stages.
 //! Keeps what builds made, and never changes it.
 
+pub mod archive;
+pub mod machine;
 mod phase;
 pub mod scratch;
 pub mod store;

@@ -9,9 +9,11 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use dozen_engine::deploy::DeployError;
 use dozen_engine::port::PortError;
+use dozen_engine::release::archive::ArchiveError;
 use std::ffi::OsString;
 use std::sync::Arc;
 
+pub(crate) mod build;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod console;
@@ -69,6 +71,11 @@ pub(crate) enum Command {
     /// What did not change is not done again: the same source is not built twice, and a release is made only where code, config or resources
     /// changed. Ctrl-C stops all processes and gives them 10 s; a second one kills them. Nothing is left running, and data stays.
     Up(up::UpArgs),
+    /// Build the app of a folder, and write its slug to a file that runs elsewhere
+    ///
+    /// Needs no deploy and no config: it ends with a slug in this machine's store, which `dozen up` takes instead of building again, and with -o
+    /// in a file too. `dozen up --slug FILE` runs that on a machine with the same stack. The same code gives the same file.
+    Build(build::BuildArgs),
     /// Stop a deploy that runs in the background or in another terminal
     ///
     /// Waits until all of its processes have ended. Deletes nothing.
@@ -146,6 +153,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, cl
 pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
     match cli.command {
         Command::Up(args) => up::run(args, settings, printer).await,
+        Command::Build(args) => build::run(args, settings, printer).await,
         Command::Down => down::run(settings, printer).await,
         Command::Ps(args) => ps::run(args, settings, printer).await,
         Command::Logs(args) => logs::run(args, settings, printer).await,
@@ -237,7 +245,8 @@ pub(crate) fn exit_code_of(error: &anyhow::Error) -> i32 {
     if error.downcast_ref::<Told>().is_some_and(|told| told.kind == wire::ProblemKind::Usage) {
         return 2;
     }
-    let failed = error.is::<Told>() || error.is::<AlreadyRunning>() || error.is::<DeployError>() || error.is::<PortError>();
+    let failed = error.is::<ArchiveError>()
+        || error.is::<Told>() || error.is::<AlreadyRunning>() || error.is::<DeployError>() || error.is::<PortError>();
     if failed { 1 } else { 2 }
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Printer {
     /// Shown while a step is busy, on a terminal only.
     progress: Mutex<Option<ProgressBar>>,
     muted: AtomicBool,
+    /// Standard output is for something else: all goes to standard error.
+    diverted: AtomicBool,
     /// Whoever read standard output has gone.
     closed: AtomicBool,
 }
@@ -44,7 +46,7 @@ impl Printer {
     /// A printer.
     pub(crate) fn new(format: Format, colour: bool, quiet: bool) -> Self {
         let colour = if colour { anstream::ColorChoice::Auto } else { anstream::ColorChoice::Never };
-        Self { format, colour, quiet, progress: Mutex::new(None), muted: AtomicBool::new(false), closed: AtomicBool::new(false) }
+        Self { format, colour, quiet, progress: Mutex::new(None), muted: AtomicBool::new(false), diverted: AtomicBool::new(false), closed: AtomicBool::new(false) }
     }
 
     /// For what goes wrong before there are settings.
@@ -74,6 +76,11 @@ impl Printer {
     /// Nothing more is printed to standard output: whoever read it has what they wanted.
     pub(crate) fn mute(&self) {
         self.muted.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything is printed to standard error from now on: a command's answer itself goes to standard output.
+    pub(crate) fn divert(&self) {
+        self.diverted.store(true, Ordering::Relaxed);
     }
 
     /// Whether standard output has been closed, so that a command which only prints may end. Known before the next write fails.
@@ -192,6 +199,10 @@ impl Printer {
         }
         let progress = self.progress.lock().expect("no one panics while holding it").clone();
         let write = || {
+            if self.diverted.load(Ordering::Relaxed) {
+                let _ = anstream::AutoStream::new(std::io::stderr().lock(), self.colour).write_all(&[ours, raw].concat());
+                return;
+            }
             let mut out = anstream::AutoStream::new(std::io::stdout().lock(), self.colour);
             let written = out.write_all(ours).and_then(|()| {
                 let mut out = out.into_inner();

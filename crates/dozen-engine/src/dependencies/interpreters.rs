@@ -289,9 +289,22 @@ const QUESTION: &str = "import sys, os, json; print(json.dumps(dict(\
     executable=os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable))))";
 
 async fn probe(program: &Path) -> Option<Facts> {
+    let said = ask(program, &["-I", "-S", "-c", QUESTION]).await?;
+    let facts: Facts = serde_json::from_str(&said).ok()?;
+    (facts.implementation == "cpython" && facts.level == "final").then_some(facts)
+}
+
+/// The interpreter at a path, if there is one.
+pub(crate) async fn at(program: &Path) -> Option<Interpreter> {
+    let real = real(program)?;
+    probe(&real).await.map(Facts::interpreter)
+}
+
+/// What an interpreter answers to these arguments; `None` where it does not end well.
+pub(crate) async fn ask(program: &Path, args: &[&str]) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "the one place that asks an interpreter what it is")]
     let asked = tokio::process::Command::new(program)
-        .args(["-I", "-S", "-c", QUESTION])
+        .args(args)
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
@@ -299,8 +312,7 @@ async fn probe(program: &Path) -> Option<Facts> {
         .kill_on_drop(true)
         .output();
     let out = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
-    let facts: Facts = serde_json::from_slice(&out.stdout).ok()?;
-    (out.status.success() && facts.implementation == "cpython" && facts.level == "final").then_some(facts)
+    out.status.success().then(|| String::from_utf8(out.stdout).ok())?
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ pub(super) struct Declared {
     pub(super) processes: Vec<ProcessType>,
     /// app.json's formation.
     pub(super) formation: BTreeMap<TypeName, u32>,
-    /// The variables of `.env`.
-    pub(super) dotenv: BTreeMap<String, String>,
+    /// The variables of `.env`; `None` where there is no folder that could have one.
+    pub(super) dotenv: Option<BTreeMap<String, String>>,
     /// dozen.toml's scratch folders.
     pub(super) scratch: Vec<String>,
     app_json: AppJson,
@@ -38,7 +38,7 @@ pub(super) struct Wanted {
 }
 
 /// Reads them; warnings are told, errors end it.
-pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Result<Declared, DeployError> {
+pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, DeployError> {
     let text = |name: &str| text(source, name);
     let processes = match text("Procfile")? {
         Some(t) => {
@@ -78,8 +78,7 @@ pub(super) fn read(source: &Source, folder: &Path, output: &dyn Output) -> Resul
     ];
     let names: Vec<&str> = without_effect.iter().filter(|(_, declared)| *declared).map(|(name, _)| *name).collect();
     not_applied("app.json", &names, output);
-    let dotenv = read_dotenv(folder, output)?;
-    Ok(Declared { processes, formation: app_json.quantities(), dotenv, scratch, app_json })
+    Ok(Declared { processes, formation: app_json.quantities(), dotenv: None, scratch, app_json })
 }
 
 /// The text of a file that a person writes. `None` where there is none; one that is there and cannot be read is never passed over.
@@ -111,7 +110,8 @@ fn settings_without_effect(settings: &DozenToml) -> Vec<&'static str> {
     all.into_iter().filter(|(_, declared)| *declared).map(|(name, _)| name).collect()
 }
 
-fn read_dotenv(folder: &Path, output: &dyn Output) -> Result<BTreeMap<String, String>, DeployError> {
+/// The `.env` of a folder.
+pub(super) fn read_dotenv(folder: &Path, output: &dyn Output) -> Result<BTreeMap<String, String>, DeployError> {
     let file = folder.join(".env");
     let failed = |source| DeployError::File { file: file.clone(), source };
     match std::fs::metadata(&file) {

@@ -43,8 +43,8 @@ pub enum Intent {
     Adopt {
         /// Which.
         deploy: DeployRef,
-        /// Where its source is.
-        folder: PathBuf,
+        /// Where its source is; `None` leaves what is known of that.
+        folder: Option<PathBuf>,
     },
     /// Whoever ran this deploy before is gone: what it left unfinished is concluded as failed.
     Recover {
@@ -220,9 +220,9 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
     let now = Timestamp::now().to_string();
     match intent {
         Intent::Adopt { deploy, folder } => {
-            let folder = folder.to_string_lossy();
+            let folder = folder.map(|f| f.to_string_lossy().into_owned());
             c.execute(
-                "INSERT INTO apps (name, folder, created_at) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET folder = ?2",
+                "INSERT INTO apps (name, folder, created_at) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET folder = ifnull(?2, folder)",
                 params![deploy.app.as_str(), folder, now],
             )?;
             c.execute(

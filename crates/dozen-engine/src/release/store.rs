@@ -85,6 +85,20 @@ pub struct Facts {
     pub commit: Option<Commit>,
 }
 
+impl From<&Slug> for Facts {
+    fn from(slug: &Slug) -> Self {
+        Self {
+            stack: slug.stack.clone(),
+            processes: slug.processes.clone(),
+            env: slug.env.clone(),
+            needs: slug.needs.clone(),
+            console: slug.console.clone(),
+            scratch: slug.scratch.clone(),
+            commit: slug.commit.clone(),
+        }
+    }
+}
+
 /// One file or link of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Entry {
@@ -125,21 +139,11 @@ pub fn take(home: &Home, scratch: &Scratch, facts: &Facts, known: &HashMap<Strin
     let tree = scratch.path().join("tree");
     let entries = settle(&tree, known)?;
     let mut wire = Wire::of(facts);
-    let mut hasher = blake3::Hasher::new();
-    for entry in &entries {
-        hasher.update(entry.kind.encode_utf8(&mut [0; 4]).as_bytes());
-        hasher.update(&(entry.path.len() as u64).to_le_bytes());
-        hasher.update(entry.path.as_bytes());
-        hasher.update(&entry.size.to_le_bytes());
-        hasher.update(entry.hash.as_bytes());
-    }
-    hasher.update(&wire.identity());
-    let id = SlugId(*hasher.finalize().as_bytes());
+    let id = identify(&entries, &wire);
     if has(home, &id) {
         return Ok((open(home, &id)?, true));
     }
-    wire.size = entries.iter().map(|e| e.size).sum();
-    wire.files = entries.len() as u64;
+    wire.measure(&entries);
     let write = |name: &str, bytes: Vec<u8>| {
         let path = scratch.path().join(name);
         fs::write(&path, bytes).map_err(|source| StoreError::Io { what: "write", path, source })
@@ -157,6 +161,20 @@ pub fn take(home: &Home, scratch: &Scratch, facts: &Facts, known: &HashMap<Strin
         scratch.keep("", &place).map_err(|source| StoreError::Io { what: "write", path: place.clone(), source })?;
     }
     Ok((wire.slug(id), !fresh))
+}
+
+/// The id of a slug: what lies in its tree, and what decides how it runs.
+pub(super) fn identify(entries: &[Entry], wire: &Wire) -> SlugId {
+    let mut hasher = blake3::Hasher::new();
+    for entry in entries {
+        hasher.update(entry.kind.encode_utf8(&mut [0; 4]).as_bytes());
+        hasher.update(&(entry.path.len() as u64).to_le_bytes());
+        hasher.update(entry.path.as_bytes());
+        hasher.update(&entry.size.to_le_bytes());
+        hasher.update(entry.hash.as_bytes());
+    }
+    hasher.update(&wire.identity());
+    SlugId(*hasher.finalize().as_bytes())
 }
 
 /// Sets the modes of everything in a tree to 0644, 0755, and lists it.
@@ -218,7 +236,7 @@ pub(crate) fn hex(hash: &Hash) -> String {
 
 /// `slug.json`.
 #[derive(Debug, Serialize, Deserialize)]
-struct Wire {
+pub(super) struct Wire {
     format: u32,
     pack: String,
     runtime: Option<String>,
@@ -241,7 +259,7 @@ struct WireCommit {
 }
 
 impl Wire {
-    fn of(facts: &Facts) -> Self {
+    pub(super) fn of(facts: &Facts) -> Self {
         Self {
             format: FORMAT,
             pack: facts.stack.pack.clone(),
@@ -257,13 +275,24 @@ impl Wire {
         }
     }
 
+    /// Takes down how large it is.
+    pub(super) fn measure(&mut self, entries: &[Entry]) {
+        self.size = entries.iter().map(|e| e.size).sum();
+        self.files = entries.len() as u64;
+    }
+
+    /// How many process types it names.
+    pub(super) fn named(&self) -> usize {
+        self.processes.len()
+    }
+
     /// What of it decides how the app runs.
     fn identity(&self) -> Vec<u8> {
         let parts = (&self.pack, &self.runtime, &self.processes, &self.env, &self.needs, &self.console, &self.scratch);
         serde_json::to_vec(&parts).unwrap_or_default()
     }
 
-    fn slug(self, id: SlugId) -> Slug {
+    pub(super) fn slug(self, id: SlugId) -> Slug {
         // Names were checked when the slug was made; one that is not a name any more is no process of this version.
         let processes = self.processes.into_iter().filter_map(|(n, command)| Some(ProcessType { name: n.parse().ok()?, command }));
         Slug {

@@ -1,5 +1,6 @@
 //! Which deploy a command is about: `-a`, or the app of the current folder.
 
+use super::Usage;
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
 use dozen_core::ids::{AppName, DeployRef};
@@ -61,6 +62,41 @@ pub(crate) async fn name(settings: &Settings, ledger: &Ledger, folder: &Path) ->
         );
     }
     Ok(app.to_string().parse()?)
+}
+
+/// The folder of an app, without links.
+pub(crate) fn folder(settings: &Settings, dir: &Path) -> Result<PathBuf> {
+    let folder = std::fs::canonicalize(dir).with_context(|| format!("cannot find the folder {}", dir.display()))?;
+    if !folder.is_dir() {
+        bail!("{} is not a folder; give the folder of an app", folder.display());
+    }
+    if std::fs::canonicalize(settings.home.root()).is_ok_and(|home| home == folder) {
+        // Told before anything is written there.
+        bail!(Usage("DOZEN_HOME is the app's own folder; set it to another".to_owned()));
+    }
+    Ok(folder)
+}
+
+/// The name that a build gives the app of a folder: as [`name`], but what was brought up on this machine is asked only where there is such.
+pub(crate) async fn app_of(settings: &Settings, folder: &Path) -> Result<AppName> {
+    if let Some(name) = &settings.app {
+        return Ok(name.parse::<DeployRef>()?.app);
+    }
+    if settings.home.ledger().exists() {
+        let apps = Ledger::open(&settings.home)?.apps().await?;
+        if let Some(app) = of_folder(&apps, folder)? {
+            return Ok(app.name.clone());
+        }
+    }
+    suggested(folder).with_context(|| format!("cannot make an app name of {}; give one with --app NAME", folder.display()))
+}
+
+/// The deploy that a slug file is released to: `--app`, or the only one of its own app, which is made where there is none.
+pub(crate) async fn of_slug(settings: &Settings, ledger: &Ledger, app: &AppName) -> Result<DeployRef> {
+    match &settings.app {
+        Some(name) => Ok(name.parse()?),
+        None => Ok(only(&ledger.deploys().await?, app)?.map_or_else(|| app.to_string().parse(), Ok)?),
+    }
 }
 
 /// The app that was brought up from a folder; of several the one that has the folder's own name.

@@ -1,6 +1,6 @@
 //! `dozen up`: the whole way in the foreground, for one app.
 
-use super::{Usage, target};
+use super::target;
 use crate::api::event::Event;
 use crate::printer::Printer;
 use crate::running::RunFolder;
@@ -11,7 +11,7 @@ use clap::Args;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::logs::Filter;
 use dozen_core::processes::State;
-use dozen_core::release::Release;
+use dozen_core::release::{Release, Slug};
 use dozen_engine::deploy::BuildOptions;
 use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::logs::{Follower, Store};
@@ -24,6 +24,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 mod detach;
+mod slug;
 
 /// A deploy's logs may take this many bytes of disk.
 const LOG_BUDGET: u64 = 256 << 20;
@@ -34,6 +35,9 @@ pub(crate) struct UpArgs {
     /// The app's folder, with its Procfile
     #[arg(default_value = ".")]
     dir: PathBuf,
+    /// Release this slug file (- is standard input) instead of building a folder; `dozen build -o FILE` makes one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dir", "use_python"])]
+    slug: Option<PathBuf>,
     /// The port to listen on; by default 8000 or the next free one (0: any)
     #[arg(long, value_name = "N")]
     port: Option<u16>,
@@ -51,25 +55,48 @@ pub(crate) struct UpArgs {
     lasting: bool,
 }
 
+/// What is brought up.
+enum Code {
+    /// Of a folder, to be built.
+    Folder(PathBuf),
+    /// Of the store.
+    Slug(Box<Slug>),
+}
+
+impl Code {
+    fn folder(&self) -> Option<PathBuf> {
+        match self {
+            Self::Folder(folder) => Some(folder.clone()),
+            Self::Slug(_) => None,
+        }
+    }
+}
+
 /// Brings an app up and stays until it is told to stop.
 pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
     if args.detach && !args.lasting {
-        return detach::run(printer).await;
+        let input = args.slug.as_deref().is_some_and(slug::is_stdin);
+        return detach::run(input, printer).await;
     }
     if args.lasting {
         // The terminal that started it may close. An error means that it already leads a session.
         let _ = rustix::process::setsid();
     }
-    let folder = std::fs::canonicalize(&args.dir).with_context(|| format!("cannot find the folder {}", args.dir.display()))?;
-    if !folder.is_dir() {
-        bail!("{} is not a folder; `dozen up` takes the folder of an app", folder.display());
-    }
-    if std::fs::canonicalize(settings.home.root()).is_ok_and(|home| home == folder) {
-        // Told before anything is written there.
-        bail!(Usage("DOZEN_HOME is the app's own folder; set it to another".to_owned()));
-    }
-    let ledger = Ledger::open(&settings.home)?;
-    let deploy = target::name(settings, &ledger, &folder).await?;
+    let (ledger, deploy, code) = match &args.slug {
+        None => {
+            let folder = target::folder(settings, &args.dir)?;
+            let ledger = Ledger::open(&settings.home)?;
+            let deploy = target::name(settings, &ledger, &folder).await?;
+            (ledger, deploy, Code::Folder(folder))
+        }
+        Some(file) => {
+            // Before anything else is changed: a file that is refused leaves no trace.
+            let (slug, app) = slug::take_in(file, settings, printer).await?;
+            let ledger = Ledger::open(&settings.home)?;
+            let deploy = target::of_slug(settings, &ledger, &app).await?;
+            (ledger, deploy, Code::Slug(Box::new(slug)))
+        }
+    };
     let run_folder = RunFolder::take(&settings.home, &deploy)?;
     // Before a build that may take minutes: a port that is taken is told at once.
     let listeners = port::bind(args.port)?;
@@ -78,7 +105,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
 
     let who = Principal::me();
     // The deploy gets its row, and with it its uid, before its driver starts.
-    ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: folder.clone() }).await?;
+    ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: code.folder() }).await?;
     let floor = client::floor(settings, ledger, &deploy, Some(router), true).await?;
     let served = Arc::new(api::Served { floor, url: Some(url), down: Notify::new() });
     let api = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, api::router(served.clone())));
@@ -86,7 +113,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));
 
     let mut session = Session::begin(served.clone(), printer)?;
-    let result = session.live(&args, &who, folder).await;
+    let result = session.live(&args, &who, code).await;
     if let Err(e) = &result
         && args.lasting
     {
@@ -119,13 +146,19 @@ impl<'a> Session<'a> {
     }
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
-    async fn live(&mut self, args: &UpArgs, who: &Principal, folder: PathBuf) -> Result<i32> {
+    async fn live(&mut self, args: &UpArgs, who: &Principal, code: Code) -> Result<i32> {
         // Ctrl-C before anything was launched: 128 + SIGINT, as a shell says it.
         const INTERRUPTED: i32 = 130;
         let (served, printer) = (self.served.clone(), self.printer.clone());
         let floor = &served.floor;
         let options = BuildOptions { use_python: args.use_python.clone() };
-        let Ok(brought) = self.unless_stopped(floor.bring_up(who, folder, &options, printer.clone())).await else { return Ok(INTERRUPTED) };
+        let bring_up = async {
+            match code {
+                Code::Folder(folder) => floor.bring_up(who, folder, &options, printer.clone()).await,
+                Code::Slug(slug) => floor.bring_up_slug(who, *slug, printer.clone()).await,
+            }
+        };
+        let Ok(brought) = self.unless_stopped(bring_up).await else { return Ok(INTERRUPTED) };
         let (release, new) = brought?;
         let formation = floor.formation(&release.slug).await?;
         self.announce(&release, new, &formation);
@@ -228,15 +261,15 @@ async fn keep_within_budget(store: Arc<Store>) {
 }
 
 /// What tells a foreground program to end.
-struct Signals([Signal; 3]);
+pub(super) struct Signals([Signal; 3]);
 
 impl Signals {
-    fn listen() -> Result<Self> {
+    pub(super) fn listen() -> Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
         Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]))
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => {}

@@ -12,15 +12,15 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// Starts the lasting half and shows how it comes up.
-pub(super) async fn run(printer: &Printer) -> Result<i32> {
+/// Starts the lasting half and shows how it comes up. `input`: it reads a slug from standard input.
+pub(super) async fn run(input: bool, printer: &Printer) -> Result<i32> {
     let mut signals = Signals::listen()?;
     let arguments = std::env::args_os().skip(1).filter(|a| a != "--json");
     #[expect(clippy::disallowed_methods, reason = "dozen itself, which outlives this process")]
     let mut lasting = tokio::process::Command::new("/proc/self/exe")
         .args(arguments)
         .args(["--lasting", "--json"])
-        .stdin(Stdio::null())
+        .stdin(if input { Stdio::inherit() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

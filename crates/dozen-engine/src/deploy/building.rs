@@ -1,0 +1,99 @@
+//! Source → slug alone: a build that needs no deploy and no ledger; and what a slug declares, read back from its tree.
+
+use super::declared;
+use super::{BuildOptions, DeployError};
+use crate::codebase;
+use crate::dependencies::{self, Built};
+use crate::home::Home;
+use crate::output::Output;
+use crate::release::store::{self, StoreError};
+use dozen_core::codebase::{FileKind, Source, SourceFile};
+use dozen_core::config::{Config, Mask, Origin, Var};
+use dozen_core::ids::AppName;
+use dozen_core::release::{self, Slug};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What is built, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct Building<'a> {
+    /// The dozen binary, for the jails that builds run in.
+    pub exe: &'a Path,
+    /// Whose caches and slug store are used.
+    pub home: &'a Home,
+    /// Whose cache.
+    pub app: &'a AppName,
+    /// The app's folder.
+    pub folder: &'a Path,
+    /// Variables for steps that load the app's settings. They are no part of the slug.
+    pub config: &'a [(String, String)],
+}
+
+/// Builds the slug of a folder. The store keeps it; nothing else is written but the app's cache.
+pub async fn build(building: Building<'_>, options: &BuildOptions, printer: Arc<dyn Output>) -> Result<Built, DeployError> {
+    let Building { exe, home, app, folder, config } = building;
+    let output = &*printer;
+    let mut reading = codebase::read(folder)?;
+    leave_out_home(home, &mut reading)?;
+    reading.warnings.iter().for_each(|w| output.warning(w));
+    let declared = declared::read(&reading.source, output)?;
+    declared.unused(&reading.source, output);
+    let mut own = Config::default();
+    for (name, value) in config {
+        own.set(name, Var { value: value.clone(), origin: Origin::Set, plain: false })?;
+    }
+    let config = declared.defaults(own)?;
+    let last = dependencies::last_built(home, app);
+    let last_python = last.as_ref().and_then(|s| s.stack.runtime.as_deref()).and_then(|r| r.strip_prefix("Python "));
+    let variables: Vec<(String, String)> = release::variables(&config, &[]).into_iter().collect();
+    let built = dependencies::build(dependencies::Request {
+        exe,
+        home,
+        app,
+        source: &reading.source,
+        processes: declared.processes.clone(),
+        console: declared.console(),
+        scratch: &declared.scratch,
+        config: &variables,
+        placeholders: &declared.missing(&config, &[]),
+        mask: &Mask::of(config.vars.values()),
+        use_python: options.use_python.as_deref(),
+        last_python,
+        output: printer.clone(),
+    })
+    .await?;
+    Ok(built)
+}
+
+/// A home within the app's folder is no part of the app: its key would go into every slug, and each build would change the source.
+pub(super) fn leave_out_home(home: &Home, reading: &mut codebase::Reading) -> Result<(), DeployError> {
+    let home = home.root();
+    let failed = |source| DeployError::File { file: home.to_owned(), source };
+    let real = match home.canonicalize() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(failed)?,
+    };
+    let Ok(within) = real.strip_prefix(&reading.source.folder) else { return Ok(()) };
+    if within.as_os_str().is_empty() {
+        return Err(failed(std::io::Error::other("DOZEN_HOME is the app's own folder; set it to another")));
+    }
+    let ours = format!("{}/", within.display());
+    reading.source.files.retain(|f| !f.path.starts_with(&ours));
+    reading.warnings.retain(|w| !w.starts_with(&ours));
+    Ok(())
+}
+
+/// A slug's tree as a source, for reading what the app declares.
+pub(super) fn source_of(home: &Home, slug: &Slug) -> Result<Source, StoreError> {
+    let entries = store::entries(home, &slug.id).ok_or_else(|| StoreError::Missing { id: slug.id.short(), slugs: home.slugs() })?;
+    let files = entries.into_iter().map(|entry| {
+        let kind = match entry.kind {
+            'x' => FileKind::Executable,
+            // Nobody asks where it leads: a link is no file that an app declares something in.
+            'l' => FileKind::Link(String::new()),
+            _ => FileKind::Plain,
+        };
+        SourceFile { path: entry.path, kind, size: entry.size }
+    });
+    Ok(Source { folder: home.slug(&slug.id).join("tree"), commit: slug.commit.clone(), files: files.collect() })
+}
