@@ -1,4 +1,4 @@
-//! The project's own chores: `cargo xtask test | bench NAME | soak NAME`.
+//! The project's own chores: `cargo xtask test | bench NAME | soak NAME | fuzz`.
 //!
 //! What CI runs is what a contributor runs. Steps run in one order and stop at the first that fails, by name.
 
@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing to a person is all that this program is for")]
 
 mod bench;
+mod fuzz;
 mod guestbook;
 mod machine;
 mod postgres;
@@ -22,6 +23,7 @@ cargo xtask test                              everything that CI checks
 cargo xtask tidy                              the rules of the house that no compiler knows
 cargo xtask bench up [--rounds N]             `dozen up` beside the bare commands, in one run
 cargo xtask soak up [--rounds N] [--seed N]   `dozen up` under SIGKILL
+cargo xtask fuzz [--seconds N] [TARGET]       each fuzz target for so long (600 s), or one
 bench and soak build dozen, or take a built one with --binary PATH";
 
 fn main() -> ExitCode {
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(root()),
         ["bench", "up", options @ ..] => options_of(options, 5).and_then(|options| bench::up(root(), &options)),
         ["soak", "up", options @ ..] => options_of(options, 50).and_then(|options| soak::up(root(), &options)),
+        ["fuzz", options @ ..] => fuzz_options(options).and_then(|options| fuzz::run(root(), &options)),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -49,6 +52,18 @@ fn main() -> ExitCode {
 /// The folder of the workspace, whatever folder we were started in.
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+}
+
+fn fuzz_options(words: &[&str]) -> anyhow::Result<fuzz::Options> {
+    let (seconds, rest) = match words {
+        ["--seconds", count, rest @ ..] => (count.parse()?, rest),
+        rest => (600, rest),
+    };
+    match rest {
+        [] => Ok(fuzz::Options { seconds, target: None }),
+        [target] if !target.starts_with('-') => Ok(fuzz::Options { seconds, target: Some((*target).to_owned()) }),
+        other => anyhow::bail!("unknown or incomplete option {other:?}\n{USAGE}"),
+    }
 }
 
 struct Options {

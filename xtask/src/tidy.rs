@@ -28,6 +28,7 @@ const DIRECTION: &[(&str, &[&str])] = &[
     ("dozen-engine", &["dozen-core", "dozen-jail"]),
     ("dozen", &["dozen-core", "dozen-jail", "dozen-engine"]),
     ("xtask", &[]),
+    ("dozen-fuzz", &["dozen-core", "dozen-engine"]),
 ];
 
 /// What core may use of other people's: crates that compute and touch nothing.

@@ -163,12 +163,7 @@ impl Floor {
     }
 
     /// The same from a slug that is in the store, built here or elsewhere. It has no `.env`: config is the deploy's own and app.json's defaults.
-    pub async fn bring_up_slug(
-        &self,
-        who: &Principal,
-        slug: Slug,
-        printer: Arc<dyn Output>,
-    ) -> Result<(Arc<Release>, bool), DeployError> {
+    pub async fn bring_up_slug(&self, who: &Principal, slug: Slug, printer: Arc<dyn Output>) -> Result<(Arc<Release>, bool), DeployError> {
         let output = &*printer;
         let _turn = self.turn.lock().await;
         let source = building::source_of(self.home(), &slug)?;
@@ -365,12 +360,7 @@ impl Floor {
     }
 
     /// Takes in what `.env` and app.json say about config; makes a new version where that changes anything.
-    async fn import_config(
-        &self,
-        who: &Principal,
-        declared: &Declared,
-        output: &dyn Output,
-    ) -> Result<(u32, Config), DeployError> {
+    async fn import_config(&self, who: &Principal, declared: &Declared, output: &dyn Output) -> Result<(u32, Config), DeployError> {
         let (version, config) = self.ledger.config(&self.deploy).await?;
         let (next, kept) = match &declared.dotenv {
             Some(dotenv) => config.with_dotenv(dotenv)?,

@@ -3,6 +3,9 @@
 //! **Invariant:** nothing else on the machine is written, and what dozen did not create here it does not delete.
 
 use dozen_core::ids::{AppName, DeployRef, SlugId};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// The folder and the places within it.
@@ -15,6 +18,15 @@ impl Home {
     /// A home at `root`, an absolute path. Nothing is made yet.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
+    }
+    /// Makes it and its folders where they are missing, so that only their owner can enter. Answers which could not be made, and why.
+    pub fn make(&self) -> Result<(), (PathBuf, io::Error)> {
+        // A home that was there before may be open to others: what is in it is not.
+        for folder in ["", "slugs", "logs", "resources", "cache"] {
+            let folder = if folder.is_empty() { self.root.clone() } else { self.root.join(folder) };
+            DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|source| (folder, source))?;
+        }
+        Ok(())
     }
     /// The folder itself.
     pub fn root(&self) -> &Path {

@@ -116,17 +116,12 @@ fn hint(e: &rusqlite::Error) -> &'static str {
 impl Ledger {
     /// Opens the ledger of a home, making both where they are missing, and its vault.
     pub fn open(home: &Home) -> Result<Self, LedgerError> {
-        make_private(home.root()).map_err(|source| LedgerError::Home { path: home.root().to_owned(), source })?;
+        home.make().map_err(|(path, source)| LedgerError::Home { path, source })?;
         let path = home.ledger();
         let failed = |attempt| {
             let path = path.clone();
             move |source| LedgerError::Sqlite { attempt, path, source }
         };
-        // A home that was there before may be open to others: what is in it is not.
-        for folder in ["slugs", "logs", "resources", "cache"] {
-            let folder = home.root().join(folder);
-            make_private(&folder).map_err(|source| LedgerError::Home { path: folder, source })?;
-        }
         // Several first starts go through here one by one: SQLite answers "busy" at once where two switch a new file to WAL, timeout or not.
         let _door = door(home)?;
         // Never opened but by SQLite once it is there: closing it again would take away the locks that another connection of this process has,
@@ -192,12 +187,6 @@ impl From<rusqlite::Error> for Problem {
     fn from(e: rusqlite::Error) -> Self {
         Self::Sqlite(e)
     }
-}
-
-/// Makes a folder that only its owner can enter, with its parents.
-fn make_private(path: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn set_up(c: &mut Connection, path: &std::path::Path) -> Result<(), LedgerError> {

@@ -3,7 +3,7 @@
 use super::declared;
 use super::{BuildOptions, DeployError};
 use crate::codebase;
-use crate::dependencies::{self, Built};
+use crate::dependencies::{self, BuildError, Built};
 use crate::home::Home;
 use crate::output::Output;
 use crate::release::store::{self, StoreError};
@@ -33,6 +33,7 @@ pub struct Building<'a> {
 pub async fn build(building: Building<'_>, options: &BuildOptions, printer: Arc<dyn Output>) -> Result<Built, DeployError> {
     let Building { exe, home, app, folder, config } = building;
     let output = &*printer;
+    home.make().map_err(|(path, source)| BuildError::Write { path, source })?;
     let mut reading = codebase::read(folder)?;
     leave_out_home(home, &mut reading)?;
     reading.warnings.iter().for_each(|w| output.warning(w));
@@ -69,10 +70,7 @@ pub async fn build(building: Building<'_>, options: &BuildOptions, printer: Arc<
 pub(super) fn leave_out_home(home: &Home, reading: &mut codebase::Reading) -> Result<(), DeployError> {
     let home = home.root();
     let failed = |source| DeployError::File { file: home.to_owned(), source };
-    let real = match home.canonicalize() {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(failed)?,
-    };
+    let real = home.canonicalize().map_err(failed)?;
     let Ok(within) = real.strip_prefix(&reading.source.folder) else { return Ok(()) };
     if within.as_os_str().is_empty() {
         return Err(failed(std::io::Error::other("DOZEN_HOME is the app's own folder; set it to another")));

@@ -36,6 +36,7 @@ pub struct Unpacked {
 
 /// Takes in a slug file, if it is whole and this machine has what it needs.
 pub async fn take_in(home: &Home, from: impl Read + Send + 'static) -> Result<Unpacked, ArchiveError> {
+    home.make().map_err(|(path, source)| ArchiveError::Io { what: "write", path, source })?;
     let home = home.clone();
     let runtime = tokio::runtime::Handle::current();
     let work = move || {
@@ -67,7 +68,9 @@ pub fn unpack(
         Some((scratch, known)) => store::take(home, &scratch, &facts, &known)?,
     };
     if slug.id != id {
-        return Err(ArchiveError::Damaged("what was written is not what the file has; does something else write to the slug store?".into()));
+        return Err(ArchiveError::Damaged(
+            "what was written is not what the file has; does something else write to the slug store?".into(),
+        ));
     }
     Ok(Unpacked { slug: Slug { commit: facts.commit, ..slug }, app, reused })
 }
@@ -106,8 +109,8 @@ fn members<R: Read>(
     let id: SlugId = id.parse().map_err(|_| ArchiveError::member(HEAD, "its id is none"))?;
 
     let list = members.whole(MANIFEST, limits.manifest)?;
-    let entries: Vec<Entry> = serde_json::from_slice(&list)
-        .map_err(|e| ArchiveError::member(MANIFEST, format!("it is not what dozen writes there: {e}")))?;
+    let entries: Vec<Entry> =
+        serde_json::from_slice(&list).map_err(|e| ArchiveError::member(MANIFEST, format!("it is not what dozen writes there: {e}")))?;
     drop((head, list));
     checks::list(&entries, limits)?;
     if store::identify(&entries, &wire) != id {

@@ -10,9 +10,8 @@ use std::io::Read;
 use std::path::Path;
 
 /// Libraries that come with the C library itself, by the beginnings of their names.
-const OF_LIBC: [&str; 11] = [
-    "libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil.", "libresolv.", "libnsl.", "libcrypt.", "ld-linux", "ld-musl",
-];
+const OF_LIBC: [&str; 11] =
+    ["libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil.", "libresolv.", "libnsl.", "libcrypt.", "ld-linux", "ld-musl"];
 
 /// What one file asks for.
 #[derive(Debug, Default)]
