@@ -24,7 +24,7 @@ mod unpack;
 pub use pack::{pack, write};
 pub use unpack::{Unpacked, take_in, unpack};
 
-/// The version of the format; counted up when an older dozen could not read it.
+/// The version of the format; counted up when an older dozen could not read it, and when a slug's id is made in another way.
 const FORMAT: u32 = 1;
 /// The name of the first member.
 const HEAD: &str = "slug.json";
@@ -115,7 +115,7 @@ pub enum ArchiveError {
 
 impl ArchiveError {
     fn member(member: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Member { member: checks::shown(&member.into()), why: why.into() }
+        Self::Member { member: checks::shown(&member.into()), why: checks::shown(&why.into()) }
     }
 
     fn bytes(what: u64, most: u64) -> Self {

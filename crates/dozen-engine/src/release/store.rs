@@ -112,6 +112,9 @@ pub struct Entry {
     pub hash: String,
 }
 
+/// Files whose hash is known, with their modification time in whole seconds.
+pub type Known = HashMap<String, (Entry, i64)>;
+
 /// Reads a slug.
 pub fn open(home: &Home, id: &SlugId) -> Result<Slug, StoreError> {
     let path = home.slug(id).join("slug.json");
@@ -135,7 +138,7 @@ pub(crate) fn entries(home: &Home, id: &SlugId) -> Option<Vec<Entry>> {
 
 /// Takes in the folder `tree` of a scratch folder made in [`Home::slugs`]. Of files that `known` lists with their modification time, the
 /// hash is taken from there. Answers the slug, and whether it was there already.
-pub fn take(home: &Home, scratch: &Scratch, facts: &Facts, known: &HashMap<String, (Entry, i64)>) -> Result<(Slug, bool), StoreError> {
+pub fn take(home: &Home, scratch: &Scratch, facts: &Facts, known: &Known) -> Result<(Slug, bool), StoreError> {
     let tree = scratch.path().join("tree");
     let entries = settle(&tree, known)?;
     let mut wire = Wire::of(facts);
@@ -178,7 +181,7 @@ pub(super) fn identify(entries: &[Entry], wire: &Wire) -> SlugId {
 }
 
 /// Sets the modes of everything in a tree to 0644, 0755, and lists it.
-pub(crate) fn settle(tree: &Path, known: &HashMap<String, (Entry, i64)>) -> Result<Vec<Entry>, StoreError> {
+pub(crate) fn settle(tree: &Path, known: &Known) -> Result<Vec<Entry>, StoreError> {
     let mut out = Vec::new();
     let mut queue = vec![String::new()];
     while let Some(relative) = queue.pop() {

@@ -14,10 +14,9 @@ const MAX_NAME: usize = 255;
 /// More links on one way than this are a circle, as Linux has it.
 const MOST_LINKS: usize = 40;
 
-/// A name as an error shows it: short, and without control characters.
-pub(super) fn shown(name: &str) -> String {
-    let short: String = name.chars().take(200).collect();
-    short.escape_debug().to_string()
+/// What a file says, as an error shows it: short, and without anything that a terminal would obey.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(300).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Whether a path is plain: relative, without empty parts, `.` and `..`.
@@ -70,6 +69,10 @@ pub(super) fn list(entries: &[Entry], limits: &Limits) -> Result<(), ArchiveErro
 pub(super) fn facts(slug: &Slug, named: usize, entries: &[Entry], machine: &Machine) -> Result<(), ArchiveError> {
     let refused = |why: String| Err(ArchiveError::member(super::HEAD, why));
     let bad = |text: &str| text.is_empty() || text.contains('\0');
+    let stack = [Some(&slug.stack.pack), slug.stack.runtime.as_ref()];
+    if stack.into_iter().flatten().any(|s| s.len() > 64 || s.chars().any(char::is_control)) {
+        return refused("its stack is none".into());
+    }
     if slug.processes.len() != named || slug.processes.iter().any(|p| bad(&p.command)) {
         return refused("a process type has no name or no command".into());
     }

@@ -202,7 +202,9 @@ pub fn write(home: &Home, slug: &Slug, app: &AppName, path: &Path, go_on: &dyn F
     }
     let name = place.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidFilename.into()))?;
     let mut fresh = Fresh { path: place.with_file_name(format!(".{}.{}.new", name.to_string_lossy(), std::process::id())), kept: false };
-    let file = File::options().write(true).create(true).truncate(true).open(&fresh.path).map_err(failed)?;
+    // One that a dozen of this id left when it was killed; what else lies there is not written through.
+    let _ = fs::remove_file(&fresh.path);
+    let file = File::options().write(true).create_new(true).open(&fresh.path).map_err(failed)?;
     let bytes = pack(home, slug, app, BufWriter::new(&file), go_on).map_err(|e| match e {
         ArchiveError::Io { what: "write", source, .. } => failed(source),
         other => other,

@@ -4,11 +4,11 @@ use super::{ArchiveError, FORMAT, HEAD, Head, Limits, MANIFEST, MAX_HEAD, TREE, 
 use crate::home::Home;
 use crate::release::machine::Machine;
 use crate::release::scratch::Scratch;
-use crate::release::store::{self, Entry, Facts, hex};
+use crate::release::store::{self, Entry, Facts, Known, hex};
 use dozen_core::ids::{AppName, SlugId};
 use dozen_core::release::Slug;
 use serde::Deserialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -81,7 +81,7 @@ struct Taken {
     id: SlugId,
     facts: Facts,
     /// Its files, and what is known of them; `None` where the store has the slug.
-    contents: Option<(Scratch, HashMap<String, (Entry, i64)>)>,
+    contents: Option<(Scratch, Known)>,
 }
 
 fn members<R: Read>(
@@ -121,7 +121,7 @@ fn members<R: Read>(
     checks::facts(&slug, named, &entries, &machine)?;
     let differences = check(&machine, &slug);
     if !differences.is_empty() {
-        return Err(ArchiveError::Stack { app, id, differences });
+        return Err(ArchiveError::Stack { app, id, differences: differences.iter().map(|d| checks::shown(d)).collect() });
     }
 
     let scratch = match store::has(home, &id) {
@@ -132,7 +132,7 @@ fn members<R: Read>(
         }
     };
     let tree = scratch.as_ref().map(|s| s.path().join("tree"));
-    let mut known = HashMap::new();
+    let mut known = Known::new();
     let mut links = BTreeMap::new();
     let mut made = String::new();
     // Whole seconds, which is how the store knows a file again. Servers tell browsers by this time that a file has changed.
@@ -336,7 +336,7 @@ fn fault(e: io::Error, limits: &Limits) -> ArchiveError {
     match e.kind() {
         io::ErrorKind::UnexpectedEof => cut_off(),
         _ if e.to_string().contains("Unknown frame descriptor") => ArchiveError::Other("it is not packed with zstd".into()),
-        _ => ArchiveError::Damaged(e.to_string()),
+        _ => ArchiveError::Damaged(checks::shown(&e.to_string())),
     }
 }
 

@@ -45,7 +45,7 @@ fn read<'d, E: FileHeader<Endian = Endianness>, R: ReadRef<'d>>(data: R) -> obje
     let mut names = Vec::new();
     if let Some((dynamic, index)) = sections.dynamic(endian, data)? {
         let strings = sections.strings(endian, data, index)?;
-        for entry in dynamic.iter().filter(|d| d.tag(endian) == i64::from(DT_NEEDED)) {
+        for entry in dynamic.iter().filter(|d| d.tag(endian) == DT_NEEDED) {
             names.push(String::from_utf8_lossy(entry.string(endian, strings)?).into_owned());
         }
     }
