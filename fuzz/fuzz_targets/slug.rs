@@ -1,4 +1,7 @@
 //! Feeds the property `slug` with whatever libFuzzer comes upon.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| dozen_fuzz::slug(data));
+#[path = "../src/slug.rs"]
+mod property;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| property::slug(data));

@@ -1,11 +1,7 @@
-//! What must hold of each parser and of slug files, whatever the input: the fuzz targets call these, and so do the ordinary tests, with the
-//! inputs of `fuzz/corpus`.
+//! What must hold of each parser, whatever the input: the fuzz targets call these, and so do the ordinary tests, with the inputs of
+//! `fuzz/corpus`. Of slug files it is in `slug.rs`.
 
 #![forbid(unsafe_code)]
-
-mod slug;
-
-pub use slug::slug;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use dozen_core::config::dotenv;

@@ -41,6 +41,27 @@ pub(crate) enum Event {
         /// As it was written; what is not UTF-8 is replaced.
         message: String,
     },
+    /// A slug was built, and is in the store; the last line of `build`.
+    Built {
+        /// `shop`
+        app: String,
+        /// Its id, in hexadecimal digits.
+        slug: String,
+        /// Whether it was there already.
+        reused: bool,
+        /// `Python 3.11.7`; absent where the app has no language.
+        runtime: Option<String>,
+        /// What was checked out, with `+` where the work tree differed; absent without git.
+        commit: Option<String>,
+        /// Bytes of all files.
+        size: u64,
+        /// How many files and links.
+        files: u64,
+        /// The slug file, where one was written.
+        file: Option<String>,
+        /// Its bytes.
+        file_size: Option<u64>,
+    },
     /// There is a release and its processes are being started.
     Released {
         /// `shop/dev`

@@ -2,6 +2,7 @@
 
 use super::up::Signals;
 use super::{Usage, target};
+use crate::api::event::Event;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
@@ -10,7 +11,6 @@ use dozen_engine::codebase::bytes;
 use dozen_engine::deploy::{self, BuildOptions, Building};
 use dozen_engine::output::Output;
 use dozen_engine::release::archive;
-use serde_json::json;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -95,12 +95,17 @@ pub(crate) async fn run(args: BuildArgs, settings: &Settings, printer: &Arc<Prin
         size = Some(written);
     }
     if printer.is_json() {
-        let commit = slug.commit.as_ref().map(|c| json!({"hash": c.hash, "dirty": c.dirty}));
-        let file = args.output.as_ref().filter(|_| !to_stdout).map(|f| f.display().to_string());
-        printer.json(&json!({
-            "event": "built", "app": app.as_str(), "slug": slug.id.to_string(), "reused": built.reused, "runtime": slug.stack.runtime,
-            "commit": commit, "size": slug.size, "files": slug.files, "file": file, "file_size": size,
-        }));
+        printer.json(&Event::Built {
+            app: app.to_string(),
+            slug: slug.id.to_string(),
+            reused: built.reused,
+            runtime: slug.stack.runtime,
+            commit: slug.commit.map(|c| format!("{}{}", c.hash, if c.dirty { "+" } else { "" })),
+            size: slug.size,
+            files: slug.files,
+            file: args.output.filter(|_| !to_stdout).map(|f| f.display().to_string()),
+            file_size: size,
+        });
     } else {
         printer.line(&format!("Slug {} of {app}, {} in {} files", slug.id, bytes(slug.size), slug.files));
     }

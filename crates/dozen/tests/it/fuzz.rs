@@ -7,6 +7,10 @@ use std::path::Path;
 #[path = "../../../../fuzz/src/lib.rs"]
 mod properties;
 
+#[allow(unreachable_pub, reason = "for the fuzz target it is the same")]
+#[path = "../../../../fuzz/src/slug.rs"]
+mod slug;
+
 /// Each input by itself, so that a failure names it.
 fn all_of(target: &str, holds: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
@@ -48,5 +52,5 @@ fn routes() {
 
 #[test]
 fn slug_files() {
-    all_of("slug", properties::slug);
+    all_of("slug", slug::slug);
 }

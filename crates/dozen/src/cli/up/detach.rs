@@ -69,6 +69,6 @@ fn show(event: &Event, printer: &Printer) {
             let at = url.map(|u| format!(" at {u}")).unwrap_or_default();
             printer.line(&format!("       {deploy} runs in the background{at}; `dozen logs -t`, `dozen down`"));
         }
-        Event::Released { .. } => {}
+        Event::Released { .. } | Event::Built { .. } => {}
     }
 }
