@@ -13,6 +13,7 @@ mod disposability;
 mod docs;
 mod fuzz;
 mod json;
+mod fuzz;
 mod logs;
 mod parity;
 mod port;
