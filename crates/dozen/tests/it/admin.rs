@@ -260,7 +260,8 @@ fn a_one_off_may_be_of_an_earlier_release_and_have_variables_of_its_own() {
         (&"run.4".into(), &0.into(), &"v2".into(), &"ended".into())
     );
     // The words after the command are the command's.
-    assert_eq!(place.dozen(&["run", "echo", "-a", "x", "-e", "Y=1", "--json", "--detach"]).ok().out, "-a x -e Y=1 --json --detach\n");
+    let said = finish(place.program(DOZEN).args(["run", "echo", "-a", "x", "-e", "Y=1", "--json", "--detach"]));
+    assert_eq!(said.ok().out, "-a x -e Y=1 --json --detach\n");
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn what_is_stopped_stays_so_until_it_is_started() {
     up.dozen(&["stop", "web.1"]).coded(2).has(&["only all of a type", "`dozen restart web.1` replaces it, `dozen ps scale web-1`"]);
     up.dozen(&["stop", "wroker"]).coded(1).has(&["did you mean `worker`?"]);
     up.dozen(&["stop", "release"]).coded(2).has(&["release phase"]);
-    up.dozen(&["stop", "run.9"]).coded(1).has(&["runs no process run.9"]);
+    up.dozen(&["stop", "run.9"]).coded(1).has(&["no run.9 that runs"]);
     up.stop();
     place.assert_nothing_left();
 }
