@@ -64,7 +64,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 impl Meter {
     /// What each of these jails uses, by the jail's pid. Jails that are not asked for are forgotten.
     pub fn read(&self, jails: &[u32]) -> BTreeMap<u32, Usage> {
-        let table = Table::read();
+        let table = Table::of(jails);
         let now = Instant::now();
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         looks.retain(|jail, _| jails.contains(jail));
@@ -123,14 +123,29 @@ struct Process {
     started: u64,
 }
 
-/// Every process of this host.
+/// Processes of this host: at least those below the ones that are asked for.
 struct Table(BTreeMap<u32, Process>);
 
 impl Table {
-    fn read() -> Self {
+    /// The trees of these processes. A host with many others is not read whole, unless its kernel does not list children.
+    fn of(roots: &[u32]) -> Self {
+        let mut all = BTreeMap::new();
+        let mut queue = roots.to_vec();
+        while let Some(pid) = queue.pop() {
+            let Some(process) = stat(pid) else { continue };
+            if all.insert(pid, process).is_some() {
+                continue;
+            }
+            let Some(children) = children(pid) else { return Self::all() };
+            queue.extend(children);
+        }
+        Self(all)
+    }
+
+    fn all() -> Self {
         let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        Self(pids.filter_map(|pid| Some((pid, parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?))).collect())
+        Self(pids.filter_map(|pid| Some((pid, stat(pid)?))).collect())
     }
 
     /// All descendants of a process.
@@ -153,6 +168,24 @@ impl Table {
         let started = process.started as f64 / rustix::param::clock_ticks_per_second() as f64;
         Duration::try_from_secs_f64(up - started).ok()
     }
+}
+
+fn stat(pid: u32) -> Option<Process> {
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The children of all threads of a process; `None` where the kernel does not list them.
+fn children(pid: u32) -> Option<Vec<u32>> {
+    let mut found = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        match std::fs::read_to_string(thread.path().join("children")) {
+            Ok(list) => found.extend(list.split_whitespace().filter_map(|n| n.parse::<u32>().ok())),
+            // The thread ended meanwhile, or no thread has such a list.
+            Err(_) if thread.path().join("stat").exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(found)
 }
 
 /// One `/proc/<pid>/stat`. The name in brackets may hold anything; the words are counted from behind it.
@@ -233,6 +266,9 @@ mod tests {
         assert_eq!(memory(&[u32::MAX]), None);
         assert_eq!(Meter::default().read(&[u32::MAX]), BTreeMap::new());
         let parent = std::os::unix::process::parent_id();
+        for table in [Table::of(&[parent]), Table::all()] {
+            assert!(table.below(parent).contains(&std::process::id()));
+        }
         let seen = Meter::default().read(&[parent]);
         assert!(seen.get(&parent).is_some_and(|u| u.leader.is_some() && u.cpu.is_some()), "{seen:?}");
     }
