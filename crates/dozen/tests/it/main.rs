@@ -13,7 +13,6 @@ mod disposability;
 mod docs;
 mod fuzz;
 mod json;
-mod fuzz;
 mod logs;
 mod parity;
 mod port;
