@@ -95,7 +95,10 @@ fn restarts_hit_what_they_name() {
 #[test]
 fn a_formation_without_web_runs_and_says_that_nothing_is_routed() {
     let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
-    let up = place.up();
+    let mut up = place.start(&[]);
+    // Where it listens is known, but not told as a place to go to.
+    up.released();
+    assert!(up.ready()["url"].is_null());
     let warned = up.said().iter().any(|e| e["event"] == "warning" && e["text"].as_str().unwrap_or_default().contains("no web process"));
     assert!(warned, "{:?}", up.said());
     assert_eq!(up.get("/").status, 503);
