@@ -60,6 +60,8 @@ pub struct Floor {
 pub struct BuildOptions {
     /// A Python version or path instead of the one that the app's files ask for.
     pub use_python: Option<String>,
+    /// The same of Node.
+    pub use_node: Option<String>,
 }
 
 /// A change of config.
@@ -133,7 +135,8 @@ impl Floor {
             None => None,
         };
         let python = options.use_python.clone().or_else(|| before.as_ref().and_then(|b| b.python.clone()));
-        let last_python = last.as_ref().and_then(|s| s.stack.runtime.as_deref()).and_then(|r| r.strip_prefix("Python ")).map(str::to_owned);
+        let node = options.use_node.clone().or_else(|| before.as_ref().and_then(|b| b.node.clone()));
+        let last_runtime = last.as_ref().and_then(|s| s.stack.runtime.as_deref());
         let variables: Vec<(String, String)> = release::variables(&config, &attachments).into_iter().collect();
         let built = dependencies::build(dependencies::Request {
             exe: &self.exe,
@@ -147,7 +150,9 @@ impl Floor {
             placeholders: &missing,
             mask: &Mask::of(config.vars.values()),
             use_python: python.as_deref(),
-            last_python: last_python.as_deref(),
+            last_python: last_runtime.and_then(|r| r.strip_prefix("Python ")),
+            use_node: node.as_deref(),
+            last_node: last_runtime.and_then(|r| r.strip_prefix("Node ")),
             output: printer.clone(),
         })
         .await?;
@@ -160,7 +165,7 @@ impl Floor {
         if let Some(row) = &before
             && row.slug == slug.id
             && row.attachments == ids
-            && row.python == python
+            && (&row.python, &row.node) == (&python, &node)
             && (row.config_version == config_version || self.ledger.config_at(deploy, row.config_version).await? == config)
         {
             return Ok((Arc::new(self.load(row).await?), false));
@@ -178,7 +183,7 @@ impl Floor {
         } else {
             Cause::Config(changes)
         };
-        let release = self.make(who, slug, config_version, None, python, &cause).await?;
+        let release = self.make(who, slug, config_version, None, (python, node), &cause).await?;
         self.phase(who, &release, output).await?;
         if !self.serving_now() {
             self.conclude(who, release.version, None).await?;
@@ -263,7 +268,7 @@ impl Floor {
         let current = current.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
         let slug = Slug { commit: current.commit.clone(), ..store::open(self.home(), &current.slug)? };
         let cause = Cause::Config(changes.clone());
-        let release = self.make(who, slug, number, None, current.python, &cause).await?;
+        let release = self.make(who, slug, number, None, (current.python, current.node), &cause).await?;
         self.roll(who, release.clone(), output).await?;
         Ok(Configured { changes, version: Some(release.version) })
     }
@@ -384,7 +389,7 @@ impl Floor {
         slug: Slug,
         config_version: u32,
         like: Option<Version>,
-        python: Option<String>,
+        (python, node): (Option<String>, Option<String>),
         cause: &Cause,
     ) -> Result<Arc<Release>, DeployError> {
         let release = Intent::Release {
@@ -393,6 +398,7 @@ impl Floor {
             config_version,
             like,
             python,
+            node,
             description: cause.describe(),
         };
         let made = self.ledger.commit(who, release).await?;

@@ -46,6 +46,9 @@ pub(crate) struct UpArgs {
     /// Use this Python, a version or a path, whatever the app's files say; the deploy keeps it
     #[arg(long, value_name = "VERSION|PATH")]
     use_python: Option<String>,
+    /// Use this Node, a version or a path, whatever the app's files say; the deploy keeps it
+    #[arg(long, value_name = "VERSION|PATH")]
+    use_node: Option<String>,
     /// The background half of --detach
     #[arg(long, hide = true)]
     lasting: bool,
@@ -124,7 +127,7 @@ impl<'a> Session<'a> {
         const INTERRUPTED: i32 = 130;
         let (served, printer) = (self.served.clone(), self.printer.clone());
         let floor = &served.floor;
-        let options = BuildOptions { use_python: args.use_python.clone() };
+        let options = BuildOptions { use_python: args.use_python.clone(), use_node: args.use_node.clone() };
         let Ok(brought) = self.unless_stopped(floor.bring_up(who, folder, &options, printer.clone())).await else { return Ok(INTERRUPTED) };
         let (release, new) = brought?;
         let formation = floor.formation(&release.slug).await?;
