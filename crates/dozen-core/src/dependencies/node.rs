@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 pub mod manager;
 mod manifest;
 pub mod range;
+#[cfg(test)]
+mod tests;
 mod web;
 
 pub use manager::{Manager, Program};
@@ -113,7 +115,8 @@ impl Pack<'_> {
             let called = texts.chain(procfile).any(|t| names_word(&t, manager.command()));
             let settings = (self.read)("pnpm-workspace.yaml").filter(|_| self.source.has("pnpm-workspace.yaml")).unwrap_or_default();
             let in_manifest = self.root.json.get("pnpm").map(Value::to_string).unwrap_or_default();
-            let chooses_builds = ["BuiltDependencies", "allowBuilds", "AllowAllBuilds"].iter().any(|k| settings.contains(k) || in_manifest.contains(k));
+            let chooses_builds =
+                ["BuiltDependencies", "allowBuilds", "AllowAllBuilds"].iter().any(|k| settings.contains(k) || in_manifest.contains(k));
             let install = Install {
                 manager,
                 program,
@@ -181,7 +184,11 @@ impl Pack<'_> {
             .or_else(asdf);
         let Some((version, pinned)) = found else { return Ok(Runtime { versions: Versions::Node(Range::any()), pinned: None }) };
         let range = Range::parse(&version).ok_or_else(|| {
-            unusable(&pinned, &format!("{version:?} is not a range of Node versions"), "Write `20.x` or `>=20`, or name a Node with `--use-node`")
+            unusable(
+                &pinned,
+                &format!("{version:?} is not a range of Node versions"),
+                "Write `20.x` or `>=20`, or name a Node with `--use-node`",
+            )
         })?;
         Ok(Runtime { pinned: (!range.is_any()).then_some(pinned), versions: Versions::Node(range) })
     }

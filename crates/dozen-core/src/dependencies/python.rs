@@ -233,7 +233,11 @@ impl Pack<'_> {
             }
         }
         Ok(Declared {
-            layer: Layer { from: "Pipfile.lock".into(), key_files: Vec::new(), tool: Tool::Uv { lock: Lock::Made(list), install: install_list() } },
+            layer: Layer {
+                from: "Pipfile.lock".into(),
+                key_files: Vec::new(),
+                tool: Tool::Uv { lock: Lock::Made(list), install: install_list() },
+            },
             steps: project(&local),
             names,
             extras: BTreeSet::new(),
@@ -272,7 +276,12 @@ impl Pack<'_> {
             };
             (lock, install_list())
         };
-        Ok(Declared { layer: Layer { from: file.into(), key_files, tool: Tool::Uv { lock, install } }, steps: project(&local), names, extras })
+        Ok(Declared {
+            layer: Layer { from: file.into(), key_files, tool: Tool::Uv { lock, install } },
+            steps: project(&local),
+            names,
+            extras,
+        })
     }
 
     fn pyproject(&self) -> Result<Declared, PlanError> {

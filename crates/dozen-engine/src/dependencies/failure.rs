@@ -77,7 +77,10 @@ fn build_cure(package: &str, said: &[String], from: &str, python: &Interpreter, 
         format!("{package} is compiled here and needs {}: {}{wheel}", missing.what, missing.cure())
     } else {
         let number = python.number();
-        let older = found.iter().filter(|i| i.version >= Language::Python.oldest() && i.version[..2] < python.version[..2]).max_by_key(|i| i.version);
+        let older = found
+            .iter()
+            .filter(|i| i.version >= Language::Python.oldest() && i.version[..2] < python.version[..2])
+            .max_by_key(|i| i.version);
         let older = match older {
             Some(i) => format!("or try an older Python, as in `dozen up --use-python {}.{}`", i.version[0], i.version[1]),
             None => "for there is no older Python here to try".into(),

@@ -110,7 +110,9 @@ fn list(language: Language, found: &[Interpreter], near: Option<Release>) -> Str
     let option = language.option();
     let other = near.map_or_else(
         || format!("name one that lies elsewhere: `dozen up {option} PATH`"),
-        |version| format!("build with the nearest: `dozen up {option} {}` (or `{option} PATH` for one elsewhere)", series(language, version)),
+        |version| {
+            format!("build with the nearest: `dozen up {option} {}` (or `{option} PATH` for one elsewhere)", series(language, version))
+        },
     );
     let seen = if lines.is_empty() { " There is none at all.".into() } else { format!(" Found:{lines}") };
     format!("{seen}\nInstall it, or {other}")
@@ -206,7 +208,9 @@ impl Places {
                 continue;
             }
             let named = |name: &str| match self.language {
-                Language::Python => name == "python3" || name.strip_prefix("python3.").is_some_and(|m| m.bytes().all(|b| b.is_ascii_digit())),
+                Language::Python => {
+                    name == "python3" || name.strip_prefix("python3.").is_some_and(|m| m.bytes().all(|b| b.is_ascii_digit()))
+                }
                 Language::Node => name == "node" || name == "nodejs",
             };
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -443,7 +447,10 @@ mod tests {
         }
         assert!(error.contains("3.7.9    /opt/3.7.9/bin/python3  (too old: packages are installed for 3.8 and newer)"), "{error}");
         assert!(error.contains("`dozen up --use-python 3.11`"), "{error}");
-        let required = Runtime { versions: Versions::Python(Constraint::specifiers(">=3.14").expect("valid")), pinned: Some("pyproject.toml:5".into()) };
+        let required = Runtime {
+            versions: Versions::Python(Constraint::specifiers(">=3.14").expect("valid")),
+            pinned: Some("pyproject.toml:5".into()),
+        };
         let error = choose(&found(), &required, None, None).await.expect_err("none").to_string();
         assert!(error.contains("Install it, or name one that lies elsewhere"), "{error}");
         let newer = Runtime { versions: Versions::Python(Constraint::specifiers(">=3.14,<4").expect("valid")), pinned: None };

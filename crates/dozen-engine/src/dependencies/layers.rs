@@ -78,7 +78,9 @@ impl Layer {
             _ => Err(e),
         });
         match done {
-            Err(e) if entry.kind != 'l' && !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => copy_one(&from, &to),
+            Err(e) if entry.kind != 'l' && !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {
+                copy_one(&from, &to)
+            }
             other => other,
         }
     }

@@ -104,10 +104,15 @@ impl<'a> Node<'a> {
         if there || !self.job.request.processes.is_empty() {
             return Ok(());
         }
+        let made = ["dist", "build"].iter().find_map(|f| entry(&self.job.tree.join(f), 2)).and_then(|p| {
+            let path = p.strip_prefix(self.job.tree).ok()?;
+            Some(path.to_string_lossy().into_owned())
+        });
+        let made = made.as_deref().unwrap_or("dist/main.js");
         Err(BuildError::NoProcesses {
             cure: format!(
-                "The script `start` runs {program}, which a package for development brings, and a slug holds none of these. Move that package \
-                 to `dependencies`, or add a Procfile that runs what `build` makes, with a line like `web: node dist/main.js`"
+                "The script `start` runs {program}, which a package for development brings, and a slug holds none of these. Add a Procfile that \
+                 runs what `build` makes, with a line like `web: node {made}`, or move that package to `dependencies`"
             ),
         })
     }
@@ -116,7 +121,10 @@ impl<'a> Node<'a> {
     fn note_baked(&self) {
         let names: Vec<&str> = baked(self.job.request.config).map(|(n, _)| n.as_str()).collect();
         if !names.is_empty() && !self.job.plan.steps.is_empty() {
-            self.job.request.output.detail(&format!("The build writes the values of {} into its files; a change needs a new build", names.join(", ")));
+            self.job
+                .request
+                .output
+                .detail(&format!("The build writes the values of {} into its files; a change needs a new build", names.join(", ")));
         }
     }
 
@@ -126,7 +134,8 @@ impl<'a> Node<'a> {
         let began = Instant::now();
         let from = job.plan.layer.as_ref().map_or("", |l| l.from.as_str());
         let title = match packages {
-            Packages::All => "Installing all dependencies, for the build",
+            Packages::All => "Installing all dependencies",
+            Packages::Needed if install.development => "Installing those that are needed to run",
             Packages::Needed => "Installing dependencies",
         };
         let failing = |path: &Path| {
@@ -271,7 +280,14 @@ impl<'a> Node<'a> {
         Ok(())
     }
 
-    async fn command(&self, argv: Vec<String>, env: Vec<(String, String)>, folder: &Path, within: &str, shown: &str) -> Result<Ran, BuildError> {
+    async fn command(
+        &self,
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        folder: &Path,
+        within: &str,
+        shown: &str,
+    ) -> Result<Ran, BuildError> {
         let mounts = if self.mounted { self.mounts(folder)? } else { Vec::new() };
         // Of two values of a name the last is meant.
         let env = env.into_iter().collect::<std::collections::BTreeMap<_, _>>().into_iter().collect();
@@ -318,6 +334,16 @@ impl<'a> Node<'a> {
         }
         self.job.plan.scratch.iter().try_for_each(|folder| gone(self.job.tree.join(folder)))
     }
+}
+
+/// The script that a build most likely made to be run, at most so many folders down.
+fn entry(folder: &Path, depth: usize) -> Option<PathBuf> {
+    let here = ["main.js", "server.js", "index.js", "main.cjs", "main.mjs"].iter().map(|n| folder.join(n)).find(|p| p.is_file());
+    here.or_else(|| {
+        let mut folders: Vec<PathBuf> = fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
+        folders.sort();
+        folders.iter().filter(|_| depth > 0).find_map(|f| entry(f, depth - 1))
+    })
 }
 
 fn store_free(path: &Path) -> io::Result<()> {

@@ -31,8 +31,21 @@ const LAST_LINES: usize = 12;
 const KEPT_LINES: usize = 1000;
 
 /// How lines begin that only say how far an installer is.
-const PASSING: [&str; 11] =
-    ["Downloading ", "Downloaded ", "Building ", "Built ", "Progress: ", "Packages: +", "+++", "➤ YN", "[1/", "warning ", "info "];
+const PASSING: [&str; 13] = [
+    "Downloading ",
+    "Downloaded ",
+    "Building ",
+    "Built ",
+    "Progress: ",
+    "Packages: +",
+    "+++",
+    "➤ YN",
+    "[1/",
+    "warning ",
+    "info ",
+    "npm warn Unknown ",
+    "npm notice",
+];
 
 /// One build under way.
 pub(super) struct Job<'a> {
@@ -115,8 +128,7 @@ impl Job<'_> {
         if list.as_deref() != Some("") {
             let file = scratch.path().join("list.txt");
             fs::write(&file, list.as_deref().unwrap_or_default()).map_err(|source| BuildError::Write { path: file.clone(), source })?;
-            self.uv(&uv, fill(install, &venv, &source, &file), &venv, &source, &format!("uv {}", install[..2].join(" ")))
-                .await?;
+            self.uv(&uv, fill(install, &venv, &source, &file), &venv, &source, &format!("uv {}", install[..2].join(" "))).await?;
         }
         self.compile_in(&made, &python_files(&made)).await?;
         let place = place(&list);

@@ -72,7 +72,10 @@ impl Manager {
 
 /// Decides.
 pub(super) fn choose(source: &Source, read: &dyn Fn(&str) -> Option<String>, root: &Manifest) -> Result<Chosen, PlanError> {
-    let named = root.text("packageManager").and_then(|p| p.split_once('@')).map(|(name, version)| (name, version.split('+').next().unwrap_or(version)));
+    let named = root
+        .text("packageManager")
+        .and_then(|p| p.split_once('@'))
+        .map(|(name, version)| (name, version.split('+').next().unwrap_or(version)));
     let present: Vec<(&'static str, Manager)> = LOCKS.into_iter().filter(|(file, _)| source.has(file)).collect();
     let bun = BUN.into_iter().find(|f| source.has(f));
     let mut notes = Vec::new();
@@ -96,7 +99,11 @@ pub(super) fn choose(source: &Source, read: &dyn Fn(&str) -> Option<String>, roo
         // A shrinkwrap is package-lock.json under another name, and npm prefers it.
         [one] | [one @ (_, Manager::Npm), (_, Manager::Npm)] => {
             if let Some((name, _)) = named.filter(|(name, _)| *name != command(one.1)) {
-                notes.push(format!("package.json names {name} as its packageManager, but the lock file is {}: {} is used", one.0, command(one.1)));
+                notes.push(format!(
+                    "package.json names {name} as its packageManager, but the lock file is {}: {} is used",
+                    one.0,
+                    command(one.1)
+                ));
             }
             (Some(one.0), one.1)
         }
@@ -165,7 +172,8 @@ fn yarn(
 ) -> (Manager, Program) {
     let value = |file: &str, key: &str| {
         let text = read(file).filter(|_| source.has(file))?;
-        let found = text.lines().find_map(|l| l.strip_prefix(key))?.trim_start_matches([':', ' ']).trim().trim_matches(['\'', '"']).to_owned();
+        let found =
+            text.lines().find_map(|l| l.strip_prefix(key))?.trim_start_matches([':', ' ']).trim().trim_matches(['\'', '"']).to_owned();
         (!found.is_empty()).then_some(found)
     };
     let Some(format) = lock.lines().skip_while(|l| !l.starts_with("__metadata:")).find_map(|l| l.trim().strip_prefix("version:")) else {

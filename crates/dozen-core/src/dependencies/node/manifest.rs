@@ -49,7 +49,8 @@ impl Manifest {
         if !source.has(&path) {
             return Ok(None);
         }
-        let unusable = |problem: String| PlanError::File { file: path.clone(), problem, cure: "Correct it; npm cannot read it either".into() };
+        let unusable =
+            |problem: String| PlanError::File { file: path.clone(), problem, cure: "Correct it; npm cannot read it either".into() };
         let text = read(&path).ok_or_else(|| unusable("it is too large or not UTF-8 text".into()))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         match serde_json::from_str(text) {
@@ -113,7 +114,8 @@ impl Manifest {
 
     /// Without what does not decide what is installed.
     pub(super) fn reduced(&self) -> String {
-        let kept: Map<String, Value> = self.json.iter().filter(|(k, _)| KEPT.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let kept: Map<String, Value> =
+            self.json.iter().filter(|(k, _)| KEPT.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
         serde_json::to_string_pretty(&kept).unwrap_or_default()
     }
 
@@ -176,9 +178,9 @@ fn matches(pattern: &str, folder: &str) -> bool {
     fn part(pattern: &str, name: &str) -> bool {
         match pattern.split_once('*') {
             None => pattern == name,
-            Some((head, tail)) => {
-                name.strip_prefix(head).is_some_and(|rest| rest.char_indices().map(|(i, _)| i).chain([rest.len()]).any(|i| part(tail, &rest[i..])))
-            }
+            Some((head, tail)) => name
+                .strip_prefix(head)
+                .is_some_and(|rest| rest.char_indices().map(|(i, _)| i).chain([rest.len()]).any(|i| part(tail, &rest[i..]))),
         }
     }
     parts(&pattern.split('/').collect::<Vec<_>>(), &folder.split('/').collect::<Vec<_>>())

@@ -78,7 +78,9 @@ pub(super) fn served(app: &App<'_>) -> Served {
             let note = format!("`start` runs a development server ({start}): what `build` makes is served instead");
             return web(command.clone(), Some(note), None);
         }
-        if let (true, Some(production)) = (develops, ["start:prod", "start:production", "serve:prod"].iter().find(|s| app.root.script(s).is_some())) {
+        if let (true, Some(production)) =
+            (develops, ["start:prod", "start:production", "serve:prod"].iter().find(|s| app.root.script(s).is_some()))
+        {
             let note = format!("`start` runs {}, which is for development only: `{production}` is used", program.unwrap_or_default());
             return web(format!("{} run {production}", app.manager.command()), Some(note), None);
         }
@@ -100,7 +102,12 @@ pub(super) fn served(app: &App<'_>) -> Served {
 }
 
 fn web(command: String, note: Option<String>, development: Option<String>) -> Served {
-    Served { types: TypeName::WEB.parse().into_iter().map(|name| (name, command.clone())).collect(), cure: String::new(), note, development }
+    Served {
+        types: TypeName::WEB.parse().into_iter().map(|name| (name, command.clone())).collect(),
+        cure: String::new(),
+        note,
+        development,
+    }
 }
 
 impl App<'_> {
@@ -108,7 +115,18 @@ impl App<'_> {
     fn built(&self) -> Option<String> {
         self.root.script("build").or_else(|| self.root.script("heroku-postbuild"))?;
         // What is rendered on a server has its own way to start.
-        let renders = ["express", "fastify", "koa", "@hapi/hapi", "@nestjs/core", "@sveltejs/kit", "nuxt", "@remix-run/node", "@react-router/node", "vike"];
+        let renders = [
+            "express",
+            "fastify",
+            "koa",
+            "@hapi/hapi",
+            "@nestjs/core",
+            "@sveltejs/kit",
+            "nuxt",
+            "@remix-run/node",
+            "@react-router/node",
+            "vike",
+        ];
         if renders.iter().any(|n| self.root.needs(n)) || self.root.has("@sveltejs/kit") {
             return None;
         }
@@ -181,7 +199,8 @@ fn program(script: &str) -> Option<&str> {
 
 /// Whether a script serves source while it is written.
 fn is_development(script: &str) -> bool {
-    let words: Vec<&str> = script.split_whitespace().filter(|w| !w.contains('=') && *w != "cross-env").take_while(|w| !w.starts_with('-')).collect();
+    let words: Vec<&str> =
+        script.split_whitespace().filter(|w| !w.contains('=') && *w != "cross-env").take_while(|w| !w.starts_with('-')).collect();
     let command = words.join(" ");
     DEVELOPMENT.iter().any(|d| command == *d || (d.contains(' ') && command.starts_with(&format!("{d} "))))
 }

@@ -29,9 +29,21 @@ pub(super) fn telling(said: &[String]) -> Vec<String> {
     let told = |l: &str| {
         let t = l.trim_start();
         !NOISE.iter().any(|n| t.starts_with(n))
-            && (["npm error ", "npm ERR! ", "error ", "Error: ", "ERROR", "ERR_PNPM", " ERR_PNPM", "✘", "[vite]", "Failed to compile", "Type error"]
-                .iter()
-                .any(|h| t.starts_with(h))
+            && ([
+                "npm error ",
+                "npm ERR! ",
+                "error ",
+                "Error: ",
+                "ERROR",
+                "ERR_PNPM",
+                " ERR_PNPM",
+                "✘",
+                "[vite]",
+                "Failed to compile",
+                "Type error",
+            ]
+            .iter()
+            .any(|h| t.starts_with(h))
                 || t.contains("error TS")
                 || t.contains("error: ")
                 || t.contains("YN0028")
@@ -60,17 +72,46 @@ pub(super) fn cure(said: &[String], from: &str, manager: Manager, node: &Interpr
         "Free some space and run the command again".into()
     } else if has(&["heap out of memory"]) {
         "The build needs more memory: `dozen config set NODE_OPTIONS=--max-old-space-size=4096`".into()
-    } else if has(&["can only install packages when your package.json and", "ERR_PNPM_OUTDATED_LOCKFILE", "Your lockfile needs to be updated", "YN0028", "The lockfile would have been", "ERR_PNPM_LOCKFILE_CONFIG_MISMATCH"]) {
+    } else if has(&[
+        "can only install packages when your package.json and",
+        "ERR_PNPM_OUTDATED_LOCKFILE",
+        "Your lockfile needs to be updated",
+        "YN0028",
+        "The lockfile would have been",
+        "ERR_PNPM_LOCKFILE_CONFIG_MISMATCH",
+    ]) {
         format!("{from} does not fit package.json. Run `{command} install` and commit {from}")
     } else if has(&["ERESOLVE"]) {
         "The versions that package.json asks for do not fit together. Correct them, or put `legacy-peer-deps=true` into .npmrc".into()
     } else if has(&["EBADENGINE", "ERR_PNPM_UNSUPPORTED_ENGINE", "The engine \"node\" is incompatible", "Unsupported engine"]) {
-        format!("A package does not work with Node {}. Name one that all of them work with in package.json's `engines.node`, or with `dozen up --use-node VERSION`", node.number())
+        format!(
+            "A package does not work with Node {}. Name one that all of them work with in package.json's `engines.node`, or with `dozen up --use-node VERSION`",
+            node.number()
+        )
     } else if has(&["E401", "E403", "code E401", "ERR_PNPM_FETCH_401", "ERR_PNPM_FETCH_403", "YN0041"]) {
         "The package registry does not let you in. Name a token in .npmrc, as `//host/:_authToken=${NPM_TOKEN}`, and `dozen config set NPM_TOKEN=…`".into()
-    } else if has(&["ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "ECONNRESET", "ERR_SOCKET_TIMEOUT", "network request to", "fetch failed", "UNABLE_TO_GET_ISSUER_CERT", "SELF_SIGNED_CERT"])
-        && has(&["npm error", "npm ERR!", "ERR_PNPM", "ERR_SOCKET", "YN00", "error An unexpected error", "registry", "download", "fetch"])
-    {
+    } else if has(&[
+        "ENOTFOUND",
+        "EAI_AGAIN",
+        "ECONNREFUSED",
+        "ETIMEDOUT",
+        "ECONNRESET",
+        "ERR_SOCKET_TIMEOUT",
+        "network request to",
+        "fetch failed",
+        "UNABLE_TO_GET_ISSUER_CERT",
+        "SELF_SIGNED_CERT",
+    ]) && has(&[
+        "npm error",
+        "npm ERR!",
+        "ERR_PNPM",
+        "ERR_SOCKET",
+        "YN00",
+        "error An unexpected error",
+        "registry",
+        "download",
+        "fetch",
+    ]) {
         "Something could not be fetched. Is there a network, or a registry, proxy or certificate to name (`npm config set registry`, HTTPS_PROXY, NODE_EXTRA_CA_CERTS)?".into()
     } else if has(&["E404", "ERR_PNPM_FETCH_404", "ETARGET", "No matching version found", "ERR_PNPM_NO_MATCHING_VERSION"]) {
         format!("A package or its version is not on the registry; correct package.json, run `{command} install` and commit {from}")
@@ -79,7 +120,9 @@ pub(super) fn cure(said: &[String], from: &str, manager: Manager, node: &Interpr
     } else if has(&["EINTEGRITY", "ERR_PNPM_TARBALL_INTEGRITY", "YN0018"]) {
         format!("A package is not the one that {from} was made with. Make the lock anew if you trust it")
     } else if let Some(name) = missing_program(said) {
-        format!("The program {name} is in none of the packages that package.json declares. Declare the one that brings it, and run `{command} install`")
+        format!(
+            "The program {name} is in none of the packages that package.json declares. Declare the one that brings it, and run `{command} install`"
+        )
     } else if has(&["Missing script", "ERR_PNPM_NO_SCRIPT", "Command \"build\" not found"]) {
         "Add that script to package.json, or call another".into()
     } else if has(&["error TS"]) {
@@ -102,7 +145,10 @@ fn gyp(said: &[String], has: &dyn Fn(&[&str]) -> bool, node: &Interpreter) -> St
     } else if let Some(header) = header {
         format!("A package is compiled here and needs the file {header}: install the system package that brings it")
     } else {
-        format!("A package has no ready-made binary for Node {} and could not be compiled. Name a newer version of it, or build with an older Node: `dozen up --use-node VERSION`", node.number())
+        format!(
+            "A package has no ready-made binary for Node {} and could not be compiled. Name a newer version of it, or build with an older Node: `dozen up --use-node VERSION`",
+            node.number()
+        )
     }
 }
 
@@ -127,7 +173,10 @@ mod tests {
     fn each_failure_has_a_cure_that_can_be_tried() {
         let node = Interpreter { version: [20, 1, 0], prefix: "/p".into(), executable: "/p/bin/node".into() };
         let cases = [
-            ("npm error `npm ci` can only install packages when your package.json and package-lock.json or", "Run `npm install` and commit package-lock.json"),
+            (
+                "npm error `npm ci` can only install packages when your package.json and package-lock.json or",
+                "Run `npm install` and commit package-lock.json",
+            ),
             ("npm error code ERESOLVE", "do not fit together"),
             ("npm error code EBADENGINE", "does not work with Node 20.1.0"),
             ("npm error code E401", "NPM_TOKEN"),

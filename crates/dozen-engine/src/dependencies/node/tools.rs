@@ -109,7 +109,19 @@ pub(super) async fn get(job: &Job<'_>, install: Option<&Install>) -> Result<Prog
         fs::create_dir_all(&tree).map_err(written)?;
         let (node, cli, to) = (job.interpreter.executable.to_string_lossy(), script.to_string_lossy(), tree.to_string_lossy());
         let wanted = format!("{package}@{version}");
-        let argv = [&node, &cli, "install", "--prefix", &to, "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error", &wanted];
+        let argv = [
+            &node,
+            &cli,
+            "install",
+            "--prefix",
+            &to,
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--no-package-lock",
+            "--loglevel=error",
+            &wanted,
+        ];
         let argv = argv.map(str::to_owned).to_vec();
         let env = environment(job, None, &tree)?;
         let shown = format!("npm install {wanted}");
@@ -121,7 +133,8 @@ pub(super) async fn get(job: &Job<'_>, install: Option<&Install>) -> Result<Prog
         scratch.keep("tree", &kept).map_err(written)?;
     }
     let folder = kept.join("node_modules").join(package);
-    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(folder.join("package.json")).map_err(written)?).unwrap_or_default();
+    let json: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("package.json")).map_err(written)?).unwrap_or_default();
     let command = install.manager.command();
     let entry = json["bin"][command].as_str().or_else(|| json["bin"].as_str()).unwrap_or("bin/missing");
     Ok(Program { version, script: folder.join(entry.trim_start_matches("./")), fetched: Some(kept), npm })
@@ -183,7 +196,9 @@ pub(super) fn environment(job: &Job<'_>, install: Option<&Install>, app: &Path) 
     let about = |name: &str| {
         let key = name.to_ascii_lowercase();
         let key = key.strip_prefix("npm_config_").unwrap_or_default();
-        key.contains("registry") && key != "omit_lockfile_registry_resolved" || key.starts_with("//") || ["proxy", "https_proxy", "noproxy", "cafile", "ca", "strict_ssl", "nodedir", "python"].contains(&key)
+        key.contains("registry") && key != "omit_lockfile_registry_resolved"
+            || key.starts_with("//")
+            || ["proxy", "https_proxy", "noproxy", "cafile", "ca", "strict_ssl", "nodedir", "python"].contains(&key)
     };
     let known = ["NODE_EXTRA_CA_CERTS", "NPM_TOKEN", "NODE_AUTH_TOKEN", "YARN_NPM_AUTH_TOKEN", "YARN_NPM_REGISTRY_SERVER", "YARN_REGISTRY"];
     env.extend(std::env::vars().filter(|(n, _)| about(n) || known.contains(&n.as_str())));
@@ -200,7 +215,9 @@ pub(super) fn environment(job: &Job<'_>, install: Option<&Install>, app: &Path) 
         }
     }
     // Else node-gyp fetches these headers.
-    if job.interpreter.prefix.join("include/node/node.h").is_file() && !env.iter().any(|(n, _)| n.eq_ignore_ascii_case("npm_config_nodedir")) {
+    if job.interpreter.prefix.join("include/node/node.h").is_file()
+        && !env.iter().any(|(n, _)| n.eq_ignore_ascii_case("npm_config_nodedir"))
+    {
         env.push(("npm_config_nodedir".into(), text(&job.interpreter.prefix)));
     }
     let fixed = [
@@ -226,7 +243,8 @@ pub(super) fn environment(job: &Job<'_>, install: Option<&Install>, app: &Path) 
             Named::Own => None,
             Named::Fetched { package, version } => {
                 let tools = fs::canonicalize(job.request.home.tools()).unwrap_or_default();
-                let kept = tools.join(format!("{}-{version}", package.rsplit('/').next().unwrap_or(package))).join("node_modules").join(package);
+                let kept =
+                    tools.join(format!("{}-{version}", package.rsplit('/').next().unwrap_or(package))).join("node_modules").join(package);
                 let entry = ["bin/pnpm.cjs", "bin/pnpm.mjs", "bin/yarn.js"].iter().map(|e| kept.join(e)).find(|p| p.is_file());
                 entry.map(|p| text(&p))
             }
@@ -311,7 +329,11 @@ pub(super) fn install(install: &Install, all: bool, version: &str) -> Vec<Vec<St
             let plugin = install.files.iter().any(|f| f.contains("plugin-workspace-tools"));
             let check = words(&["install", "--immutable", "--mode=skip-build"]);
             let old = version.starts_with("2.") || version.starts_with("3.");
-            if old && !plugin { vec![words(&["install", "--immutable"])] } else { vec![check, words(&["workspaces", "focus", "--all", "--production"])] }
+            if old && !plugin {
+                vec![words(&["install", "--immutable"])]
+            } else {
+                vec![check, words(&["workspaces", "focus", "--all", "--production"])]
+            }
         }
     }
 }
