@@ -145,13 +145,16 @@ impl Pack<'_> {
             ("LANG", "C.UTF-8"),
         ]
         .map(|(k, v)| (k.to_owned(), v.to_owned()));
+        // This yarn notes what it found before it runs anything.
+        let berry = [("YARN_NODE_LINKER", "node-modules"), ("YARN_INSTALL_STATE_PATH", "/tmp/.yarn/install-state.gz")];
+        let berry = berry.iter().filter(|_| manager == Manager::Berry).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         Ok(Plan {
             pack: "node",
             language: Some("Node"),
             runtime: Some(runtime),
             layer,
             steps: steps.into_iter().map(Step::Script).collect(),
-            env: env.to_vec(),
+            env: env.into_iter().chain(berry).collect(),
             processes: served.types,
             console: Some("node".into()),
             scratch: next,

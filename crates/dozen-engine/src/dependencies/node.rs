@@ -6,7 +6,7 @@
 use super::interpreters::Interpreter;
 use super::layers::{self, Layer};
 use super::runner::Command;
-use super::steps::{Job, Ran, failed};
+use super::steps::{Job, Ran, Show, failed};
 use super::{BuildError, blocking, tree};
 use crate::codebase::fingerprint::hash_file;
 use crate::output::Event;
@@ -236,7 +236,7 @@ impl<'a> Node<'a> {
         env.push(("CI".into(), "true".into()));
         let mut argv = self.program.argv(self.job.interpreter, &self.app(folder));
         argv.extend(arguments);
-        let ran = self.command(argv, env, folder, "", &shown).await?;
+        let ran = self.command(argv, env, folder, "", (&shown, Show::Installer)).await?;
         let from = self.job.plan.layer.as_ref().map_or("", |l| l.from.as_str());
         if ran.status.is_success() { Ok(()) } else { Err(self.told(&shown, ran, from)) }
     }
@@ -269,10 +269,9 @@ impl<'a> Node<'a> {
         env.extend(self.job.request.config.iter().filter(|(n, _)| n != "PATH").cloned());
         let mut argv = self.program.argv(self.job.interpreter, &app);
         argv.extend(["run".to_owned(), script.name.clone()]);
-        if manager == Manager::Npm {
-            argv.push("--no-update-notifier".into());
-        }
-        let ran = self.command(argv, env, tree, &script.folder, &shown).await?;
+        // Its warnings are about settings of this machine.
+        env.push(("npm_config_loglevel".into(), "error".into()));
+        let ran = self.command(argv, env, tree, &script.folder, (&shown, Show::All)).await?;
         if !ran.status.is_success() {
             return Err(self.told(&format!("{shown}{within}"), ran, "package.json"));
         }
@@ -286,14 +285,14 @@ impl<'a> Node<'a> {
         env: Vec<(String, String)>,
         folder: &Path,
         within: &str,
-        shown: &str,
+        (shown, show): (&str, Show),
     ) -> Result<Ran, BuildError> {
         let mounts = if self.mounted { self.mounts(folder)? } else { Vec::new() };
         // Of two values of a name the last is meant.
         let env = env.into_iter().collect::<std::collections::BTreeMap<_, _>>().into_iter().collect();
         let cwd = self.app(folder).join(within);
         let writable = vec![self.job.scratch.to_owned(), self.job.cache.to_owned()];
-        self.job.run_command(Command { argv, env, cwd, writable, mounts }, shown, true).await
+        self.job.run_command(Command { argv, env, cwd, writable, mounts }, shown, show).await
     }
 
     fn told(&self, shown: &str, ran: Ran, from: &str) -> BuildError {

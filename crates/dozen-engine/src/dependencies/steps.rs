@@ -31,21 +31,39 @@ const LAST_LINES: usize = 12;
 const KEPT_LINES: usize = 1000;
 
 /// How lines begin that only say how far an installer is.
-const PASSING: [&str; 13] = [
+const PASSING: [&str; 20] = [
+    ".../",
     "Downloading ",
     "Downloaded ",
     "Building ",
     "Built ",
+    "+ ",
     "Progress: ",
-    "Packages: +",
+    "Packages: ",
+    "Lockfile is up to date",
+    "Scope: ",
+    "dependencies:",
+    "devDependencies:",
+    "optionalDependencies:",
     "+++",
     "➤ YN",
     "[1/",
+    "[2/",
+    "[3/",
     "warning ",
-    "info ",
-    "npm warn Unknown ",
-    "npm notice",
+    "npm warn ",
 ];
+
+/// What of a program's lines is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Show {
+    /// None.
+    Nothing,
+    /// An installer's, but for those that only say how far it is.
+    Installer,
+    /// All.
+    All,
+}
 
 /// One build under way.
 pub(super) struct Job<'a> {
@@ -176,7 +194,7 @@ impl Job<'_> {
             env.extend(self.request.config.iter().cloned());
             let python = venv.join("bin/python").to_string_lossy().into_owned();
             let argv = [python.as_str(), manage, "collectstatic", "--noinput"].map(str::to_owned).to_vec();
-            let ran = self.run(argv, env, self.tree, &shown, true).await?;
+            let ran = self.run(argv, env, self.tree, &shown, Show::All).await?;
             if !ran.status.is_success() {
                 let said = |text: &str| ran.last.iter().any(|l| l.contains(text));
                 if said("Unknown command: 'collectstatic'") {
@@ -252,7 +270,7 @@ impl Job<'_> {
         // Before 3.11, sets would otherwise be written in another order each time.
         env.push(("PYTHONHASHSEED".into(), "0".into()));
         let shown = "compiling bytecode";
-        let ran = self.run(argv, env, self.scratch, shown, false).await?;
+        let ran = self.run(argv, env, self.scratch, shown, Show::Nothing).await?;
         if ran.status.is_success() { Ok(()) } else { Err(failed(shown, &ran, "Run the command again; is there enough memory?".into())) }
     }
 
@@ -361,7 +379,7 @@ impl Job<'_> {
         }
         let mut argv = vec![uv.program.to_string_lossy().into_owned()];
         argv.extend(args);
-        let ran = self.run(argv, env, cwd, shown, true).await?;
+        let ran = self.run(argv, env, cwd, shown, Show::Installer).await?;
         if ran.status.is_success() {
             Ok(())
         } else {
@@ -370,13 +388,13 @@ impl Job<'_> {
         }
     }
 
-    async fn run(&self, argv: Vec<String>, env: Vec<(String, String)>, cwd: &Path, shown: &str, show: bool) -> Result<Ran, BuildError> {
+    async fn run(&self, argv: Vec<String>, env: Vec<(String, String)>, cwd: &Path, shown: &str, show: Show) -> Result<Ran, BuildError> {
         let writable = vec![self.scratch.to_owned(), self.cache.to_owned()];
         self.run_command(Command { argv, env, cwd: cwd.to_owned(), writable, ..Command::default() }, shown, show).await
     }
 
     /// Runs a program; its lines are masked, and shown where that is wanted.
-    pub(super) async fn run_command(&self, command: Command, shown: &str, show: bool) -> Result<Ran, BuildError> {
+    pub(super) async fn run_command(&self, command: Command, shown: &str, show: Show) -> Result<Ran, BuildError> {
         let last = Arc::new(Mutex::new(VecDeque::new()));
         let on_line: OnLine = {
             let (last, mask, output) = (last.clone(), self.request.mask.clone(), self.request.output.clone());
@@ -390,11 +408,11 @@ impl Job<'_> {
                     return;
                 }
                 // What is installed stands in the lock; how much of it, in uv's own last line.
-                let passing = line.starts_with(" + ") || PASSING.iter().any(|p| line.trim_start().starts_with(p));
+                let passing = show == Show::Installer && PASSING.iter().any(|p| line.trim_start().starts_with(p));
                 match show {
-                    true if passing => output.busy(line.trim_start()),
-                    true => output.detail(&line),
-                    false => {}
+                    Show::Nothing => {}
+                    _ if passing => output.busy(line.trim_start()),
+                    Show::Installer | Show::All => output.detail(&line),
                 }
                 if let Ok(mut last) = last.lock() {
                     if last.len() == KEPT_LINES {

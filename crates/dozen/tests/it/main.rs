@@ -13,6 +13,7 @@ mod disposability;
 mod docs;
 mod json;
 mod logs;
+mod node;
 mod parity;
 mod port;
 mod processes;

@@ -68,6 +68,8 @@ pub(super) fn telling(said: &[String]) -> Vec<String> {
 pub(super) fn cure(said: &[String], from: &str, manager: Manager, node: &Interpreter) -> String {
     let has = |words: &[&str]| said.iter().any(|l| words.iter().any(|w| l.contains(w)));
     let command = manager.command();
+    let host =
+        said.iter().find_map(|l| l.split_once("getaddrinfo ")?.1.split_whitespace().nth(1)).map(|h| h.trim_end_matches([']', ',', '"']));
     if has(&["No space left on device", "ENOSPC", "Disk quota exceeded"]) {
         "Free some space and run the command again".into()
     } else if has(&["heap out of memory"]) {
@@ -112,7 +114,11 @@ pub(super) fn cure(said: &[String], from: &str, manager: Manager, node: &Interpr
         "download",
         "fetch",
     ]) {
-        "Something could not be fetched. Is there a network, or a registry, proxy or certificate to name (`npm config set registry`, HTTPS_PROXY, NODE_EXTRA_CA_CERTS)?".into()
+        let from = host.map(|h| format!(" from {h}")).unwrap_or_default();
+        format!(
+            "Something could not be fetched{from}. Is there a network, or a registry, proxy or certificate to name (`npm config set registry`, \
+             HTTPS_PROXY, NODE_EXTRA_CA_CERTS)?"
+        )
     } else if has(&["E404", "ERR_PNPM_FETCH_404", "ETARGET", "No matching version found", "ERR_PNPM_NO_MATCHING_VERSION"]) {
         format!("A package or its version is not on the registry; correct package.json, run `{command} install` and commit {from}")
     } else if has(&["gyp ERR!", "node-gyp"]) {

@@ -90,11 +90,10 @@ fn drop_empty(folder: &Path) -> io::Result<bool> {
 }
 
 /// What package managers note for themselves: times, and where they found things.
-const NOTES: [&str; 9] = [
+const NOTES: [&str; 8] = [
     ".package-lock.json",
     ".modules.yaml",
     ".yarn-integrity",
-    ".yarn-state.yml",
     ".package-map.json",
     ".pnpm-workspace-state.json",
     ".pnpm-workspace-state-v1.json",

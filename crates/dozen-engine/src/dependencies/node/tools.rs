@@ -3,7 +3,7 @@
 use super::bin;
 use crate::dependencies::interpreters::Interpreter;
 use crate::dependencies::runner::Command;
-use crate::dependencies::steps::{Job, failed};
+use crate::dependencies::steps::{Job, Show, failed};
 use crate::dependencies::{BuildError, uv};
 use crate::release::scratch::Scratch;
 use dozen_core::dependencies::node::{Install, KEPT_TOOL, Manager, Program as Named};
@@ -125,7 +125,7 @@ pub(super) async fn get(job: &Job<'_>, install: Option<&Install>) -> Result<Prog
         let argv = argv.map(str::to_owned).to_vec();
         let env = environment(job, None, &tree)?;
         let shown = format!("npm install {wanted}");
-        let ran = job.run_command(Command { argv, env, cwd: tree.clone(), ..Command::default() }, &shown, false).await?;
+        let ran = job.run_command(Command { argv, env, cwd: tree.clone(), ..Command::default() }, &shown, Show::Nothing).await?;
         if !ran.status.is_success() {
             let cure = super::failure::cure(&ran.last, "package.json", Manager::Npm, job.interpreter);
             return Err(failed(&shown, &ran, cure));
