@@ -121,6 +121,19 @@ pub enum BuildError {
         /// The program.
         node: PathBuf,
     },
+    /// The package manager does not work with the Node that was chosen.
+    #[error(
+        "{manager}, which package.json's packageManager names, works with Node {needs} only, and the app is built with Node {node}. Install such a \
+         Node (`dozen up --use-node PATH` names one that lies elsewhere), or name an older release there"
+    )]
+    Manager {
+        /// `pnpm 11.17.0`.
+        manager: String,
+        /// The range that it declares.
+        needs: String,
+        /// The one that was chosen.
+        node: String,
+    },
     /// The folder is a part of a workspace that is installed as a whole.
     #[error(
         "{member} is a package of the workspace in {}: its lock file, {lock}, lies there, and what is installed is decided for all packages \

@@ -145,6 +145,7 @@ impl Pack<'_> {
             ("LANG", "C.UTF-8"),
         ]
         .map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let pm2 = self.root.has("pm2").then(|| ("PM2_HOME".to_owned(), "/tmp/.pm2".to_owned()));
         // This yarn notes what it found before it runs anything.
         let berry = [("YARN_NODE_LINKER", "node-modules"), ("YARN_INSTALL_STATE_PATH", "/tmp/.yarn/install-state.gz")];
         let berry = berry.iter().filter(|_| manager == Manager::Berry).map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
@@ -154,7 +155,7 @@ impl Pack<'_> {
             runtime: Some(runtime),
             layer,
             steps: steps.into_iter().map(Step::Script).collect(),
-            env: env.into_iter().chain(berry).collect(),
+            env: env.into_iter().chain(pm2).chain(berry).collect(),
             processes: served.types,
             console: Some("node".into()),
             scratch: next,

@@ -6,6 +6,7 @@ use crate::dependencies::runner::Command;
 use crate::dependencies::steps::{Job, Show, failed};
 use crate::dependencies::{BuildError, uv};
 use crate::release::scratch::Scratch;
+use dozen_core::dependencies::node::range::Range;
 use dozen_core::dependencies::node::{Install, KEPT_TOOL, Manager, Program as Named};
 use std::fs;
 use std::io;
@@ -136,6 +137,11 @@ pub(super) async fn get(job: &Job<'_>, install: Option<&Install>) -> Result<Prog
     let json: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(folder.join("package.json")).map_err(written)?).unwrap_or_default();
     let command = install.manager.command();
+    let wanted = json["engines"]["node"].as_str().and_then(Range::parse);
+    if let Some(wanted) = wanted.filter(|w| !w.admits(job.interpreter.version)) {
+        let (manager, needs, node) = (format!("{command} {version}"), wanted.to_string(), job.interpreter.number());
+        return Err(BuildError::Manager { manager, needs, node });
+    }
     let entry = json["bin"][command].as_str().or_else(|| json["bin"].as_str()).unwrap_or("bin/missing");
     Ok(Program { version, script: folder.join(entry.trim_start_matches("./")), fetched: Some(kept), npm })
 }
