@@ -271,7 +271,10 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
     let python = if source.has(node::KNOWN_BY) && !python::declares(source, read) { None } else { python() };
     // A site may keep tools in a package.json that neither builds nor starts anything.
     let idle = |p: &Result<Plan, PlanError>| p.as_ref().is_ok_and(|p| p.processes.is_empty() && p.steps.is_empty());
-    let node = || node::plan(source, read).map(|p| if idle(&p) && !source.has("Procfile") { static_files::plan(source, read).unwrap_or(p) } else { p });
+    let node = || {
+        node::plan(source, read)
+            .map(|p| if idle(&p) && !source.has("Procfile") { static_files::plan(source, read).unwrap_or(p) } else { p })
+    };
     let plan = python.or_else(node).or_else(|| procfile::plan(source)).or_else(|| static_files::plan(source, read));
     plan.unwrap_or(Err(PlanError::Unknown))
 }

@@ -2,6 +2,7 @@
 
 use crate::dependencies::interpreters::Interpreter;
 use dozen_core::dependencies::node::Manager;
+use dozen_core::dependencies::system;
 use dozen_core::disposability::last_words;
 
 /// At most so many lines are repeated, each cut to so many characters: all of it has been shown.
@@ -143,16 +144,16 @@ pub(super) fn cure(said: &[String], from: &str, manager: Manager, node: &Interpr
 }
 
 fn gyp(said: &[String], has: &dyn Fn(&[&str]) -> bool, node: &Interpreter) -> String {
-    let header = said.iter().find_map(|l| l.split_once("fatal error: ")?.1.split_once(": No such file").map(|(h, _)| h.to_owned()));
     if has(&["find Python", "Could not find any Python"]) {
         "A package is compiled here and needs Python: `apt install python3`".into()
     } else if has(&["not found: make", "make: not found", "spawn make ENOENT", "g++: No such file", "cc: not found"]) {
         "A package is compiled here and there is no C++ compiler: `apt install build-essential`".into()
-    } else if let Some(header) = header {
-        format!("A package is compiled here and needs the file {header}: install the system package that brings it")
+    } else if let Some(missing) = system::missing(said) {
+        format!("A package is compiled here and needs {}: {}", missing.what, missing.cure())
     } else {
         format!(
-            "A package has no ready-made binary for Node {} and could not be compiled. Name a newer version of it, or build with an older Node: `dozen up --use-node VERSION`",
+            "A package has no ready-made binary for Node {} and could not be compiled. Name a newer version of it, or build with an older \
+             Node: `dozen up --use-node VERSION`",
             node.number()
         )
     }
@@ -190,7 +191,7 @@ mod tests {
             ("npm error notarget No matching version found for x@99", "not on the registry"),
             ("gyp ERR! find Python", "apt install python3"),
             ("gyp ERR! build error\ngyp ERR! not found: make", "build-essential"),
-            ("x.cc:1: fatal error: cairo.h: No such file or directory\ngyp ERR! build error", "the file cairo.h"),
+            ("x.cc:1: fatal error: cairo.h: No such file or directory\ngyp ERR! build error", "cairo.h"),
             ("gyp ERR! build error", "no ready-made binary for Node 20.1.0"),
             ("sh: 1: tsc: not found", "program tsc"),
             ("src/a.ts(1,2): error TS2304: Cannot find name 'x'.", "TypeScript finds errors"),
