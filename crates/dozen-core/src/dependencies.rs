@@ -5,21 +5,22 @@
 
 use crate::codebase::Source;
 use crate::ids::TypeName;
-use python::version::Constraint;
+use std::fmt;
 
 pub mod aptfile;
+pub mod node;
 pub mod procfile;
 pub mod python;
 pub mod static_files;
 pub mod system;
 
 /// Counted up when a pack's output for one and the same source changes: part of every cache key.
-pub const PACK_VERSION: u32 = 2;
+pub const PACK_VERSION: u32 = 3;
 
 /// A language and what runs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stack {
-    /// The pack's name: `python`, `procfile`.
+    /// The pack's name: `python`, `node`, `procfile`.
     pub pack: String,
     /// For people: `Python 3.11.7`.
     pub runtime: Option<String>,
@@ -28,7 +29,7 @@ pub struct Stack {
 /// What is to be done to make a slug of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The pack's name: `python`, `procfile`.
+    /// The pack's name: `python`, `node`, `procfile`.
     pub pack: &'static str,
     /// The language, as a person reads it: `Python`. `None`: no language, the tree as it is.
     pub language: Option<&'static str>,
@@ -38,7 +39,8 @@ pub struct Plan {
     pub layer: Option<Layer>,
     /// What is done for each source, after the layer is in place.
     pub steps: Vec<Step>,
-    /// Environment for every process; `{app}` in a value stands for the folder that the slug is seen at.
+    /// Environment for every process; `{app}` in a value stands for the folder that the slug is seen at, `{runtime}` for that of the
+    /// interpreter.
     pub env: Vec<(String, String)>,
     /// Types for an app without a Procfile, by name and command.
     pub processes: Vec<(TypeName, String)>,
@@ -56,9 +58,120 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
     /// Which versions will do.
-    pub constraint: Constraint,
+    pub versions: Versions,
     /// Where it is said, as `file:line`; `None` where nothing is.
     pub pinned: Option<String>,
+}
+
+/// A language whose interpreters are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// CPython.
+    Python,
+    /// Node.
+    Node,
+}
+
+impl Language {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Python => "Python",
+            Self::Node => "Node",
+        }
+    }
+
+    /// The option that overrules the app's files.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Python => "--use-python",
+            Self::Node => "--use-node",
+        }
+    }
+
+    /// The file that pins a version where nothing else does.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Python => ".python-version",
+            Self::Node => "package.json (engines)",
+        }
+    }
+
+    /// The oldest version that packages can be installed for.
+    pub fn oldest(self) -> [u32; 3] {
+        match self {
+            Self::Python => [3, 8, 0],
+            Self::Node => [14, 0, 0],
+        }
+    }
+
+    /// How many of a version's numbers name its series.
+    pub fn series(self) -> usize {
+        match self {
+            Self::Python => 2,
+            Self::Node => 1,
+        }
+    }
+
+    /// Reads a version as a person gives it.
+    pub fn pin(self, text: &str) -> Option<Versions> {
+        match self {
+            Self::Python => python::version::Constraint::pin(text).map(Versions::Python),
+            Self::Node => node::range::Range::parse(text).map(Versions::Node),
+        }
+    }
+}
+
+/// Which versions of a language will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Versions {
+    /// By PEP 440.
+    Python(python::version::Constraint),
+    /// By npm's ranges.
+    Node(node::range::Range),
+}
+
+impl Versions {
+    /// Of which language.
+    pub fn language(&self) -> Language {
+        match self {
+            Self::Python(_) => Language::Python,
+            Self::Node(_) => Language::Node,
+        }
+    }
+
+    /// Whether this version will do.
+    pub fn admits(&self, version: [u32; 3]) -> bool {
+        match self {
+            Self::Python(c) => c.admits(version),
+            Self::Node(r) => r.admits(version),
+        }
+    }
+
+    /// Whether every version will do.
+    pub fn is_any(&self) -> bool {
+        match self {
+            Self::Python(c) => *c == python::version::Constraint::Any,
+            Self::Node(r) => r.is_any(),
+        }
+    }
+
+    /// The release that is meant, where nothing that is admitted can be had.
+    pub fn names(&self) -> Option<[u32; 3]> {
+        match self {
+            Self::Python(c) => c.names(),
+            Self::Node(r) => r.names(),
+        }
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Python(c) => c.fmt(f),
+            Self::Node(r) => r.fmt(f),
+        }
+    }
 }
 
 /// Installed dependencies, kept and shared by what [`Layer::key_files`] say.
@@ -68,10 +181,22 @@ pub struct Layer {
     pub from: String,
     /// The files that decide what is installed.
     pub key_files: Vec<String>,
-    /// How the list of what to install comes about.
-    pub lock: Lock,
-    /// Arguments for uv. `{venv}` is the environment, `{source}` a scratch copy of the source, `{lock}` the list.
-    pub install: Vec<String>,
+    /// What installs them.
+    pub tool: Tool,
+}
+
+/// What installs a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tool {
+    /// uv, into a virtual environment.
+    Uv {
+        /// How the list of what to install comes about.
+        lock: Lock,
+        /// Arguments for uv. `{venv}` is the environment, `{source}` a scratch copy of the source, `{lock}` the list.
+        install: Vec<String>,
+    },
+    /// npm, pnpm or yarn, into `node_modules`.
+    Node(Box<node::Install>),
 }
 
 /// How a layer's list of what to install comes about.
@@ -97,7 +222,7 @@ pub enum Lock {
 /// Something done for each source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Installs the source's own packages with uv; placeholders as in [`Layer::install`].
+    /// Installs the source's own packages with uv; placeholders as in [`Tool::Uv`].
     Project {
         /// Arguments for uv.
         args: Vec<String>,
@@ -107,6 +232,8 @@ pub enum Step {
         /// The path of `manage.py`.
         manage: String,
     },
+    /// A script of a package.json.
+    Script(node::Script),
 }
 
 /// Why there is no plan.
@@ -116,7 +243,7 @@ pub enum PlanError {
     #[error(
         "no pack knows this app: it has none of {}, no Procfile and no index.html. \
          Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files",
-        python::KNOWN_BY.join(", ")
+        python::KNOWN_BY.join(", ") + ", " + node::KNOWN_BY
     )]
     Unknown,
     /// There are no files at all.
@@ -139,10 +266,17 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
     if source.files.is_empty() {
         return Err(PlanError::Empty);
     }
-    python::plan(source, read)
-        .or_else(|| procfile::plan(source))
-        .or_else(|| static_files::plan(source, read))
-        .unwrap_or(Err(PlanError::Unknown))
+    // A pyproject.toml that only configures tools makes no Python app of one in another language.
+    let python = || python::plan(source, read);
+    let python = if source.has(node::KNOWN_BY) && !python::declares(source, read) { None } else { python() };
+    // A site may keep tools in a package.json that neither builds nor starts anything.
+    let idle = |p: &Result<Plan, PlanError>| p.as_ref().is_ok_and(|p| p.processes.is_empty() && p.steps.is_empty());
+    let node = || {
+        node::plan(source, read)
+            .map(|p| if idle(&p) && !source.has("Procfile") { static_files::plan(source, read).unwrap_or(p) } else { p })
+    };
+    let plan = python.or_else(node).or_else(|| procfile::plan(source)).or_else(|| static_files::plan(source, read));
+    plan.unwrap_or(Err(PlanError::Unknown))
 }
 
 /// What frameworks write beside their code, by a file that tells them.
@@ -184,11 +318,15 @@ mod tests {
             Err(e) => return format!("error: {e}"),
         };
         let mut out = vec![plan.pack.to_owned()];
-        out.extend(plan.runtime.map(|r| format!("runtime {} at {}", r.constraint, r.pinned.unwrap_or_else(|| "nowhere".into()))));
-        out.extend(plan.layer.map(|l| format!("layer {} [{}] {:?}: uv {}", l.from, l.key_files.join(" "), l.lock, l.install.join(" "))));
+        out.extend(plan.runtime.map(|r| format!("runtime {} at {}", r.versions, r.pinned.unwrap_or_else(|| "nowhere".into()))));
+        out.extend(plan.layer.map(|l| match l.tool {
+            Tool::Uv { lock, install } => format!("layer {} [{}] {lock:?}: uv {}", l.from, l.key_files.join(" "), install.join(" ")),
+            Tool::Node(i) => format!("layer {} [{}]: {:?}", l.from, l.key_files.join(" "), i),
+        }));
         out.extend(plan.steps.into_iter().map(|s| match s {
             Step::Project { args } => format!("project: uv {}", args.join(" ")),
             Step::CollectStatic { manage } => format!("collectstatic: {manage}"),
+            Step::Script(s) => format!("script: {s:?}"),
         }));
         if plan.processes.is_empty() {
             out.push(format!("cure: {}", plan.cure));
@@ -371,7 +509,7 @@ mod tests {
     #[test]
     fn plans_that_cannot_be_made_say_why() {
         insta::assert_snapshot!(summary(&[]), @"error: there is nothing to build: the folder has no files that would go into a slug");
-        insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
+        insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, package.json, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
         insta::assert_snapshot!(summary(&[("requirements.txt", ""), (".python-version", "pypy3.10\n")]), @r#"error: .python-version:1 cannot be used: "pypy3.10" is not a version of CPython. Write `3.12` or `3.12.1`, or name an interpreter with `--use-python`"#);
         insta::assert_snapshot!(summary(&[("pyproject.toml", "[project\n")]), @"error: pyproject.toml:1 cannot be used: unclosed table, expected `]`. Correct that line; it is no TOML");
         insta::assert_snapshot!(summary(&[("Pipfile.lock", "{")]), @"error: Pipfile.lock cannot be used: EOF while parsing an object at line 1 column 1. Make it anew with `pipenv lock`");

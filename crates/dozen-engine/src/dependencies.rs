@@ -9,11 +9,12 @@ use crate::release::scratch::Scratch;
 use crate::release::store::{self, Facts, StoreError, cure};
 use dozen_core::codebase::Source;
 use dozen_core::config::Mask;
-use dozen_core::dependencies::{PACK_VERSION, Plan, PlanError, Stack};
+use dozen_core::dependencies::{Language, PACK_VERSION, Plan, PlanError, Stack, Tool};
 use dozen_core::ids::{AppName, SlugId};
 use dozen_core::processes::ProcessType;
 use dozen_core::release::Slug;
 use interpreters::{ChooseError, Interpreter, Places};
+use node::Node;
 use runner::Runner;
 use std::borrow::Cow;
 use std::fs;
@@ -27,11 +28,13 @@ use uv::UvError;
 mod failure;
 pub mod interpreters;
 mod layers;
+mod node;
 mod packages;
 pub mod runner;
 mod steps;
 mod tree;
 mod uv;
+mod workspace;
 
 /// The most time that a build may take, as on Heroku.
 pub const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -63,6 +66,10 @@ pub struct Request<'a> {
     pub use_python: Option<&'a str>,
     /// The version that this app was last built with.
     pub last_python: Option<&'a str>,
+    /// `--use-node`: a version or a path.
+    pub use_node: Option<&'a str>,
+    /// The version that this app was last built with.
+    pub last_node: Option<&'a str>,
     /// Hears how it goes.
     pub output: Arc<dyn Output>,
 }
@@ -104,6 +111,44 @@ pub enum BuildError {
     NoProcesses {
         /// What to do.
         cure: String,
+    },
+    /// There is a Node without npm.
+    #[error(
+        "there is no npm beside {}, nor on PATH, and it is what installs packages. Install it (`apt install npm`), or use a Node that brings it",
+        node.display()
+    )]
+    NoNpm {
+        /// The program.
+        node: PathBuf,
+    },
+    /// The package manager does not work with the Node that was chosen.
+    #[error(
+        "{manager}, which package.json's packageManager names, works with Node {needs} only, and the app is built with Node {node}. Install such a \
+         Node (`dozen up --use-node PATH` names one that lies elsewhere), or name an older release there"
+    )]
+    Manager {
+        /// `pnpm 11.17.0`.
+        manager: String,
+        /// The range that it declares.
+        needs: String,
+        /// The one that was chosen.
+        node: String,
+    },
+    /// The folder is a part of a workspace that is installed as a whole.
+    #[error(
+        "{member} is a package of the workspace in {}: its lock file, {lock}, lies there, and what is installed is decided for all packages \
+         together.\nRun `dozen up` in that folder, with a Procfile there that has a line like `web: {command}`",
+        root.display()
+    )]
+    Member {
+        /// The folder, from the workspace's.
+        member: String,
+        /// Where the workspace is.
+        root: PathBuf,
+        /// Its lock file.
+        lock: String,
+        /// What starts the package from there.
+        command: String,
     },
     /// A program of the build failed.
     #[error("`{command}` failed with {status}{}\n{cure}", tail(.last))]
@@ -161,38 +206,52 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
         let (source, stats) = (request.source.clone(), cache.join("sources.json"));
         blocking(move || fingerprint::of(&source, &stats)).await?
     };
-    let plan = dozen_core::dependencies::plan(request.source, &|path| codebase::text(request.source, path))?;
+    let plan = dozen_core::dependencies::plan(request.source, &|path| codebase::text(request.source, path));
+    if request.source.has(dozen_core::dependencies::node::KNOWN_BY)
+        && let Some(member) = workspace::member(request.source)
+    {
+        return Err(member);
+    }
+    let plan = plan?;
     output.step(&format!("{} app detected", plan.language.unwrap_or("Procfile")));
     for note in &plan.notes {
         output.detail(note);
     }
-    let places = Places::here();
-    let (python, found) = match &plan.runtime {
+    let (interpreter, found) = match &plan.runtime {
         None => (None, interpreters::Found::default()),
         Some(runtime) => {
-            let found = interpreters::find(&places, &cache.join("interpreters.json")).await;
-            let python = interpreters::choose(&found, runtime, request.use_python, request.last_python).await?;
-            let why = match (request.use_python, &runtime.pinned) {
-                (Some(_), _) => "--use-python".into(),
-                (None, Some(pinned)) => pinned.clone(),
-                (None, None) if request.last_python == Some(python.number().as_str()) => "as before".into(),
-                (None, None) => "the default here; pin it in .python-version".into(),
+            let language = runtime.versions.language();
+            let (named, before, kept) = match language {
+                Language::Python => (request.use_python, request.last_python, "interpreters.json"),
+                Language::Node => (request.use_node, request.last_node, "nodes.json"),
             };
-            output.detail(&format!("Using Python {} ({why}) from {}", python.number(), python.prefix.display()));
-            (Some(python), found)
+            let found = interpreters::find(&Places::here(language), &cache.join(kept)).await;
+            let chosen = interpreters::choose(&found, runtime, named, before).await?;
+            let why = match (named, &runtime.pinned) {
+                (Some(_), _) => language.option().into(),
+                (None, Some(pinned)) => pinned.clone(),
+                (None, None) if before == Some(chosen.number().as_str()) => "as before".into(),
+                (None, None) => format!("the default here; pin it in {}", language.file()),
+            };
+            output.detail(&format!("Using {} {} ({why}) from {}", language.name(), chosen.number(), chosen.prefix.display()));
+            (Some(chosen), found)
         }
     };
+    let language = plan.runtime.as_ref().map(|r| r.versions.language());
+    let runtime = language.zip(interpreter.as_ref()).map(|(l, i)| format!("{} {}", l.name(), i.number()));
+    let python = interpreter.as_ref().filter(|_| language == Some(Language::Python)).map(Interpreter::number);
     let processes = processes(&request, &plan)?;
     let types = processes.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
     let skip_static = request.config.iter().any(|(n, v)| n == "DISABLE_COLLECTSTATIC" && !matches!(v.as_str(), "" | "0"));
 
-    let key = build_key(&print.whole, &processes, python.as_ref(), skip_static);
+    let baked: Vec<_> = if language == Some(Language::Node) { node::baked(request.config).collect() } else { Vec::new() };
+    let key = build_key(&print.whole, &processes, interpreter.as_ref(), skip_static, &baked);
     let index = cache.join("builds").join(&store::hex(&key)[..32]);
     let last = cache.join("builds/last");
     if let Some(slug) = built_before(request.home, &index) {
         output.detail(&format!("Unchanged since slug {} was built", slug.id.short()));
         let slug = Slug { commit: request.source.commit.clone(), ..slug };
-        return Ok(Built { slug, reused: true, python: python.map(|p| p.number()) });
+        return Ok(Built { slug, reused: true, python });
     }
 
     let slugs = request.home.slugs();
@@ -200,31 +259,38 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
     let tree = work.path().join("tree");
     {
         let (source, print, tree) = (request.source.clone(), print.clone(), tree.clone());
-        let own = if plan.layer.is_some() { Some(".venv") } else { None };
+        let own = plan.layer.as_ref().map(|l| match l.tool {
+            Tool::Uv { .. } => ".venv",
+            Tool::Node(_) => "node_modules",
+        });
         blocking(move || tree::copy(&source, &print, &tree, own)).await?;
     }
     let mut known = std::collections::HashMap::new();
-    if let Some(python) = &python {
+    if let Some(interpreter) = &interpreter {
         let job = steps::Job {
             request: &request,
             runner,
             plan: &plan,
-            python,
+            interpreter,
             found: &found,
             cache: &cache,
             scratch: work.path(),
             tree: &tree,
             pip: tokio::sync::OnceCell::new(),
         };
-        let layer = job.layer().await?;
-        if let Some(layer) = &layer {
-            let written = |source| BuildError::Write { path: tree.clone(), source };
-            layer.link(&tree).map_err(written)?;
-            known = layer.known();
+        if language == Some(Language::Node) {
+            known = Node::begin(&job).await?.run().await?;
+        } else {
+            let layer = job.layer().await?;
+            if let Some(layer) = &layer {
+                let written = |source| BuildError::Write { path: tree.clone(), source };
+                layer.link(&tree).map_err(written)?;
+                known = layer.known();
+            }
+            job.project().await?;
+            job.collect_static(skip_static).await?;
+            job.compile(&known, built_before(request.home, &last).as_ref()).await?;
         }
-        job.project().await?;
-        job.collect_static(skip_static).await?;
-        job.compile(&known, built_before(request.home, &last).as_ref()).await?;
     }
     output.step("Discovering process types");
     let declared_by = if request.processes.is_empty() {
@@ -244,12 +310,13 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
 
     output.step("Storing slug...");
     let began = Instant::now();
+    let bin = interpreter.as_ref().map(node::bin).unwrap_or_default();
     let facts = Facts {
-        stack: Stack { pack: plan.pack.into(), runtime: python.as_ref().map(|p| format!("Python {}", p.number())) },
+        stack: Stack { pack: plan.pack.into(), runtime },
         processes,
-        env: plan.env.clone(),
+        env: plan.env.iter().map(|(k, v)| (k.clone(), v.replace("{runtime}", &bin.to_string_lossy()))).collect(),
         // The system's own folders are there anyway.
-        needs: python.iter().map(|p| p.prefix.clone()).filter(|p| !p.starts_with("/usr")).collect(),
+        needs: interpreter.iter().map(|p| p.prefix.clone()).filter(|p| !p.starts_with("/usr")).collect(),
         console,
         scratch,
         commit: request.source.commit.clone(),
@@ -263,7 +330,7 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
     let _ = fs::create_dir_all(cache.join("builds"));
     let _ = tree::write_whole(&index, id.as_bytes()).and_then(|()| tree::write_whole(&last, id.as_bytes()));
     let slug = Slug { commit: request.source.commit.clone(), ..slug };
-    Ok(Built { slug, reused, python: python.map(|p| p.number()) })
+    Ok(Built { slug, reused, python })
 }
 
 /// Makes the folders in the tree: a mount on a read-only one needs them there. Answers those that are folders, not files or links.
@@ -302,11 +369,18 @@ fn processes(request: &Request<'_>, plan: &Plan) -> Result<Vec<ProcessType>, Bui
     Ok(plan.processes.iter().map(|(name, command)| ProcessType { name: name.clone(), command: command.clone() }).collect())
 }
 
-/// What decides a build's result. The config is no part of it, by factor V: a changed value makes a release, not a slug.
-fn build_key(source: &fingerprint::Hash, processes: &[ProcessType], python: Option<&Interpreter>, skip_static: bool) -> fingerprint::Hash {
+/// What decides a build's result. The config is no part of it, by factor V: a changed value makes a release, not a slug. The exception is what
+/// a build writes into the files that browsers load.
+fn build_key(
+    source: &fingerprint::Hash,
+    processes: &[ProcessType],
+    interpreter: Option<&Interpreter>,
+    skip_static: bool,
+    baked: &[&(String, String)],
+) -> fingerprint::Hash {
     let processes: Vec<(&str, &str)> = processes.iter().map(|p| (p.name.as_str(), p.command.as_str())).collect();
-    let python = python.map(|p| (p.version, &p.prefix));
-    let parts = (PACK_VERSION, store::hex(source), processes, python, skip_static);
+    let interpreter = interpreter.map(|p| (p.version, &p.prefix));
+    let parts = (PACK_VERSION, store::hex(source), processes, interpreter, skip_static, baked);
     *blake3::hash(&serde_json::to_vec(&parts).unwrap_or_default()).as_bytes()
 }
 

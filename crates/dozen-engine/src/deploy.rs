@@ -65,7 +65,12 @@ pub struct Floor {
 pub struct BuildOptions {
     /// A Python version or path instead of the one that the app's files ask for.
     pub use_python: Option<String>,
+    /// The same of Node.
+    pub use_node: Option<String>,
 }
+
+/// `--use-python` and `--use-node`, where they were given.
+type Pins = (Option<String>, Option<String>);
 
 /// What a release is made of besides its slug.
 struct Ready {
@@ -141,7 +146,8 @@ impl Floor {
             None => None,
         };
         let python = options.use_python.clone().or_else(|| before.as_ref().and_then(|b| b.python.clone()));
-        let last_python = last.as_ref().and_then(|s| s.stack.runtime.as_deref()).and_then(|r| r.strip_prefix("Python ")).map(str::to_owned);
+        let node = options.use_node.clone().or_else(|| before.as_ref().and_then(|b| b.node.clone()));
+        let last_runtime = last.as_ref().and_then(|s| s.stack.runtime.as_deref());
         let variables: Vec<(String, String)> = release::variables(config, attachments).into_iter().collect();
         let built = dependencies::build(dependencies::Request {
             exe: &self.exe,
@@ -155,11 +161,13 @@ impl Floor {
             placeholders: missing,
             mask: &Mask::of(config.vars.values()),
             use_python: python.as_deref(),
-            last_python: last_python.as_deref(),
+            last_python: last_runtime.and_then(|r| r.strip_prefix("Python ")),
+            use_node: node.as_deref(),
+            last_node: last_runtime.and_then(|r| r.strip_prefix("Node ")),
             output: printer.clone(),
         })
         .await?;
-        self.release(who, &ready, built.slug, python, output).await
+        self.release(who, &ready, built.slug, (python, node), output).await
     }
 
     /// The same from a slug that is in the store, built here or elsewhere. It has no `.env`: config is the deploy's own and app.json's defaults.
@@ -170,8 +178,8 @@ impl Floor {
         let declared = declared::read(&source, output)?;
         self.ledger.commit(who, Intent::Adopt { deploy: self.deploy.clone(), folder: None }).await?;
         let ready = self.get_ready(who, declared, &source, output).await?;
-        let python = ready.before.as_ref().and_then(|b| b.python.clone());
-        self.release(who, &ready, slug, python, output).await
+        let pins = ready.before.as_ref().map(|b| (b.python.clone(), b.node.clone())).unwrap_or_default();
+        self.release(who, &ready, slug, pins, output).await
     }
 
     /// What a release needs besides its slug: config and resources, as the app declares them.
@@ -198,7 +206,7 @@ impl Floor {
         who: &Principal,
         ready: &Ready,
         slug: Slug,
-        python: Option<String>,
+        pins: Pins,
         output: &dyn Output,
     ) -> Result<(Arc<Release>, bool), DeployError> {
         let Ready { declared, before, config_version, config, ids, missing, .. } = ready;
@@ -211,7 +219,7 @@ impl Floor {
         if let Some(row) = before
             && row.slug == slug.id
             && row.attachments == *ids
-            && row.python == python
+            && (&row.python, &row.node) == (&pins.0, &pins.1)
             && (row.config_version == *config_version || self.ledger.config_at(deploy, row.config_version).await? == *config)
         {
             return Ok((Arc::new(self.load(row).await?), false));
@@ -229,7 +237,7 @@ impl Floor {
         } else {
             Cause::Config(changes)
         };
-        let release = self.make(who, slug, *config_version, None, python, &cause).await?;
+        let release = self.make(who, slug, *config_version, None, pins, &cause).await?;
         self.phase(who, &release, output).await?;
         if !self.serving_now() {
             self.conclude(who, release.version, None).await?;
@@ -314,7 +322,7 @@ impl Floor {
         let current = current.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
         let slug = Slug { commit: current.commit.clone(), ..store::open(self.home(), &current.slug)? };
         let cause = Cause::Config(changes.clone());
-        let release = self.make(who, slug, number, None, current.python, &cause).await?;
+        let release = self.make(who, slug, number, None, (current.python, current.node), &cause).await?;
         self.roll(who, release.clone(), output).await?;
         Ok(Configured { changes, version: Some(release.version) })
     }
@@ -418,7 +426,7 @@ impl Floor {
         slug: Slug,
         config_version: u32,
         like: Option<Version>,
-        python: Option<String>,
+        (python, node): Pins,
         cause: &Cause,
     ) -> Result<Arc<Release>, DeployError> {
         let release = Intent::Release {
@@ -427,6 +435,7 @@ impl Floor {
             config_version,
             like,
             python,
+            node,
             description: cause.describe(),
         };
         let made = self.ledger.commit(who, release).await?;

@@ -263,7 +263,7 @@ mod tests {
                 files: 1,
             };
             let (deploy, slug, description) = (self.shop.clone(), Box::new(slug), "Deploy".to_owned());
-            let release = Intent::Release { deploy, slug, config_version, like: None, python: None, description };
+            let release = Intent::Release { deploy, slug, config_version, like: None, python: None, node: None, description };
             Version(self.commit(release).await.number)
         }
     }

@@ -1,6 +1,6 @@
 //! The Python pack: what a Python app declares, and what is to be done about it.
 
-use super::{Layer, Lock, Plan, PlanError, Runtime, Step};
+use super::{Layer, Lock, Plan, PlanError, Runtime, Step, Tool, Versions};
 use crate::codebase::Source;
 use requirements::Requirements;
 use std::collections::BTreeSet;
@@ -11,6 +11,8 @@ pub mod requirements;
 pub mod version;
 mod web;
 
+pub(super) use web::plain;
+
 /// The files that a Python app is known by; the first that is there is used.
 pub const KNOWN_BY: [&str; 5] = ["uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt", "pyproject.toml"];
 
@@ -19,6 +21,17 @@ pub(super) fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Op
     let present: Vec<&str> = KNOWN_BY.into_iter().filter(|f| source.has(f)).collect();
     let from = *present.first()?;
     Some(Pack { source, read }.plan(from, &present))
+}
+
+/// Whether one of [`KNOWN_BY`] declares something; a pyproject.toml may only configure tools.
+pub(super) fn declares(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> bool {
+    let (last, locks) = KNOWN_BY.split_last().unwrap_or((&"", &[]));
+    let project = || {
+        let table = Pack { source, read }.toml(last);
+        // One that cannot be read is an error of the Python pack's.
+        table.map_or(true, |t| t.is_some_and(|(_, t)| t.contains_key("project") || get(&t, &["tool", "poetry"]).is_some()))
+    };
+    locks.iter().any(|f| source.has(f)) || project()
 }
 
 struct Pack<'a> {
@@ -40,6 +53,9 @@ impl Pack<'_> {
         let rivals: Vec<&str> = present.iter().copied().filter(|f| *f != from && *f != "pyproject.toml").collect();
         if !rivals.is_empty() {
             notes.push(format!("{from} is used; {} is not", rivals.join(", ")));
+        }
+        if self.source.has(super::node::KNOWN_BY) {
+            notes.push("package.json is not used: commit what its tools make, or make it before `dozen up`".into());
         }
         let runtime = self.runtime(&mut notes)?;
         let declared = match from {
@@ -91,7 +107,7 @@ impl Pack<'_> {
             let mut lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.trim_start().starts_with('#'));
             let Some((number, line)) = lines.next() else { continue };
             if line.trim() == "system" {
-                return Ok(Runtime { constraint: Constraint::Any, pinned: None });
+                return Ok(Runtime { versions: Versions::Python(Constraint::Any), pinned: None });
             }
             if lines.next().is_some() {
                 notes.push(format!("{file} names several versions; the first is used"));
@@ -101,7 +117,7 @@ impl Pack<'_> {
                 problem: format!("{:?} is not a version of CPython", line.trim()),
                 cure: "Write `3.12` or `3.12.1`, or name an interpreter with `--use-python`".into(),
             })?;
-            return Ok(Runtime { constraint, pinned: Some(format!("{file}:{}", number + 1)) });
+            return Ok(Runtime { versions: Versions::Python(constraint), pinned: Some(format!("{file}:{}", number + 1)) });
         }
         if let Some(text) = self.text("Pipfile.lock")? {
             let lock: serde_json::Value =
@@ -109,7 +125,7 @@ impl Pack<'_> {
             let requires = &lock["_meta"]["requires"];
             let pin = ["python_full_version", "python_version"].iter().find_map(|k| requires[*k].as_str());
             if let Some(constraint) = pin.and_then(Constraint::pin) {
-                return Ok(Runtime { constraint, pinned: Some(place("Pipfile.lock", &text, "\"python_")) });
+                return Ok(Runtime { versions: Versions::Python(constraint), pinned: Some(place("Pipfile.lock", &text, "\"python_")) });
             }
         }
         if let Some((text, toml)) = self.toml("pyproject.toml")? {
@@ -119,12 +135,12 @@ impl Pack<'_> {
             if let Some((declared, key)) = declared {
                 // `a || b` and the like are for the resolver, which checks them again.
                 let Some(constraint) = Constraint::specifiers(declared) else {
-                    return Ok(Runtime { constraint: Constraint::Any, pinned: None });
+                    return Ok(Runtime { versions: Versions::Python(Constraint::Any), pinned: None });
                 };
-                return Ok(Runtime { constraint, pinned: Some(place("pyproject.toml", &text, key)) });
+                return Ok(Runtime { versions: Versions::Python(constraint), pinned: Some(place("pyproject.toml", &text, key)) });
             }
         }
-        Ok(Runtime { constraint: Constraint::Any, pinned: None })
+        Ok(Runtime { versions: Versions::Python(Constraint::Any), pinned: None })
     }
 
     fn uv_lock(&self) -> Result<Declared, PlanError> {
@@ -148,8 +164,7 @@ impl Pack<'_> {
             layer: Layer {
                 from: "uv.lock".into(),
                 key_files,
-                lock: Lock::Own,
-                install: sync.into_iter().chain(["--no-install-local".into()]).collect(),
+                tool: Tool::Uv { lock: Lock::Own, install: sync.into_iter().chain(["--no-install-local".into()]).collect() },
             },
             steps,
             names: packages.iter().filter_map(name).collect(),
@@ -180,8 +195,7 @@ impl Pack<'_> {
             layer: Layer {
                 from: "poetry.lock".into(),
                 key_files: vec!["poetry.lock".into(), "pyproject.toml".into()],
-                lock: Lock::Poetry,
-                install: install_list(),
+                tool: Tool::Uv { lock: Lock::Poetry, install: install_list() },
             },
             steps,
             names,
@@ -219,7 +233,11 @@ impl Pack<'_> {
             }
         }
         Ok(Declared {
-            layer: Layer { from: "Pipfile.lock".into(), key_files: Vec::new(), lock: Lock::Made(list), install: install_list() },
+            layer: Layer {
+                from: "Pipfile.lock".into(),
+                key_files: Vec::new(),
+                tool: Tool::Uv { lock: Lock::Made(list), install: install_list() },
+            },
             steps: project(&local),
             names,
             extras: BTreeSet::new(),
@@ -258,7 +276,12 @@ impl Pack<'_> {
             };
             (lock, install_list())
         };
-        Ok(Declared { layer: Layer { from: file.into(), key_files, lock, install }, steps: project(&local), names, extras })
+        Ok(Declared {
+            layer: Layer { from: file.into(), key_files, tool: Tool::Uv { lock, install } },
+            steps: project(&local),
+            names,
+            extras,
+        })
     }
 
     fn pyproject(&self) -> Result<Declared, PlanError> {
@@ -289,7 +312,7 @@ impl Pack<'_> {
             Lock::Made(String::new())
         };
         Ok(Declared {
-            layer: Layer { from: file.into(), key_files: vec![file.into()], lock, install: install_list() },
+            layer: Layer { from: file.into(), key_files: vec![file.into()], tool: Tool::Uv { lock, install: install_list() } },
             steps: if package { project(&[".".into()]) } else { Vec::new() },
             names,
             extras,

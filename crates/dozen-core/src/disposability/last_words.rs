@@ -4,6 +4,8 @@
 
 use crate::dependencies::system;
 
+mod node;
+
 /// Why a process most likely ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
@@ -28,6 +30,7 @@ fn of_line(line: &str, before: &str) -> Option<Cause> {
         .or_else(|| service(&lower))
         .or_else(|| variable(line, before))
         .or_else(|| module(line))
+        .or_else(|| node::cause(line))
         .or_else(|| program(line))
         .or_else(|| library(line))
 }

@@ -1,7 +1,7 @@
 //! What an installer said when it failed: the few lines that tell, and what to do.
 
-use super::interpreters::{Interpreter, OLDEST};
-use dozen_core::dependencies::system;
+use super::interpreters::Interpreter;
+use dozen_core::dependencies::{Language, system};
 
 /// At most so many telling lines of a failed compilation, each cut to so many characters: it has been shown in full already.
 const TELLING: usize = 6;
@@ -77,7 +77,10 @@ fn build_cure(package: &str, said: &[String], from: &str, python: &Interpreter, 
         format!("{package} is compiled here and needs {}: {}{wheel}", missing.what, missing.cure())
     } else {
         let number = python.number();
-        let older = found.iter().filter(|i| i.version >= OLDEST && i.version[..2] < python.version[..2]).max_by_key(|i| i.version);
+        let older = found
+            .iter()
+            .filter(|i| i.version >= Language::Python.oldest() && i.version[..2] < python.version[..2])
+            .max_by_key(|i| i.version);
         let older = match older {
             Some(i) => format!("or try an older Python, as in `dozen up --use-python {}.{}`", i.version[0], i.version[1]),
             None => "for there is no older Python here to try".into(),

@@ -1,9 +1,8 @@
-//! The Python interpreters of this machine: pyenv's, uv's, the system's, those on PATH. Each is asked once for its facts.
+//! The interpreters of this machine: those of version managers, the system's, those on PATH. Each is asked once for its facts.
 //!
 //! **Invariant:** what is found is an interpreter's real place, never a shim's or a virtual environment's.
 
-use dozen_core::dependencies::Runtime;
-use dozen_core::dependencies::python::version::{Constraint, Release};
+use dozen_core::dependencies::{Language, Runtime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,15 +11,15 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-/// The oldest version that uv installs for.
-pub const OLDEST: Release = [3, 8, 0];
+/// Major, minor, and the third number.
+pub type Release = [u32; 3];
 
 /// One interpreter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interpreter {
-    /// Major, minor, micro.
+    /// Its numbers.
     pub version: Release,
-    /// `sys.base_prefix`, without links.
+    /// The folder of its installation, without links: Python's `sys.base_prefix`.
     pub prefix: PathBuf,
     /// The program itself, without links.
     pub executable: PathBuf,
@@ -39,7 +38,7 @@ impl Interpreter {
 pub struct Found {
     /// Newest first.
     pub all: Vec<Interpreter>,
-    /// The executable that `python3` on PATH comes to.
+    /// The executable that `python3` or `node` on PATH comes to.
     pub default: Option<PathBuf>,
 }
 
@@ -47,37 +46,72 @@ pub struct Found {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ChooseError {
     /// None satisfies what the app asks for.
-    #[error("the app asks for Python {wanted} ({place}), and no interpreter here will do.{}", list(.found, *.near))]
+    #[error("the app asks for {} {wanted} ({place}), and no interpreter here will do.{}", language.name(), list(*language, found, *near))]
     Unsatisfied {
+        /// Of which language.
+        language: Language,
         /// The constraint.
         wanted: String,
         /// Where it is written.
         place: String,
         /// Those found, too old ones too.
         found: Vec<Interpreter>,
-        /// The series of the nearest to what is asked for.
-        near: Option<[u32; 2]>,
+        /// The nearest to what is asked for.
+        near: Option<Release>,
     },
     /// There is none at all.
-    #[error(
-        "there is no Python here that can be used (3.8 or newer). Install one, for example with `apt install python3`, `uv python install` or pyenv"
-    )]
-    None,
-    /// `--use-python` names a file that is no interpreter.
-    #[error("{0} is no CPython of 3.8 or newer that could be run; `--use-python` takes a version or the path of one")]
-    Path(String),
+    #[error("there is no {} here that can be used ({} or newer). Install one, for example with {}",
+        language.name(), series(*language, language.oldest()), install(*language))]
+    None {
+        /// Of which language.
+        language: Language,
+    },
+    /// The option that names one names a file that is none.
+    #[error("{named} is no {} of {} or newer that could be run; `{}` takes a version or the path of one",
+        kind(*language), series(*language, language.oldest()), language.option())]
+    Path {
+        /// Of which language.
+        language: Language,
+        /// The file, or the version.
+        named: String,
+    },
 }
 
-fn list(found: &[Interpreter], near: Option<[u32; 2]>) -> String {
+fn kind(language: Language) -> &'static str {
+    match language {
+        Language::Python => "CPython",
+        Language::Node => "Node",
+    }
+}
+
+fn install(language: Language) -> &'static str {
+    match language {
+        Language::Python => "`apt install python3`, `uv python install` or pyenv",
+        Language::Node => "`apt install nodejs npm`, nvm, fnm or mise",
+    }
+}
+
+/// `3.11`, `20`.
+fn series(language: Language, version: Release) -> String {
+    version[..language.series()].iter().map(u32::to_string).collect::<Vec<_>>().join(".")
+}
+
+fn list(language: Language, found: &[Interpreter], near: Option<Release>) -> String {
+    let oldest = language.oldest();
     let line = |i: &Interpreter| {
-        let old = if i.version < OLDEST { "  (too old: packages are installed for 3.8 and newer)" } else { "" };
+        let old = if i.version < oldest {
+            format!("  (too old: packages are installed for {} and newer)", series(language, oldest))
+        } else {
+            String::new()
+        };
         format!("\n  {:<8} {}{old}", i.number(), i.executable.display())
     };
     let lines: String = found.iter().map(line).collect();
+    let option = language.option();
     let other = near.map_or_else(
-        || "name one that lies elsewhere: `dozen up --use-python PATH`".into(),
-        |[major, minor]| {
-            format!("build with the nearest: `dozen up --use-python {major}.{minor}` (or `--use-python PATH` for one elsewhere)")
+        || format!("name one that lies elsewhere: `dozen up {option} PATH`"),
+        |version| {
+            format!("build with the nearest: `dozen up {option} {}` (or `{option} PATH` for one elsewhere)", series(language, version))
         },
     );
     let seen = if lines.is_empty() { " There is none at all.".into() } else { format!(" Found:{lines}") };
@@ -91,30 +125,67 @@ fn nearest<'a>(all: impl Iterator<Item = &'a Interpreter>, wanted: Release) -> O
 }
 
 /// Where interpreters are looked for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Places {
+    /// Of which language.
+    pub language: Language,
     /// The folders of PATH.
     pub path: Vec<PathBuf>,
     /// pyenv's root.
     pub pyenv: Option<PathBuf>,
     /// `PYENV_VERSION`.
     pub pyenv_version: Option<String>,
-    /// Folders whose subfolders are installations: uv's, asdf's, mise's.
+    /// Folders whose subfolders are installations: uv's, nvm's, asdf's, mise's.
     pub managed: Vec<PathBuf>,
 }
 
+/// Where version managers keep their installations of Node, below the home.
+const NODES: [&str; 8] = [
+    ".nvm/versions/node",
+    ".fnm/node-versions",
+    ".local/share/fnm/node-versions",
+    ".volta/tools/image/node",
+    ".asdf/installs/nodejs",
+    ".nodenv/versions",
+    ".local/share/mise/installs/node",
+    "n/n/versions/node",
+];
+
 impl Places {
+    /// None of a language.
+    pub fn none(language: Language) -> Self {
+        Self { language, path: Vec::new(), pyenv: None, pyenv_version: None, managed: Vec::new() }
+    }
+
     /// From this process's environment.
-    pub fn here() -> Self {
+    pub fn here(language: Language) -> Self {
         let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
         let home = var("HOME").map(PathBuf::from);
         let under_home = |path: &str| home.as_ref().map(|h| h.join(path));
         let data = var("XDG_DATA_HOME").map(PathBuf::from).or_else(|| under_home(".local/share"));
-        let uv = var("UV_PYTHON_INSTALL_DIR").map(PathBuf::from).or_else(|| data.as_ref().map(|d| d.join("uv/python")));
-        let mise = data.map(|d| d.join("mise/installs/python"));
         let mut path: Vec<PathBuf> = var("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
         path.extend(["/usr/local/bin", "/usr/bin"].map(PathBuf::from));
+        if language == Language::Node {
+            let set = |name: &str, below: &str| var(name).map(|root| PathBuf::from(root).join(below));
+            let own = [
+                set("NVM_DIR", "versions/node"),
+                set("FNM_DIR", "node-versions"),
+                set("VOLTA_HOME", "tools/image/node"),
+                set("ASDF_DATA_DIR", "installs/nodejs"),
+                set("MISE_DATA_DIR", "installs/node"),
+                set("N_PREFIX", "n/versions/node"),
+                data.map(|d| d.join("mise/installs/node")),
+                Some("/usr/local/n/versions/node".into()),
+                Some("/usr/local/lib/nodejs".into()),
+                Some("/opt".into()),
+            ];
+            let managed = own.into_iter().flatten().chain(NODES.iter().filter_map(|n| under_home(n))).collect();
+            return Self { path, managed, ..Self::none(language) };
+        }
+        let uv = var("UV_PYTHON_INSTALL_DIR").map(PathBuf::from).or_else(|| data.as_ref().map(|d| d.join("uv/python")));
+        let mise = data.map(|d| d.join("mise/installs/python"));
         Self {
+            language,
             path,
             pyenv: var("PYENV_ROOT").map(PathBuf::from).or_else(|| under_home(".pyenv")).filter(|p| p.is_dir()),
             pyenv_version: var("PYENV_VERSION").and_then(|v| v.into_string().ok()),
@@ -136,13 +207,21 @@ impl Places {
                 }
                 continue;
             }
-            let named =
-                |name: &str| name == "python3" || name.strip_prefix("python3.").is_some_and(|m| m.bytes().all(|b| b.is_ascii_digit()));
+            let named = |name: &str| match self.language {
+                Language::Python => {
+                    name == "python3" || name.strip_prefix("python3.").is_some_and(|m| m.bytes().all(|b| b.is_ascii_digit()))
+                }
+                Language::Node => name == "node" || name == "nodejs",
+            };
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 if let Some(name) = entry.file_name().to_str().filter(|n| named(n))
                     && let Some(program) = real(&folder.join(name))
                 {
-                    if name == "python3" && default.is_none() {
+                    // volta's node is a shim that is a program.
+                    if self.language == Language::Node && !program.file_name().is_some_and(|n| n.to_string_lossy().starts_with("node")) {
+                        continue;
+                    }
+                    if matches!(name, "python3" | "node") && default.is_none() {
                         default = Some(program.clone());
                     }
                     all.push(program);
@@ -151,8 +230,12 @@ impl Places {
         }
         for installations in self.managed.iter().chain(&versions) {
             for entry in fs::read_dir(installations).into_iter().flatten().flatten() {
-                if !entry.path().join("pyvenv.cfg").exists() {
-                    all.extend(real(&entry.path().join("bin/python3")));
+                let folder = entry.path();
+                match self.language {
+                    Language::Python if folder.join("pyvenv.cfg").exists() => {}
+                    Language::Python => all.extend(real(&folder.join("bin/python3"))),
+                    // fnm's lie one folder deeper.
+                    Language::Node => all.extend(["bin/node", "installation/bin/node"].iter().filter_map(|p| real(&folder.join(p)))),
                 }
             }
         }
@@ -182,6 +265,7 @@ fn real(program: &Path) -> Option<PathBuf> {
 /// Finds them all. `cache` keeps their facts by path, time and size of the program.
 pub async fn find(places: &Places, cache: &Path) -> Found {
     let (candidates, default) = places.candidates();
+    let language = places.language;
     let known: BTreeMap<PathBuf, Known> = fs::read(cache).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
     let mut kept = BTreeMap::new();
     let mut probes = tokio::task::JoinSet::new();
@@ -194,7 +278,7 @@ pub async fn find(places: &Places, cache: &Path) -> Found {
             }
             _ => {
                 probes.spawn(async move {
-                    let facts = probe(&path).await;
+                    let facts = probe(language, &path).await;
                     (path, Known { stat, facts })
                 });
             }
@@ -215,20 +299,23 @@ pub async fn find(places: &Places, cache: &Path) -> Found {
     Found { all, default }
 }
 
-/// Chooses the one to build with, by contract: `--use-python`, else the pin, else the one last used, else the default.
-pub async fn choose(found: &Found, runtime: &Runtime, use_python: Option<&str>, last: Option<&str>) -> Result<Interpreter, ChooseError> {
-    if let Some(path) = use_python.filter(|p| p.contains('/')) {
-        let real = fs::canonicalize(path).map_err(|_| ChooseError::Path(path.to_owned()))?;
-        let facts = probe(&real).await.map(Facts::interpreter).filter(|i| i.version >= OLDEST);
-        return facts.ok_or_else(|| ChooseError::Path(path.to_owned()));
+/// Chooses the one to build with, by contract: `named` by its option, else the pin, else the one last used, else the default.
+pub async fn choose(found: &Found, runtime: &Runtime, named: Option<&str>, last: Option<&str>) -> Result<Interpreter, ChooseError> {
+    let language = runtime.versions.language();
+    let oldest = language.oldest();
+    if let Some(path) = named.filter(|p| p.contains('/') && !p.starts_with("lts/")) {
+        let no = || ChooseError::Path { language, named: path.to_owned() };
+        let real = fs::canonicalize(path).map_err(|_| no())?;
+        let facts = probe(language, &real).await.map(Facts::interpreter).filter(|i| i.version >= oldest);
+        return facts.ok_or_else(no);
     }
-    let asked = match use_python {
-        Some(version) => Some(Constraint::pin(version).ok_or_else(|| ChooseError::Path(version.to_owned()))?),
+    let asked = match named {
+        Some(version) => Some(language.pin(version).ok_or_else(|| ChooseError::Path { language, named: version.to_owned() })?),
         None => None,
     };
-    let constraint = asked.as_ref().unwrap_or(&runtime.constraint);
-    let fitting: Vec<&Interpreter> = found.all.iter().filter(|i| i.version >= OLDEST && constraint.admits(i.version)).collect();
-    let last = last.and_then(Constraint::pin);
+    let constraint = asked.as_ref().unwrap_or(&runtime.versions);
+    let fitting: Vec<&Interpreter> = found.all.iter().filter(|i| i.version >= oldest && constraint.admits(i.version)).collect();
+    let last = last.and_then(|l| language.pin(l));
     let is_default = |i: &&&Interpreter| found.default.as_ref() == Some(&i.executable);
     let chosen = last
         .as_ref()
@@ -242,16 +329,17 @@ pub async fn choose(found: &Found, runtime: &Runtime, use_python: Option<&str>, 
         });
     match chosen {
         Some(interpreter) => Ok((*interpreter).clone()),
-        None if found.all.iter().all(|i| i.version < OLDEST) && *constraint == Constraint::Any => Err(ChooseError::None),
+        None if found.all.iter().all(|i| i.version < oldest) && constraint.is_any() => Err(ChooseError::None { language }),
         None => Err(ChooseError::Unsatisfied {
+            language,
             wanted: constraint.to_string(),
-            place: if asked.is_some() { "--use-python".into() } else { runtime.pinned.clone().unwrap_or_default() },
+            place: if asked.is_some() { language.option().into() } else { runtime.pinned.clone().unwrap_or_default() },
             // What a project requires, its installer insists on; only a pin can be overruled.
             near: constraint
                 .names()
                 .filter(|_| asked.is_some() || !runtime.pinned.as_ref().is_some_and(|p| p.starts_with("pyproject.toml")))
-                .and_then(|wanted| nearest(found.all.iter().filter(|i| i.version >= OLDEST), wanted))
-                .map(|i| [i.version[0], i.version[1]]),
+                .and_then(|wanted| nearest(found.all.iter().filter(|i| i.version >= oldest), wanted))
+                .map(|i| i.version),
             found: found.all.clone(),
         }),
     }
@@ -288,20 +376,24 @@ const QUESTION: &str = "import sys, os, json; print(json.dumps(dict(\
     prefix=os.path.realpath(sys.base_prefix), \
     executable=os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable))))";
 
-async fn probe(program: &Path) -> Option<Facts> {
-    let said = ask(program, &["-I", "-S", "-c", QUESTION]).await?;
-    let facts: Facts = serde_json::from_str(&said).ok()?;
-    (facts.implementation == "cpython" && facts.level == "final").then_some(facts)
-}
+/// The folder above `bin` is the installation's where it looks like one; otherwise it may be anything, somebody's home too.
+const NODE_QUESTION: &str = "const p = require('path'), f = require('fs'), v = process.versions.node; \
+    const executable = f.realpathSync(process.execPath), bin = p.dirname(executable), above = p.dirname(bin); \
+    const whole = ['lib/node_modules', 'include/node'].some(d => f.existsSync(p.join(above, d))); \
+    console.log(JSON.stringify({implementation: process.release.name, version: v.split('-')[0].split('.').map(Number), \
+    level: v.includes('-') ? 'other' : 'final', prefix: whole ? above : bin, executable}))";
 
-/// The interpreter at a path, if there is one.
-pub(crate) async fn at(program: &Path) -> Option<Interpreter> {
+/// The interpreter of that language at a path, if there is one.
+pub(crate) async fn at(language: Language, program: &Path) -> Option<Interpreter> {
     let real = real(program)?;
-    probe(&real).await.map(Facts::interpreter)
+    probe(language, &real).await.map(Facts::interpreter)
 }
 
-/// What an interpreter answers to these arguments; `None` where it does not end well.
-pub(crate) async fn ask(program: &Path, args: &[&str]) -> Option<String> {
+async fn probe(language: Language, program: &Path) -> Option<Facts> {
+    let (args, implementation): (&[&str], _) = match language {
+        Language::Python => (&["-I", "-S", "-c", QUESTION], "cpython"),
+        Language::Node => (&["-e", NODE_QUESTION], "node"),
+    };
     #[expect(clippy::disallowed_methods, reason = "the one place that asks an interpreter what it is")]
     let asked = tokio::process::Command::new(program)
         .args(args)
@@ -312,12 +404,15 @@ pub(crate) async fn ask(program: &Path, args: &[&str]) -> Option<String> {
         .kill_on_drop(true)
         .output();
     let out = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
-    out.status.success().then(|| String::from_utf8(out.stdout).ok())?
+    let facts: Facts = serde_json::from_slice(&out.stdout).ok()?;
+    (out.status.success() && facts.implementation == implementation && facts.level == "final").then_some(facts)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dozen_core::dependencies::Versions;
+    use dozen_core::dependencies::python::version::Constraint;
 
     fn interpreter(version: Release) -> Interpreter {
         let [major, minor, micro] = version;
@@ -334,7 +429,7 @@ mod tests {
     async fn the_pin_then_the_last_one_then_the_default() {
         let check = async |pin: &str, use_python: Option<&str>, last: Option<&str>, want: &str| {
             let constraint = if pin.is_empty() { Constraint::Any } else { Constraint::specifiers(pin).expect("valid") };
-            let runtime = Runtime { constraint, pinned: Some("here:1".into()) };
+            let runtime = Runtime { versions: Versions::Python(constraint), pinned: Some("here:1".into()) };
             let got = choose(&found(), &runtime, use_python, last).await.map(|i| i.number());
             assert_eq!(got.as_deref().unwrap_or("none"), want, "{pin} {use_python:?} {last:?}");
         };
@@ -351,17 +446,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_missing_and_what_is_there_is_said() {
-        let runtime = Runtime { constraint: Constraint::Prefix(vec![3, 9]), pinned: Some(".python-version:1".into()) };
+        let runtime = Runtime { versions: Versions::Python(Constraint::Prefix(vec![3, 9])), pinned: Some(".python-version:1".into()) };
         let error = choose(&found(), &runtime, None, None).await.expect_err("none").to_string();
         for part in ["Python 3.9 (.python-version:1)", "3.12.1   /opt/3.12.1/bin/python3", "--use-python PATH"] {
             assert!(error.contains(part), "{error}");
         }
         assert!(error.contains("3.7.9    /opt/3.7.9/bin/python3  (too old: packages are installed for 3.8 and newer)"), "{error}");
         assert!(error.contains("`dozen up --use-python 3.11`"), "{error}");
-        let required = Runtime { constraint: Constraint::specifiers(">=3.14").expect("valid"), pinned: Some("pyproject.toml:5".into()) };
+        let required = Runtime {
+            versions: Versions::Python(Constraint::specifiers(">=3.14").expect("valid")),
+            pinned: Some("pyproject.toml:5".into()),
+        };
         let error = choose(&found(), &required, None, None).await.expect_err("none").to_string();
         assert!(error.contains("Install it, or name one that lies elsewhere"), "{error}");
-        let newer = Runtime { constraint: Constraint::specifiers(">=3.14,<4").expect("valid"), pinned: None };
+        let newer = Runtime { versions: Versions::Python(Constraint::specifiers(">=3.14,<4").expect("valid")), pinned: None };
         let error = choose(&found(), &newer, None, None).await.expect_err("none").to_string();
         assert!(error.contains("`dozen up --use-python 3.13`"), "{error}");
     }
@@ -370,11 +468,11 @@ mod tests {
     async fn interpreters_of_this_machine_are_found_without_shims_and_remembered() {
         let dir = tempfile::tempdir().expect("temp dir");
         let cache = dir.path().join("interpreters.json");
-        let first = find(&Places::here(), &cache).await;
+        let first = find(&Places::here(Language::Python), &cache).await;
         assert!(!first.all.is_empty(), "the tests need a python3");
         assert!(first.all.iter().all(|i| i.prefix.is_dir() && !i.executable.starts_with("/root/.pyenv/shims")));
-        assert_eq!(find(&Places::here(), &cache).await, first);
-        let nowhere = Places { path: vec![dir.path().to_owned()], ..Places::default() };
+        assert_eq!(find(&Places::here(Language::Python), &cache).await, first);
+        let nowhere = Places { path: vec![dir.path().to_owned()], ..Places::none(Language::Python) };
         assert_eq!(find(&nowhere, &dir.path().join("other.json")).await, Found::default());
     }
 }

@@ -58,25 +58,39 @@ impl Layer {
         Ok(Self { tree: place.join("tree"), entries })
     }
 
+    /// Its files and links, sorted.
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// Puts its files into `tree`, as links to the same bytes where the file system can.
     pub(super) fn link(&self, tree: &Path) -> io::Result<()> {
-        let mut made = "";
+        self.entries.iter().try_for_each(|entry| self.link_one(entry, tree))
+    }
+
+    /// Puts one of its files into `tree`.
+    pub(super) fn link_one(&self, entry: &Entry, tree: &Path) -> io::Result<()> {
+        let (from, to) = (self.tree.join(&entry.path), tree.join(&entry.path));
+        let put = || if entry.kind == 'l' { std::os::unix::fs::symlink(fs::read_link(&from)?, &to) } else { fs::hard_link(&from, &to) };
+        let done = put().or_else(|e| match (e.kind(), to.parent()) {
+            // Its folder is made when its first file comes.
+            (io::ErrorKind::NotFound, Some(folder)) => fs::create_dir_all(folder).and_then(|()| put()),
+            _ => Err(e),
+        });
+        match done {
+            Err(e) if entry.kind != 'l' && !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {
+                copy_one(&from, &to)
+            }
+            other => other,
+        }
+    }
+
+    /// Puts copies of its files into `tree`, for programs that write to them.
+    pub(super) fn copy(&self, tree: &Path) -> io::Result<()> {
         for entry in &self.entries {
             let (from, to) = (self.tree.join(&entry.path), tree.join(&entry.path));
-            let folder = entry.path.rsplit_once('/').map_or("", |(f, _)| f);
-            if folder != made {
-                fs::create_dir_all(tree.join(folder))?;
-                made = folder;
-            }
-            if entry.kind == 'l' {
-                std::os::unix::fs::symlink(fs::read_link(&from)?, &to)?;
-            } else if let Err(e) = fs::hard_link(&from, &to) {
-                if e.kind() == io::ErrorKind::NotFound || e.kind() == io::ErrorKind::AlreadyExists {
-                    return Err(e);
-                }
-                fs::copy(&from, &to)?;
-                set_time(&to, UNIX + Duration::from_secs(EPOCH))?;
-            }
+            fs::create_dir_all(to.parent().unwrap_or(tree))?;
+            if entry.kind == 'l' { std::os::unix::fs::symlink(fs::read_link(&from)?, &to)? } else { copy_one(&from, &to)? }
         }
         Ok(())
     }
@@ -86,6 +100,11 @@ impl Layer {
         let time = i64::try_from(EPOCH).unwrap_or(i64::MAX);
         self.entries.iter().filter(|e| e.kind != 'l').map(|e| (e.path.clone(), (e.clone(), time))).collect()
     }
+}
+
+fn copy_one(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to)?;
+    set_time(to, UNIX + Duration::from_secs(EPOCH))
 }
 
 const UNIX: SystemTime = SystemTime::UNIX_EPOCH;

@@ -84,7 +84,7 @@ async fn known(all: &[Wanted], runner: Runner<'_>) -> Option<BTreeSet<String>> {
         argv: words.map(str::to_owned).collect(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("LC_ALL".into(), "C".into())],
         cwd: "/".into(),
-        writable: Vec::new(),
+        ..Command::default()
     };
     let ended = runner.run(command, on_line).await.ok()?;
     ended.is_success().then(|| std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner)))

@@ -4,7 +4,7 @@
 
 use crate::processes::{self, JailEvent};
 use dozen_core::processes::Exit;
-use dozen_core::processes::jail::{JailSpec, PROTOCOL, View};
+use dozen_core::processes::jail::{JailSpec, Mount, PROTOCOL, View};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ pub struct Command {
     pub cwd: PathBuf,
     /// Folders that it writes.
     pub writable: Vec<PathBuf>,
+    /// What it sees beside the system's programs; nothing: the host's files as they are.
+    pub mounts: Vec<Mount>,
 }
 
 impl std::fmt::Debug for Command {
@@ -37,8 +39,8 @@ pub type OnLine = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Runs programs for a build, each in a jail of its own: whatever becomes of dozen, nothing that a build started lives on.
 ///
-/// The jail sees the host's files and network, since installers and their settings are spread over both; what a build may write is not held
-/// to [`Command::writable`] yet.
+/// The jail sees the host's network and, without [`Command::mounts`], its files, since installers and their settings are spread over both; what
+/// a build may write is then not held to [`Command::writable`] yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Runner<'a> {
     /// The dozen binary.
@@ -61,9 +63,9 @@ impl Runner<'_> {
             argv: command.argv,
             env: command.env,
             cwd: command.cwd,
-            mounts: Vec::new(),
+            view: if command.mounts.is_empty() { View::Host } else { View::Minimal },
+            mounts: command.mounts,
             scratch: Vec::new(),
-            view: View::Host,
             user: None,
             port: None,
             log: None,

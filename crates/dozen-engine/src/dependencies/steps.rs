@@ -11,7 +11,7 @@ use crate::output::Event;
 use crate::release::scratch::Scratch;
 use crate::release::store::{self, Entry};
 use dozen_core::dependencies::python::requirements;
-use dozen_core::dependencies::{Lock, PACK_VERSION, Plan, Step};
+use dozen_core::dependencies::{Lock, PACK_VERSION, Plan, Step, Tool};
 use dozen_core::disposability::last_words;
 use dozen_core::processes::Exit;
 use dozen_core::release::Slug;
@@ -30,12 +30,47 @@ const LAST_LINES: usize = 12;
 /// How many are searched for the cause: a compiler says much after it.
 const KEPT_LINES: usize = 1000;
 
+/// How lines begin that only say how far an installer is.
+const PASSING: [&str; 20] = [
+    ".../",
+    "Downloading ",
+    "Downloaded ",
+    "Building ",
+    "Built ",
+    "+ ",
+    "Progress: ",
+    "Packages: ",
+    "Lockfile is up to date",
+    "Scope: ",
+    "dependencies:",
+    "devDependencies:",
+    "optionalDependencies:",
+    "+++",
+    "➤ YN",
+    "[1/",
+    "[2/",
+    "[3/",
+    "warning ",
+    "npm warn ",
+];
+
+/// What of a program's lines is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Show {
+    /// None.
+    Nothing,
+    /// An installer's, but for those that only say how far it is.
+    Installer,
+    /// All.
+    All,
+}
+
 /// One build under way.
 pub(super) struct Job<'a> {
     pub(super) request: &'a Request<'a>,
     pub(super) runner: Runner<'a>,
     pub(super) plan: &'a Plan,
-    pub(super) python: &'a Interpreter,
+    pub(super) interpreter: &'a Interpreter,
     pub(super) found: &'a Found,
     pub(super) cache: &'a Path,
     pub(super) scratch: &'a Path,
@@ -45,16 +80,17 @@ pub(super) struct Job<'a> {
 }
 
 /// What a program said and how it ended.
-struct Ran {
-    status: Exit,
+pub(super) struct Ran {
+    pub(super) status: Exit,
     /// At most [`KEPT_LINES`], masked.
-    last: Vec<String>,
+    pub(super) last: Vec<String>,
 }
 
 impl Job<'_> {
     /// The layer that the plan asks for, kept or made.
     pub(super) async fn layer(&self) -> Result<Option<Layer>, BuildError> {
         let Some(wanted) = &self.plan.layer else { return Ok(None) };
+        let Tool::Uv { lock: kind, install } = &wanted.tool else { return Ok(None) };
         let began = Instant::now();
         let mut inputs = blake3::Hasher::new();
         for file in &wanted.key_files {
@@ -67,17 +103,17 @@ impl Job<'_> {
         let inputs = *inputs.finalize().as_bytes();
         let locks = self.cache.join("locks");
         let lock = locks.join(format!("{}.txt", &self.lock_key(&wanted.from, &inputs)[..32]));
-        let (list, named) = match &wanted.lock {
+        let (list, named) = match kind {
             Lock::Own => (None, "hash-checked"),
             Lock::Made(text) => (Some(text.clone()), "locked"),
             Lock::Poetry | Lock::Resolved { .. } => (fs::read_to_string(&lock).ok(), "resolved"),
         };
         let place = |list: &Option<String>| {
             let content = list.as_ref().map_or(inputs, |l| *blake3::hash(l.as_bytes()).as_bytes());
-            let key = self.key(&["layer", &wanted.from, &wanted.install.join(" ")], &content);
+            let key = self.key(&["layer", &wanted.from, &install.join(" ")], &content);
             layers::place(self.cache, blake3::hash(key.as_bytes()).as_bytes())
         };
-        if (list.is_some() || wanted.lock == Lock::Own)
+        if (list.is_some() || *kind == Lock::Own)
             && let Some(layer) = Layer::open(&place(&list))
         {
             self.request.output.step(&format!("Installing dependencies ({})", wanted.from));
@@ -89,13 +125,13 @@ impl Job<'_> {
         let uv = Uv::get(self.request.home, self.found, self.runner, &on_fetch).await?;
         self.request.output.step(&format!("Installing dependencies with uv {} ({}, {named})", uv.version, wanted.from));
         let source = self.source_copy().await?;
-        let list = match (&wanted.lock, list) {
+        let list = match (kind, list) {
             (_, Some(list)) => Some(list),
             (Lock::Own | Lock::Made(_), None) => None,
             (Lock::Poetry, None) => Some(self.export(&uv, &source).await?),
             (Lock::Resolved { input, pinned, advice }, None) => Some(self.resolve(&uv, &source, input, pinned, advice).await?),
         };
-        if let (Some(list), Lock::Poetry | Lock::Resolved { .. }) = (&list, &wanted.lock) {
+        if let (Some(list), Lock::Poetry | Lock::Resolved { .. }) = (&list, kind) {
             let written = |source| BuildError::Write { path: lock.clone(), source };
             fs::create_dir_all(&locks).and_then(|()| tree::write_whole(&lock, list.as_bytes())).map_err(written)?;
         }
@@ -105,13 +141,12 @@ impl Job<'_> {
         let made = scratch.path().join("tree");
         let venv = made.join(".venv");
         let text = |p: &Path| p.to_string_lossy().into_owned();
-        let args = ["venv", "--quiet", "--relocatable", "--no-project", "--python", &text(&self.python.executable), &text(&venv)];
+        let args = ["venv", "--quiet", "--relocatable", "--no-project", "--python", &text(&self.interpreter.executable), &text(&venv)];
         self.uv(&uv, args.map(str::to_owned).to_vec(), &venv, self.scratch, "uv venv").await?;
         if list.as_deref() != Some("") {
             let file = scratch.path().join("list.txt");
             fs::write(&file, list.as_deref().unwrap_or_default()).map_err(|source| BuildError::Write { path: file.clone(), source })?;
-            self.uv(&uv, fill(&wanted.install, &venv, &source, &file), &venv, &source, &format!("uv {}", wanted.install[..2].join(" ")))
-                .await?;
+            self.uv(&uv, fill(install, &venv, &source, &file), &venv, &source, &format!("uv {}", install[..2].join(" "))).await?;
         }
         self.compile_in(&made, &python_files(&made)).await?;
         let place = place(&list);
@@ -159,7 +194,7 @@ impl Job<'_> {
             env.extend(self.request.config.iter().cloned());
             let python = venv.join("bin/python").to_string_lossy().into_owned();
             let argv = [python.as_str(), manage, "collectstatic", "--noinput"].map(str::to_owned).to_vec();
-            let ran = self.run(argv, env, self.tree, &shown, true).await?;
+            let ran = self.run(argv, env, self.tree, &shown, Show::All).await?;
             if !ran.status.is_success() {
                 let said = |text: &str| ran.last.iter().any(|l| l.contains(text));
                 if said("Unknown command: 'collectstatic'") {
@@ -201,12 +236,12 @@ impl Job<'_> {
     /// Links bytecode of unchanged files from the last slug, and takes those files off the list. Python writes bytecode by renaming, so a
     /// link is never written through.
     fn reuse_bytecode(&self, sources: &mut Vec<String>, last: Option<&Slug>) {
-        let runtime = Some(format!("Python {}", self.python.number()));
+        let runtime = Some(format!("Python {}", self.interpreter.number()));
         let Some(last) = last.filter(|l| l.stack.runtime == runtime) else { return };
         let Some(entries) = store::entries(self.request.home, &last.id) else { return };
         let old: HashMap<&str, &str> = entries.iter().map(|e| (e.path.as_str(), e.hash.as_str())).collect();
         let tree = self.request.home.slug(&last.id).join("tree");
-        let [major, minor, _] = self.python.version;
+        let [major, minor, _] = self.interpreter.version;
         sources.retain(|path| {
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
             let slash = if folder.is_empty() { "" } else { "/" };
@@ -229,13 +264,13 @@ impl Job<'_> {
         let lines: String = sources.iter().map(|s| format!("{s}\n")).collect();
         fs::write(&list, lines).map_err(|source| BuildError::Write { path: list.clone(), source })?;
         let jobs = std::thread::available_parallelism().map_or(1, usize::from).to_string();
-        let (python, folder, list) = (self.python.executable.to_string_lossy(), folder.to_string_lossy(), list.to_string_lossy());
+        let (python, folder, list) = (self.interpreter.executable.to_string_lossy(), folder.to_string_lossy(), list.to_string_lossy());
         let argv = [&python, "-s", "-W", "ignore", "-c", include_str!("compile.py"), &folder, &list, &jobs].map(str::to_owned).to_vec();
         let mut env = self.base_env()?;
         // Before 3.11, sets would otherwise be written in another order each time.
         env.push(("PYTHONHASHSEED".into(), "0".into()));
         let shown = "compiling bytecode";
-        let ran = self.run(argv, env, self.scratch, shown, false).await?;
+        let ran = self.run(argv, env, self.scratch, shown, Show::Nothing).await?;
         if ran.status.is_success() { Ok(()) } else { Err(failed(shown, &ran, "Run the command again; is there enough memory?".into())) }
     }
 
@@ -243,7 +278,7 @@ impl Job<'_> {
     async fn resolve(&self, uv: &Uv, source: &Path, input: &str, pinned: &[String], advice: &str) -> Result<String, BuildError> {
         self.request.output.busy("resolving");
         let out = self.scratch.join("resolved.txt");
-        let python = self.python.executable.to_string_lossy().into_owned();
+        let python = self.interpreter.executable.to_string_lossy().into_owned();
         let args = [
             "pip",
             "compile",
@@ -277,7 +312,7 @@ impl Job<'_> {
         self.request.output.busy("reading poetry.lock");
         let out = self.scratch.join("exported.txt");
         let able = |i: &&Interpreter| i.version >= POETRY_PYTHON;
-        let python = if able(&self.python) { Some(self.python) } else { self.found.all.iter().find(able) };
+        let python = if able(&self.interpreter) { Some(self.interpreter) } else { self.found.all.iter().find(able) };
         let python = python.map(|p| p.executable.to_string_lossy().into_owned()).unwrap_or_default();
         let [poetry, plugin] = POETRY;
         let out_arg = out.to_string_lossy();
@@ -327,7 +362,7 @@ impl Job<'_> {
     async fn uv(&self, uv: &Uv, mut args: Vec<String>, venv: &Path, cwd: &Path, shown: &str) -> Result<(), BuildError> {
         let home = self.work("home")?;
         let pip = self.pip.get_or_init(|| uv::pip_settings(self.found, self.runner)).await;
-        let mut env = uv::environment(&home, &self.cache.join("uv"), &self.python.executable, pip);
+        let mut env = uv::environment(&home, &self.cache.join("uv"), &self.interpreter.executable, pip);
         env.push(("TMPDIR".into(), self.work("tmp")?.to_string_lossy().into_owned()));
         // The source has no history here to read a version from.
         env.push(("SETUPTOOLS_SCM_PRETEND_VERSION".into(), "0".into()));
@@ -344,16 +379,22 @@ impl Job<'_> {
         }
         let mut argv = vec![uv.program.to_string_lossy().into_owned()];
         argv.extend(args);
-        let ran = self.run(argv, env, cwd, shown, true).await?;
+        let ran = self.run(argv, env, cwd, shown, Show::Installer).await?;
         if ran.status.is_success() {
             Ok(())
         } else {
             let from = self.plan.layer.as_ref().map_or("", |l| &l.from);
-            Err(failed(shown, &ran, failure::uv_cure(&ran.last, from, self.python, &self.found.all)))
+            Err(failed(shown, &ran, failure::uv_cure(&ran.last, from, self.interpreter, &self.found.all)))
         }
     }
 
-    async fn run(&self, argv: Vec<String>, env: Vec<(String, String)>, cwd: &Path, shown: &str, show: bool) -> Result<Ran, BuildError> {
+    async fn run(&self, argv: Vec<String>, env: Vec<(String, String)>, cwd: &Path, shown: &str, show: Show) -> Result<Ran, BuildError> {
+        let writable = vec![self.scratch.to_owned(), self.cache.to_owned()];
+        self.run_command(Command { argv, env, cwd: cwd.to_owned(), writable, ..Command::default() }, shown, show).await
+    }
+
+    /// Runs a program; its lines are masked, and shown where that is wanted.
+    pub(super) async fn run_command(&self, command: Command, shown: &str, show: Show) -> Result<Ran, BuildError> {
         let last = Arc::new(Mutex::new(VecDeque::new()));
         let on_line: OnLine = {
             let (last, mask, output) = (last.clone(), self.request.mask.clone(), self.request.output.clone());
@@ -367,12 +408,11 @@ impl Job<'_> {
                     return;
                 }
                 // What is installed stands in the lock; how much of it, in uv's own last line.
-                let passing = line.starts_with(" + ")
-                    || ["Downloading ", "Downloaded ", "Building ", "Built "].iter().any(|p| line.trim_start().starts_with(p));
+                let passing = show == Show::Installer && PASSING.iter().any(|p| line.trim_start().starts_with(p));
                 match show {
-                    true if passing => output.busy(line.trim_start()),
-                    true => output.detail(&line),
-                    false => {}
+                    Show::Nothing => {}
+                    _ if passing => output.busy(line.trim_start()),
+                    Show::Installer | Show::All => output.detail(&line),
                 }
                 if let Ok(mut last) = last.lock() {
                     if last.len() == KEPT_LINES {
@@ -382,7 +422,6 @@ impl Job<'_> {
                 }
             })
         };
-        let command = Command { argv, env, cwd: cwd.to_owned(), writable: vec![self.scratch.to_owned(), self.cache.to_owned()] };
         let status = self.runner.run(command, on_line).await.map_err(|source| BuildError::Start { command: shown.into(), source })?;
         let last = last.lock().map(|l| l.iter().cloned().collect()).unwrap_or_default();
         Ok(Ran { status, last })
@@ -400,7 +439,7 @@ impl Job<'_> {
     }
 
     /// A folder of this build's own.
-    fn work(&self, name: &str) -> Result<PathBuf, BuildError> {
+    pub(super) fn work(&self, name: &str) -> Result<PathBuf, BuildError> {
         let path = self.scratch.join(name);
         fs::create_dir_all(&path).map_err(|source| BuildError::Write { path: path.clone(), source })?;
         Ok(path)
@@ -408,14 +447,14 @@ impl Job<'_> {
 
     /// The key of a kept resolution, which a newer patch release of Python does not make void.
     fn lock_key(&self, from: &str, inputs: &Hash) -> String {
-        let [major, minor, _] = self.python.version;
+        let [major, minor, _] = self.interpreter.version;
         let parts = (PACK_VERSION, from, store::hex(inputs), major, minor, std::env::consts::ARCH);
         blake3::hash(&serde_json::to_vec(&parts).unwrap_or_default()).to_hex().to_string()
     }
 
     /// A key of the cache: what is done, with what, on what.
     fn key(&self, parts: &[&str], content: &Hash) -> String {
-        let parts = (PACK_VERSION, parts, store::hex(content), self.python.number(), &self.python.prefix, std::env::consts::ARCH);
+        let parts = (PACK_VERSION, parts, store::hex(content), self.interpreter.number(), &self.interpreter.prefix, std::env::consts::ARCH);
         blake3::hash(&serde_json::to_vec(&parts).unwrap_or_default()).to_hex().to_string()
     }
 }
@@ -426,7 +465,7 @@ fn fill(args: &[String], venv: &Path, source: &Path, list: &Path) -> Vec<String>
     args.iter().map(|a| a.replace("{venv}", &venv).replace("{source}", &source).replace("{lock}", &list)).collect()
 }
 
-fn failed(shown: &str, ran: &Ran, cure: String) -> BuildError {
+pub(super) fn failed(shown: &str, ran: &Ran, cure: String) -> BuildError {
     let status = match ran.status {
         Exit::Code(code) => format!("exit code {code}"),
         Exit::Signal(signal) => format!("signal {signal}"),

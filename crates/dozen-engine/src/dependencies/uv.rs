@@ -79,7 +79,7 @@ async fn on_path(runner: Runner<'_>) -> Option<Uv> {
     let said = Arc::new(Mutex::new(String::new()));
     let sink = said.clone();
     let argv = vec![program.to_str()?.to_owned(), "--version".into()];
-    let command = Command { argv, env: passed(&["PATH", "HOME"]), cwd: "/".into(), writable: Vec::new() };
+    let command = Command { argv, env: passed(&["PATH", "HOME"]), cwd: "/".into(), ..Command::default() };
     let on_line = Arc::new(move |line: &str| {
         if let Ok(mut said) = sink.lock() {
             said.push_str(line);
@@ -126,6 +126,7 @@ async fn fetch(place: &Path, tools: &Path, found: &Found, runner: Runner<'_>) ->
             env,
             cwd: scratch.path().to_owned(),
             writable: vec![scratch.path().to_owned()],
+            ..Command::default()
         };
         let status = runner.run(command, on_line).await.map_err(failed)?;
         if status.is_success() && tree.join("bin/uv").is_file() {
@@ -183,7 +184,7 @@ pub(super) async fn pip_settings(found: &Found, runner: Runner<'_>) -> Vec<(Stri
     });
     let argv = [&python.to_string_lossy(), "-m", "pip", "--disable-pip-version-check", "config", "list"].map(str::to_owned).to_vec();
     let env = passed(&["PATH", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "PIP_CONFIG_FILE"]);
-    let ran = runner.run(Command { argv, env, cwd: "/".into(), writable: Vec::new() }, on_line).await;
+    let ran = runner.run(Command { argv, env, cwd: "/".into(), ..Command::default() }, on_line).await;
     let said = said.lock().map(|s| s.clone()).unwrap_or_default();
     if ran.is_ok_and(|exit| exit.is_success()) { pip_variables(&said) } else { Vec::new() }
 }

@@ -45,7 +45,7 @@ pub async fn build(building: Building<'_>, options: &BuildOptions, printer: Arc<
     }
     let config = declared.defaults(own)?;
     let last = dependencies::last_built(home, app);
-    let last_python = last.as_ref().and_then(|s| s.stack.runtime.as_deref()).and_then(|r| r.strip_prefix("Python "));
+    let last_runtime = last.as_ref().and_then(|s| s.stack.runtime.as_deref());
     let variables: Vec<(String, String)> = release::variables(&config, &[]).into_iter().collect();
     let built = dependencies::build(dependencies::Request {
         exe,
@@ -59,7 +59,9 @@ pub async fn build(building: Building<'_>, options: &BuildOptions, printer: Arc<
         placeholders: &declared.missing(&config, &[]),
         mask: &Mask::of(config.vars.values()),
         use_python: options.use_python.as_deref(),
-        last_python,
+        last_python: last_runtime.and_then(|r| r.strip_prefix("Python ")),
+        use_node: options.use_node.as_deref(),
+        last_node: last_runtime.and_then(|r| r.strip_prefix("Node ")),
         output: printer.clone(),
     })
     .await?;

@@ -170,7 +170,7 @@ impl Declared {
         for hook in ["bin/pre_compile", "bin/post_compile"].into_iter().filter(|h| source.has(h)) {
             output.warning(&format!("{hook} is not run by builds: do what it does before `dozen up`, or in the Procfile's `release`"));
         }
-        for pack in self.app_json.buildpacks.iter().filter(|p| !p.contains("python")) {
+        for pack in self.app_json.buildpacks.iter().filter(|p| !["python", "nodejs"].iter().any(|own| p.contains(own))) {
             output.warning(&format!("app.json's buildpack {pack} is not used: commit what it would make, or make it before `dozen up`"));
         }
         if let Some(command) = &self.app_json.postdeploy {

@@ -114,7 +114,7 @@ impl Floor {
         }
         let code = if part == Part::Config { &current } else { &row };
         let slug = Slug { commit: code.commit.clone(), ..store::open(self.home(), &code.slug)? };
-        let python = code.python.clone();
+        let pins = (code.python.clone(), code.node.clone());
         let (latest, now) = self.ledger.config(&self.deploy).await?;
         let config = match part {
             Part::Code => now.clone(),
@@ -127,7 +127,7 @@ impl Floor {
         };
         // The attachments are what the config's URLs lead to, and go with it.
         let like = (part != Part::Code).then_some(row.version);
-        let release = self.make(who, slug, config_version, like, python, &Cause::Rollback(row.version, part)).await?;
+        let release = self.make(who, slug, config_version, like, pins, &Cause::Rollback(row.version, part)).await?;
         self.roll(who, release.clone(), output).await?;
         Ok((row.version, release.version))
     }

@@ -83,6 +83,8 @@ pub enum Intent {
         like: Option<Version>,
         /// `--use-python`, where it was given.
         python: Option<String>,
+        /// `--use-node`, where it was given.
+        node: Option<String>,
         /// Why.
         description: String,
     },
@@ -267,7 +269,7 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             c.execute("INSERT INTO attachments (deploy, name, resource) VALUES (?1, ?2, ?3)", params![deploy.to_string(), name, id])?;
             Ok(id)
         }
-        Intent::Release { deploy, slug, config_version, like, python, description } => {
+        Intent::Release { deploy, slug, config_version, like, python, node, description } => {
             record_slug(c, &slug, &now)?;
             let attachments: String = match like {
                 Some(v) => c.query_row(
@@ -283,8 +285,8 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             };
             let version = next(c, "SELECT ifnull(max(version), 0) + 1 FROM releases WHERE deploy = ?1", &deploy)?;
             c.execute(
-                "INSERT INTO releases (deploy, version, slug, config_version, attachments, commit_hash, python, description, status, created_at, created_by)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'pending', ?9, ?10)",
+                "INSERT INTO releases (deploy, version, slug, config_version, attachments, commit_hash, python, description, status, created_at, created_by,
+                 node) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'pending', ?9, ?10, ?11)",
                 params![
                     deploy.to_string(),
                     version,
@@ -295,7 +297,8 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
                     python,
                     description,
                     now,
-                    who
+                    who,
+                    node
                 ],
             )?;
             Ok(version)

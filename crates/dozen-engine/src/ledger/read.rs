@@ -37,6 +37,8 @@ pub struct ReleaseRow {
     pub commit: Option<Commit>,
     /// `--use-python`.
     pub python: Option<String>,
+    /// `--use-node`.
+    pub node: Option<String>,
     /// Why it was made.
     pub description: String,
     /// How far it came.
@@ -274,7 +276,7 @@ impl Ledger {
 }
 
 const RELEASE: &str =
-    "SELECT version, slug, config_version, attachments, python, description, status, failure, created_at, created_by, commit_hash, up_at
+    "SELECT version, slug, config_version, attachments, python, description, status, failure, created_at, created_by, commit_hash, up_at, node
      FROM releases";
 
 fn release(r: &Row<'_>) -> rusqlite::Result<Result<ReleaseRow, Problem>> {
@@ -291,6 +293,7 @@ fn release(r: &Row<'_>) -> rusqlite::Result<Result<ReleaseRow, Problem>> {
             attachments: serde_json::from_str(&attachments).map_err(|e| Problem::Inconsistent(format!("attachments of {version}: {e}")))?,
             commit,
             python,
+            node: r.get(12).map_err(Problem::from)?,
             description,
             status: Status::parse(&status).ok_or_else(|| Problem::Inconsistent(format!("status {status:?} of {version}")))?,
             failure,

@@ -4,6 +4,7 @@
 
 use super::store::Entry;
 use crate::dependencies::interpreters::{self, Interpreter};
+use dozen_core::dependencies::Language;
 use dozen_core::release::Slug;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +35,8 @@ pub struct Libc {
     pub version: String,
 }
 
-/// What the interpreter of a stack is called, for the languages that have one: `Python 3.11.7` is run by a `python…`.
-const PROGRAMS: [(&str, &str); 3] = [("Python", "python"), ("Node", "node"), ("Node.js", "node")];
+/// The languages whose stacks have an interpreter, and what that is called: `Python 3.11.7` is run by a `python…`.
+const PROGRAMS: [(Language, &str); 2] = [(Language::Python, "python"), (Language::Node, "node")];
 
 /// The language and the version that a stack's runtime names.
 fn runtime(slug: &Slug) -> Option<(&str, &str)> {
@@ -44,7 +45,7 @@ fn runtime(slug: &Slug) -> Option<(&str, &str)> {
 
 /// The name that the interpreter's program begins with.
 fn stem(language: &str) -> Option<&'static str> {
-    PROGRAMS.iter().find(|(l, _)| *l == language).map(|(_, stem)| *stem)
+    PROGRAMS.iter().find(|(l, _)| l.name() == language).map(|(_, stem)| *stem)
 }
 
 /// Whether this is a path of an interpreter of that language, by its name alone.
@@ -77,7 +78,7 @@ impl Machine {
         all
     }
 
-    /// What of it this machine does not have, each as a sentence without a full stop. `cache` keeps what interpreters said of themselves.
+    /// What of it this machine does not have, each as a sentence without a full stop. `cache` is a folder that keeps what interpreters said of themselves.
     pub async fn differences(&self, slug: &Slug, cache: &Path) -> Vec<String> {
         let mut out = Vec::new();
         if self.arch != std::env::consts::ARCH {
@@ -116,17 +117,14 @@ impl Machine {
             return Err(format!("names {} as its {language}, which is none by its name", program.display()));
         }
         let needs = format!("needs {language} {version} at {}", program.display());
-        let here = match stem(language) {
-            Some("python") => interpreters::at(program).await,
-            _ => other(program).await,
-        };
-        match here {
+        let Some((known, _)) = PROGRAMS.into_iter().find(|(l, _)| l.name() == language) else { return Err(needs) };
+        match interpreters::at(known, program).await {
             // Two releases of one version are alike; what is compiled and where packages lie is the same.
             Some(found) if found.number() == version => return Ok(Some(found.prefix)),
             Some(found) => return Err(format!("{needs}; this machine has {} there", found.number())),
             None => {}
         }
-        let all = if language == "Python" { interpreters::find(&interpreters::Places::here(), cache).await } else { <_>::default() };
+        let all = interpreters::find(&interpreters::Places::here(known), &cache.join(format!("{}.json", known.name()))).await;
         let series = |i: &&Interpreter| version.starts_with(&format!("{}.{}.", i.version[0], i.version[1]));
         let default = all.all.iter().find(|i| all.default.as_ref() == Some(&i.executable));
         let other = all.all.iter().find(|i| i.number() == version).or_else(|| all.all.iter().find(series)).or(default).or(all.all.first());
@@ -146,17 +144,6 @@ fn program(slug: &Slug, tree: &Path, entries: &[Entry]) -> Option<PathBuf> {
         let folders = slug.needs.iter().map(|n| n.join("bin")).chain(["/usr/local/bin", "/usr/bin"].map(PathBuf::from));
         folders.filter_map(|f| fs::canonicalize(f.join(stem(language)?)).ok()).find(|p| is_interpreter(language, p))
     })
-}
-
-/// Asks an interpreter that answers `--version` with its version.
-async fn other(program: &Path) -> Option<Interpreter> {
-    let real = fs::canonicalize(program).ok()?;
-    let said = interpreters::ask(&real, &["--version"]).await?;
-    let number = said.split_whitespace().map(|w| w.trim_start_matches('v')).find(|w| w.starts_with(|c: char| c.is_ascii_digit()))?;
-    let mut parts = number.split('.').map(|p| p.parse().ok());
-    let version = [parts.next()??, parts.next()??, parts.next()??];
-    let prefix = real.parent()?.parent()?.to_owned();
-    Some(Interpreter { version, prefix, executable: real })
 }
 
 fn libc_difference(wanted: &Libc, here: Option<&Libc>) -> Option<String> {

@@ -31,6 +31,9 @@ pub(crate) struct BuildArgs {
     /// Use this Python, a version or a path, whatever the app's files say
     #[arg(long, value_name = "VERSION|PATH")]
     use_python: Option<String>,
+    /// The same of Node
+    #[arg(long, value_name = "VERSION|PATH")]
+    use_node: Option<String>,
 }
 
 /// The slug file goes to standard output.
@@ -57,7 +60,7 @@ pub(crate) async fn run(args: BuildArgs, settings: &Settings, printer: &Arc<Prin
     let folder = target::folder(settings, &args.dir)?;
     let app = target::app_of(settings, &folder).await?;
     let building = Building { exe: &settings.exe, home: &settings.home, app: &app, folder: &folder, config: &config };
-    let options = BuildOptions { use_python: args.use_python };
+    let options = BuildOptions { use_python: args.use_python, use_node: args.use_node };
     let built = tokio::select! {
         built = deploy::build(building, &options, printer.clone()) => built?,
         // Whatever it started ends with it.

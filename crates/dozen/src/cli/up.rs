@@ -36,7 +36,7 @@ pub(crate) struct UpArgs {
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// Release this slug file (- is standard input) instead of building a folder; `dozen build -o FILE` makes one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["dir", "use_python"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dir", "use_python", "use_node"])]
     slug: Option<PathBuf>,
     /// The port to listen on; by default 8000 or the next free one (0: any)
     #[arg(long, value_name = "N")]
@@ -50,6 +50,9 @@ pub(crate) struct UpArgs {
     /// Use this Python, a version or a path, whatever the app's files say; the deploy keeps it
     #[arg(long, value_name = "VERSION|PATH")]
     use_python: Option<String>,
+    /// Use this Node, a version or a path, whatever the app's files say; the deploy keeps it
+    #[arg(long, value_name = "VERSION|PATH")]
+    use_node: Option<String>,
     /// The background half of --detach
     #[arg(long, hide = true)]
     lasting: bool,
@@ -151,7 +154,7 @@ impl<'a> Session<'a> {
         const INTERRUPTED: i32 = 130;
         let (served, printer) = (self.served.clone(), self.printer.clone());
         let floor = &served.floor;
-        let options = BuildOptions { use_python: args.use_python.clone() };
+        let options = BuildOptions { use_python: args.use_python.clone(), use_node: args.use_node.clone() };
         let bring_up = async {
             match code {
                 Code::Folder(folder) => floor.bring_up(who, folder, &options, printer.clone()).await,

@@ -85,6 +85,8 @@ impl Bench {
             mask: &mask,
             use_python,
             last_python: None,
+            use_node: None,
+            last_node: None,
             output: heard.clone(),
         };
         let built = build(request).await;

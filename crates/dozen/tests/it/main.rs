@@ -14,6 +14,7 @@ mod docs;
 mod fuzz;
 mod json;
 mod logs;
+mod node;
 mod parity;
 mod port;
 mod processes;

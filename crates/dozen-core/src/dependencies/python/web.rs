@@ -182,7 +182,7 @@ fn quoted(object: &str) -> String {
 }
 
 /// A path that a shell takes as one word.
-pub(super) fn plain(path: &str) -> Option<&str> {
+pub(in crate::dependencies) fn plain(path: &str) -> Option<&str> {
     path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)).then_some(path)
 }
 

@@ -41,7 +41,7 @@ pub async fn take_in(home: &Home, from: impl Read + Send + 'static) -> Result<Un
     let runtime = tokio::runtime::Handle::current();
     let work = move || {
         // What interpreters said of themselves is kept by app otherwise; whose this is, only the file says.
-        let found = home.root().join("cache/interpreters.json");
+        let found = home.root().join("cache/interpreters");
         let check = |machine: &Machine, slug: &Slug| runtime.block_on(machine.differences(slug, &found));
         unpack(&home, from, &Limits::default(), check)
     };
