@@ -24,5 +24,6 @@ mod shell;
 mod slug;
 mod static_files;
 mod steering;
+mod surface;
 mod system_packages;
 mod terminal;

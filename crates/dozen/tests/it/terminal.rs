@@ -13,7 +13,7 @@ use std::time::Instant;
 const CLOCK: &str = "clock: sleep 1000\n";
 
 /// A terminal with one program in it.
-struct Session {
+pub(crate) struct Session {
     master: OwnedFd,
     /// Held so that its modes can be asked for when the program has ended.
     slave: OwnedFd,
@@ -27,11 +27,16 @@ struct Session {
 impl Session {
     /// `dozen` with these arguments, of 24 lines and 80 columns.
     fn begin(place: &Place, args: &[&str]) -> Self {
+        Self::sized(place, args, 80)
+    }
+
+    /// The same on so many columns.
+    pub(crate) fn sized(place: &Place, args: &[&str], columns: u16) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags).expect("a terminal");
         unlockpt(&master).expect("unlocked");
         let slave = ioctl_tiocgptpeer(&master, flags).expect("its other side");
-        set_size(&master, 24, 80);
+        set_size(&master, 24, columns);
         let before = tcgetattr(&slave).expect("modes");
         let io = || slave.try_clone().expect("cloned");
         let child = place
@@ -105,7 +110,7 @@ impl Session {
 
     /// Waits for its end, at which the terminal is as it was before. Answers the exit code and all that was said.
     #[track_caller]
-    fn end(self) -> (i32, String) {
+    pub(crate) fn end(self) -> (i32, String) {
         let Self { master, slave, before, mut child, said, .. } = self;
         // Read while it ends, so that it is not held up.
         let reader = std::thread::spawn(move || {
