@@ -301,6 +301,45 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
+/// A column of a listing.
+pub(crate) struct Column<R> {
+    /// Its head.
+    pub(crate) title: &'static str,
+    /// How soon it is left out where there is little room; 0 is never.
+    pub(crate) rank: u32,
+    /// What it shows of a row.
+    pub(crate) cell: fn(&R) -> String,
+}
+
+/// The shortest that a last column is cut to before another column is left out instead.
+const SHORT: usize = 20;
+
+/// A table no wider than `width`: the least important columns are left out first; with `cut` the last one, which is free text, is shortened
+/// with an `…`. Without a width there is room for everything.
+pub(crate) fn listing<R>(columns: &[Column<R>], rows: &[R], width: Option<usize>, cut: bool) -> String {
+    let last = columns.iter().map(|c| c.rank).max().unwrap_or_default();
+    let of = |most: u32| {
+        let kept: Vec<&Column<R>> = columns.iter().filter(|c| c.rank <= most).collect();
+        let titles: Vec<&str> = kept.iter().map(|c| c.title).collect();
+        let mut cells: Vec<Vec<String>> = rows.iter().map(|r| kept.iter().map(|c| (c.cell)(r)).collect()).collect();
+        if let (true, Some(width)) = (cut, width) {
+            let before: usize = (0..kept.len().saturating_sub(1))
+                .map(|i| 2 + cells.iter().map(|row| row[i].chars().count()).max().unwrap_or_default().max(titles[i].len()))
+                .sum();
+            let room = width.saturating_sub(before).max(SHORT);
+            cells.iter_mut().filter_map(|row| row.last_mut()).for_each(|cell| *cell = shortened(cell, room));
+        }
+        table(&titles, &cells)
+    };
+    let fits = |text: &String| width.is_none_or(|width| text.lines().all(|line| line.chars().count() <= width));
+    (0..=last).rev().map(of).find(fits).unwrap_or_else(|| of(0))
+}
+
+/// `abc…`
+fn shortened(text: &str, room: usize) -> String {
+    if text.chars().count() <= room { text.to_owned() } else { text.chars().take(room.saturating_sub(1)).chain(['…']).collect() }
+}
+
 /// An error and its causes, without what a cause says twice.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
@@ -337,4 +376,26 @@ fn excerpt(file: &str, text: Option<&str>, d: &Diagnostic, colour: bool) -> Stri
 
 fn style(colour: AnsiColor) -> Style {
     Style::new().fg_color(Some(colour.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_fits_the_terminal() {
+        type Row = (&'static str, &'static str, &'static str);
+        let columns: [Column<Row>; 3] = [
+            Column { title: "RUN", rank: 0, cell: |r| r.0.into() },
+            Column { title: "BY", rank: 1, cell: |r| r.1.into() },
+            Column { title: "COMMAND", rank: 0, cell: |r| r.2.into() },
+        ];
+        let rows = [("run.1", "root", "a command of more than thirty letters"), ("run.12", "uid 1000", "short")];
+        let check = |width, want: &str| assert_eq!(listing(&columns, &rows, width, true), want);
+        check(None, "RUN     BY        COMMAND\nrun.1   root      a command of more than thirty letters\nrun.12  uid 1000  short");
+        check(Some(40), "RUN     BY        COMMAND\nrun.1   root      a command of more tha…\nrun.12  uid 1000  short");
+        check(Some(30), "RUN     COMMAND\nrun.1   a command of more tha…\nrun.12  short");
+        // Nothing more can be left out.
+        check(Some(5), "RUN     COMMAND\nrun.1   a command of more t…\nrun.12  short");
+    }
 }

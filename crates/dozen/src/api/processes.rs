@@ -93,8 +93,12 @@ pub(super) async fn restart(
             ..Failure::new(StatusCode::CONFLICT, format!("{kind} of {} is stopped", floor.deploy))
         }),
         (Some(target), _) => {
-            let message = format!("{} runs no process {target}; `dozen ps` lists them", floor.deploy);
-            Err(Failure::new(StatusCode::NOT_FOUND, message))
+            let seen = floor.observed.seen();
+            let names: BTreeSet<String> = seen.iter().flat_map(|s| [s.instance.kind.to_string(), s.instance.to_string()]).collect();
+            let near = dozen_core::diagnostic::nearest(&target, names.iter().map(String::as_str));
+            let hint = near.map_or_else(|| "`dozen ps` lists them.".to_owned(), |near| format!("Did you mean {near}?"));
+            let message = format!("{} runs no process {target}", floor.deploy);
+            Err(Failure { hint: Some(hint), ..Failure::new(StatusCode::NOT_FOUND, message) })
         }
         (None, _) => Ok(Json(wire::Restarted { restarted })),
     }

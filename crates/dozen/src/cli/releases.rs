@@ -3,7 +3,7 @@
 use super::target;
 use crate::api::wire;
 use crate::client::Client;
-use crate::printer::{Printer, table};
+use crate::printer::{Column, Printer, listing};
 use crate::settings::Settings;
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -54,27 +54,35 @@ pub(crate) async fn run(args: ReleasesArgs, settings: &Settings, printer: &Print
         printer.json(&answer);
         return Ok(0);
     }
-    let state = |r: &wire::Release| match (r.current, r.status.as_str()) {
+    printer.line(&format!("=== {deploy} releases"));
+    printer.line(&listing(&COLUMNS, &answer.releases, printer.terminal().map(|(columns, _)| columns), true));
+    Ok(0)
+}
+
+const COLUMNS: [Column<wire::Release>; 5] = [
+    Column { title: "RELEASE", rank: 0, cell: |r| r.version.clone() },
+    Column { title: "STATE", rank: 1, cell: state },
+    Column { title: "CREATED (UTC)", rank: 2, cell: |r| when(&r.created_at) },
+    Column { title: "BY", rank: 3, cell: |r| r.created_by.clone() },
+    Column { title: "DESCRIPTION", rank: 0, cell: description },
+];
+
+fn state(r: &wire::Release) -> String {
+    match (r.current, r.status.as_str()) {
         (true, _) => "current".to_owned(),
         (false, "succeeded") if r.came_up => String::new(),
         (false, "succeeded") => "never up".to_owned(),
         (false, other) => other.to_owned(),
-    };
-    let rows: Vec<Vec<String>> = answer
-        .releases
-        .iter()
-        .map(|r| {
-            let why = r.failure.as_ref().map(|f| format!(" ({f})")).unwrap_or_default();
-            vec![r.version.clone(), state(r), when(&r.created_at), r.created_by.clone(), format!("{}{why}", r.description)]
-        })
-        .collect();
-    printer.line(&format!("=== {deploy} releases"));
-    printer.line(&table(&["RELEASE", "STATE", "CREATED (UTC)", "BY", "DESCRIPTION"], &rows));
-    Ok(0)
+    }
+}
+
+fn description(r: &wire::Release) -> String {
+    let why = r.failure.as_ref().map(|f| format!(" ({f})")).unwrap_or_default();
+    format!("{}{why}", r.description)
 }
 
 /// A time as a listing shows it: `2026-11-21 13:36:45`.
-fn when(time: &str) -> String {
+pub(super) fn when(time: &str) -> String {
     time.split('.').next().unwrap_or_default().trim_end_matches('Z').replace('T', " ")
 }
 

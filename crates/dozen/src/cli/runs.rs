@@ -1,16 +1,16 @@
 //! `dozen runs`: the one-offs on record, and `runs stop`.
 
+use super::releases::when;
 use super::{Usage, target};
 use crate::api::wire;
 use crate::client::{Client, Told};
-use crate::printer::{Printer, table};
+use crate::printer::{Column, Printer, listing};
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use dozen_core::ids::{DeployRef, InstanceName};
 use dozen_engine::admin::held;
 use http::Method;
-use std::io::IsTerminal;
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -53,19 +53,19 @@ async fn list(n: Option<usize>, mut client: Client, printer: &Printer) -> Result
         printer.line("None yet. `dozen run -- CMD` starts one.");
         return Ok(0);
     }
-    let row = |r: &wire::OneOff| {
-        let state = r.exit_code.map_or_else(|| r.state.clone(), |code| format!("exit {code}"));
-        let started = r.started_at.split('.').next().unwrap_or_default().trim_end_matches('Z').replace('T', " ");
-        let took = r.seconds.map_or_else(|| "-".to_owned(), duration);
-        vec![r.run.clone(), state, started, took, r.release.clone(), r.started_by.clone(), one_line(&r.command)]
-    };
-    let rows: Vec<Vec<String>> = answer.runs.iter().map(row).collect();
-    let text = table(&["RUN", "STATE", "STARTED (UTC)", "DURATION", "RELEASE", "BY", "COMMAND"], &rows);
-    let width = width();
-    let lines: Vec<String> = text.lines().map(|line| cut(line, width)).collect();
-    printer.line(&lines.join("\n"));
+    printer.line(&listing(&COLUMNS, &answer.runs, printer.terminal().map(|(columns, _)| columns), true));
     Ok(0)
 }
+
+const COLUMNS: [Column<wire::OneOff>; 7] = [
+    Column { title: "RUN", rank: 0, cell: |r| r.run.clone() },
+    Column { title: "STATE", rank: 0, cell: |r| r.exit_code.map_or_else(|| r.state.clone(), |code| format!("exit {code}")) },
+    Column { title: "STARTED (UTC)", rank: 2, cell: |r| when(&r.started_at) },
+    Column { title: "DURATION", rank: 1, cell: |r| r.seconds.map_or_else(|| "-".to_owned(), duration) },
+    Column { title: "RELEASE", rank: 3, cell: |r| r.release.clone() },
+    Column { title: "BY", rank: 4, cell: |r| r.started_by.clone() },
+    Column { title: "COMMAND", rank: 0, cell: |r| one_line(&r.command) },
+];
 
 /// A command may hold line ends, and whatever else a terminal would act upon.
 fn one_line(command: &str) -> String {
@@ -80,17 +80,6 @@ fn duration(seconds: f64) -> String {
         60..3600 => format!("{}m {}s", whole / 60, whole % 60),
         _ => format!("{}h {}m", whole / 3600, whole % 3600 / 60),
     }
-}
-
-/// Of the terminal; what goes elsewhere is not cut.
-fn width() -> usize {
-    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdout()).ok().filter(|_| std::io::stdout().is_terminal());
-    size.map_or(usize::MAX, |s| if s.ws_col == 0 { usize::MAX } else { s.ws_col.into() })
-}
-
-/// The last column is the command, so it is what is cut.
-fn cut(line: &str, width: usize) -> String {
-    if line.chars().count() <= width { line.to_owned() } else { line.chars().take(width.saturating_sub(1)).chain(['…']).collect() }
 }
 
 /// Stops a one-off, wherever it runs, and waits for its end.
@@ -134,8 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_widths_are_short() {
+    fn times_are_short() {
         assert_eq!([0.04, 59.0, 61.0, 86_400.0].map(duration), ["0.0s", "59.0s", "1m 1s", "24h 0m"]);
-        assert_eq!((cut("abcdef", 4).as_str(), cut("äbcd", 4).as_str(), cut("a", 0).as_str()), ("abc…", "äbcd", "…"));
     }
 }

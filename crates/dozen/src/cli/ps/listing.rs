@@ -1,28 +1,25 @@
 //! What `ps` shows, as text: as many columns as the terminal has room for, the least important ones left out first.
 
 use crate::api::wire;
-use crate::printer::table;
+use crate::printer::{Column, listing};
 use jiff::Timestamp;
 
-/// A column: its title, how soon it is left out (0 never), and its cell.
-struct Column {
-    title: &'static str,
-    rank: u32,
-    cell: fn(&wire::Process, Timestamp) -> Option<String>,
-}
-
-const COLUMNS: [Column; 10] = [
-    Column { title: "PROCESS", rank: 0, cell: |p, _| Some(p.name.clone()) },
-    Column { title: "STATE", rank: 0, cell: |p, now| Some(state(p, now)) },
-    Column { title: "UPTIME", rank: 1, cell: uptime },
-    Column { title: "RELEASE", rank: 4, cell: |p, _| Some(p.release.clone()) },
-    Column { title: "RESTARTS", rank: 5, cell: |p, _| Some(p.restarts.to_string()) },
-    Column { title: "CPU", rank: 3, cell: |p, _| p.cpu_percent.map(|percent| format!("{percent:.1}%")) },
-    Column { title: "MEMORY", rank: 2, cell: |p, _| p.memory_bytes.map(bytes) },
-    Column { title: "PORT", rank: 6, cell: |p, _| p.port.map(|port| port.to_string()) },
-    Column { title: "PID", rank: 7, cell: |p, _| p.pid.map(|pid| pid.to_string()) },
-    Column { title: "ISOLATION", rank: 8, cell: |p, _| p.isolation.clone() },
+const COLUMNS: [Column<(wire::Process, Timestamp)>; 10] = [
+    Column { title: "PROCESS", rank: 0, cell: |(p, _)| p.name.clone() },
+    Column { title: "STATE", rank: 0, cell: |(p, now)| state(p, *now) },
+    Column { title: "UPTIME", rank: 1, cell: |(p, now)| or_dash(uptime(p, *now)) },
+    Column { title: "RELEASE", rank: 4, cell: |(p, _)| p.release.clone() },
+    Column { title: "RESTARTS", rank: 5, cell: |(p, _)| p.restarts.to_string() },
+    Column { title: "CPU", rank: 3, cell: |(p, _)| or_dash(p.cpu_percent.map(|percent| format!("{percent:.1}%"))) },
+    Column { title: "MEMORY", rank: 2, cell: |(p, _)| or_dash(p.memory_bytes.map(bytes)) },
+    Column { title: "PORT", rank: 6, cell: |(p, _)| or_dash(p.port) },
+    Column { title: "PID", rank: 7, cell: |(p, _)| or_dash(p.pid) },
+    Column { title: "ISOLATION", rank: 8, cell: |(p, _)| or_dash(p.isolation.clone()) },
 ];
+
+fn or_dash(cell: Option<impl ToString>) -> String {
+    cell.map_or_else(|| "-".to_owned(), |c| c.to_string())
+}
 
 /// All of it. Without a width there is room for everything.
 pub(super) fn text(answer: &wire::Processes, now: Timestamp, width: Option<usize>) -> String {
@@ -46,16 +43,8 @@ pub(super) fn text(answer: &wire::Processes, now: Timestamp, width: Option<usize
 }
 
 fn processes(all: &[wire::Process], now: Timestamp, width: Option<usize>) -> String {
-    let last = COLUMNS.iter().map(|c| c.rank).max().unwrap_or_default();
-    let of = |most: u32| {
-        let columns: Vec<&Column> = COLUMNS.iter().filter(|c| c.rank <= most).collect();
-        let titles: Vec<&str> = columns.iter().map(|c| c.title).collect();
-        let cell = |c: &Column, p: &wire::Process| (c.cell)(p, now).unwrap_or_else(|| "-".to_owned());
-        let rows: Vec<Vec<String>> = all.iter().map(|p| columns.iter().map(|c| cell(c, p)).collect()).collect();
-        table(&titles, &rows)
-    };
-    let fits = |text: &String| width.is_none_or(|width| text.lines().all(|line| line.chars().count() <= width));
-    (0..=last).rev().map(of).find(fits).unwrap_or_else(|| of(0))
+    let rows: Vec<(wire::Process, Timestamp)> = all.iter().map(|p| (p.clone(), now)).collect();
+    listing(&COLUMNS, &rows, width, false)
 }
 
 /// `crashed (1), again in 4s`
