@@ -23,6 +23,7 @@ const NEEDS: &[Need] = &[
         packages: &["python3", "python3-venv", "python3-pip"],
         here: || read(program("/usr/bin/python3").args(["-c", "import ensurepip, pip, venv"])).is_ok(),
     },
+    Need { what: "Node with npm", packages: &["nodejs", "npm"], here: || on_path("node") && on_path("npm") },
     Need { what: "zsh and fish", packages: &["zsh", "fish"], here: || on_path("zsh") && on_path("fish") },
     Need { what: "mandoc", packages: &["mandoc"], here: || on_path("mandoc") },
     Need { what: "Chromium", packages: &["chromium"], here: || on_path("chromium") },
