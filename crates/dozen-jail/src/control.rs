@@ -86,7 +86,8 @@ impl Control {
         while !self.outgoing.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
             let Ok(timeout) = Timespec::try_from(left) else { return };
-            if left.is_zero() || poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&timeout)).is_err() {
+            let wait = || poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&timeout));
+            if left.is_zero() || rustix::io::retry_on_intr(wait).is_err() {
                 return;
             }
             self.push();

@@ -19,7 +19,8 @@ pub fn parse(text: &str) -> (Vec<ProcessType>, Vec<Diagnostic>) {
     }
     for line in text[offset..].split_inclusive('\n') {
         let content = line.strip_suffix('\n').unwrap_or(line);
-        reader.line(content.strip_suffix('\r').unwrap_or(content), offset);
+        // CRLF, and what a second conversion made of it.
+        reader.line(content.trim_end_matches('\r'), offset);
         offset += line.len();
     }
     if reader.types.is_empty() {

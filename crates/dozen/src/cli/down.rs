@@ -42,6 +42,7 @@ fn wait_for(pid: u32) -> std::io::Result<()> {
         other => other?,
     };
     let limit = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
-    poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit))?;
+    // Stopped and continued it is interrupted.
+    rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)))?;
     Ok(())
 }

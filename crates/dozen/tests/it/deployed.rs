@@ -324,7 +324,7 @@ pub(crate) fn end(child: &mut Child, what: &str) -> ExitStatus {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let fd = rustix::process::pidfd_open(rustix::process::Pid::from_child(child), rustix::process::PidfdFlags::empty()).expect("a child");
     let limit = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
-    let ended = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).expect("polled");
+    let ended = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit))).expect("polled");
     if ended == 0 {
         child.kill().expect("killed");
     }

@@ -316,13 +316,13 @@ fn the_ledger_reads_like_the_methodology() {
 
 #[test]
 fn what_other_platforms_would_do_is_said_once_with_what_to_do_instead() {
-    let app_json = r#"{"addons": ["sentry:f1"], "buildpacks": [{"url": "heroku/nodejs"}, {"url": "heroku/python"}], "scripts": {"postdeploy": "seed --all"}}"#;
+    let app_json = r#"{"addons": ["sentry:f1"], "buildpacks": [{"url": "heroku/ruby"}, {"url": "heroku/python"}], "scripts": {"postdeploy": "seed --all"}}"#;
     let place =
         Place::new(&[("Procfile", "clock: sleep 1000\n"), ("app.json", app_json), ("nltk.txt", "punkt\n"), ("bin/post_compile", "")]);
     let said = place.once().ok().has(&[
         "nltk.txt is not used",
         "bin/post_compile is not run",
-        "buildpack heroku/nodejs is not used",
+        "buildpack heroku/ruby is not used",
         "`dozen run -- seed --all`",
         "dozen config set SENTRY_URL=…",
     ]);

@@ -66,6 +66,7 @@ fn the_rules_one_by_one() {
         ("\u{feff}", &[], &["warning 1:1", "error 1:1"]),
         ("", &[], &["error 1:1"]),
         ("web:", &[], &["error 1:1", "error 1:1"]),
+        ("web: a\r\r\nworker: b\r\r\r", &[("web", "a"), ("worker", "b")], &[]),
         ("web:\r\n", &[], &["error 1:1", "error 1:1"]),
         ("a: x\nweb:\t \nb: y", &[("a", "x"), ("b", "y")], &["error 2:1"]),
         ("a: x\n  web: y", &[("a", "x"), ("web", "y")], &["warning 2:1"]),
@@ -142,7 +143,7 @@ proptest! {
         let (types, diagnostics) = parse(&text);
         let mut types = types.into_iter().peekable();
         for (i, line) in text.split('\n').enumerate() {
-            let line = line.strip_suffix('\r').unwrap_or(line);
+            let line = line.trim_end_matches('\r');
             if line.trim().is_empty() || line.trim_start().starts_with('#') {
                 continue;
             }
