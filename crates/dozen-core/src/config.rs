@@ -103,17 +103,19 @@ pub struct Changes {
     pub set: Vec<String>,
     /// Gone.
     pub unset: Vec<String>,
+    /// Names with the same value that became secrets, or are none any more.
+    pub marked: Vec<String>,
 }
 
 impl Changes {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.set.is_empty() && self.unset.is_empty()
+        self.set.is_empty() && self.unset.is_empty() && self.marked.is_empty()
     }
     /// As a release's description says it: `Set A, B config vars; Unset C config vars`.
     pub fn describe(&self) -> String {
         let mut parts = Vec::new();
-        for (verb, names) in [("Set", &self.set), ("Unset", &self.unset)] {
+        for (verb, names) in [("Set", &self.set), ("Unset", &self.unset), ("Mark", &self.marked)] {
             if !names.is_empty() {
                 parts.push(format!("{verb} {} config vars", names.join(", ")));
             }
@@ -145,7 +147,9 @@ impl Config {
     /// What `newer` changes.
     pub fn changes(&self, newer: &Self) -> Changes {
         let differs = |k: &String, v: &Var| self.vars.get(k).is_none_or(|old| old.value != v.value);
+        let marked = |k: &String, v: &Var| self.vars.get(k).is_some_and(|old| old.value == v.value && old.plain != v.plain);
         Changes {
+            marked: newer.vars.iter().filter(|(k, v)| marked(k, v)).map(|(k, _)| k.clone()).collect(),
             set: newer.vars.iter().filter(|(k, v)| differs(k, v)).map(|(k, _)| k.clone()).collect(),
             unset: self.vars.keys().filter(|k| !newer.vars.contains_key(*k)).cloned().collect(),
         }

@@ -220,7 +220,8 @@ impl Floor {
             && row.slug == slug.id
             && row.attachments == *ids
             && (&row.python, &row.node) == (&pins.0, &pins.1)
-            && (row.config_version == *config_version || self.ledger.config_at(deploy, row.config_version).await? == *config)
+            && (row.config_version == *config_version
+                || self.ledger.config_at(deploy, row.config_version).await?.changes(config).is_empty())
         {
             return Ok((Arc::new(self.load(row).await?), false));
         }

@@ -212,6 +212,7 @@ async fn configure(
     let done = served.floor.configure(&who, change, &Notes).await?;
     Ok(Json(wire::Configured {
         set: done.changes.set,
+        marked: done.changes.marked,
         unset: done.changes.unset,
         release: done.version.map(|v| v.to_string()),
         serving: served.floor.serving,

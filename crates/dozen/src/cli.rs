@@ -6,7 +6,7 @@ use crate::printer::Printer;
 use crate::running::AlreadyRunning;
 use crate::settings::Settings;
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use dozen_engine::deploy::DeployError;
 use dozen_engine::port::PortError;
 use dozen_engine::release::archive::ArchiveError;
@@ -38,7 +38,7 @@ pub(crate) mod up;
 ///
 /// All state is in one folder: DOZEN_HOME, else $XDG_STATE_HOME/dozen, else ~/.local/state/dozen.
 #[derive(Debug, Parser)]
-#[command(name = "dozen", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "dozen", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -146,7 +146,11 @@ impl Command {
 
 /// Reads the command line.
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(split_colons(words))
+    let words: Vec<OsString> = words.into_iter().collect();
+    let plain = words.iter().take_while(|w| *w != "--").any(|w| w == "--no-color");
+    let colour = if plain { clap::ColorChoice::Never } else { clap::ColorChoice::Auto };
+    let mut matches = Cli::command().color(colour).try_get_matches_from(split_colons(words))?;
+    Cli::from_arg_matches_mut(&mut matches)
 }
 
 /// Runs the command; answers the exit code.
@@ -272,7 +276,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 }

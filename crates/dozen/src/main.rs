@@ -30,6 +30,12 @@ fn person() -> ExitCode {
         Ok(command) => command,
         Err(e) => {
             let code = e.exit_code();
+            if code != 0 && std::env::args_os().any(|a| a == "--json") {
+                let text = e.render().to_string();
+                let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                let hint = text.lines().find_map(|l| l.trim_start().strip_prefix("tip: ")).map(str::to_owned);
+                Printer::for_json().failure(message, hint, Vec::new());
+            }
             // Help and version go to standard output, mistakes to standard error; clap knows which, and a closed pipe is no failure.
             let _ = e.print();
             return exit(code);
@@ -50,13 +56,17 @@ fn person() -> ExitCode {
             return exit(2);
         }
     };
-    let code = match runtime.block_on(cli::run(command, &settings, &printer)) {
+    let mut code = match runtime.block_on(cli::run(command, &settings, &printer)) {
         Ok(code) => code,
         Err(e) => {
             printer.error(&e);
             cli::exit_code_of(&e)
         }
     };
+    if let Some(e) = printer.take_failure() {
+        printer.note(&format!(" !     cannot write to standard output: {e}"));
+        code = code.max(1);
+    }
     // A thread that still waits for standard input must not hold the exit up.
     runtime.shutdown_background();
     exit(code)

@@ -37,6 +37,8 @@ pub(crate) struct Printer {
     diverted: AtomicBool,
     /// Whoever read standard output has gone.
     closed: AtomicBool,
+    /// Why standard output could not be written, where it was not that.
+    failure: Mutex<Option<std::io::Error>>,
 }
 
 /// The colours of instances, in the order of a hash of their names; red is kept for errors.
@@ -54,12 +56,18 @@ impl Printer {
             muted: AtomicBool::new(false),
             diverted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            failure: Mutex::new(None),
         }
     }
 
     /// For what goes wrong before there are settings.
     pub(crate) fn plain() -> Self {
         Self::new(Format::Text, true, false)
+    }
+
+    /// For a command line that cannot be read, by a program.
+    pub(crate) fn for_json() -> Self {
+        Self::new(Format::Json, false, false)
     }
 
     /// Whether programs read it.
@@ -118,10 +126,21 @@ impl Printer {
         self.write(&[], bytes);
     }
 
+    /// A line of somebody else's data to standard output: byte by byte where a program reads it, made harmless where a terminal does.
+    pub(crate) fn data(&self, text: &str) {
+        let text = if std::io::stdout().is_terminal() { harmless(text) } else { text.to_owned() };
+        self.write(&[], format!("{text}\n").as_bytes());
+    }
+
+    /// Why standard output could not be written, where it was meant to be read to its end.
+    pub(crate) fn take_failure(&self) -> Option<std::io::Error> {
+        self.failure.lock().expect("no one panics while holding it").take()
+    }
+
     /// A value to standard output as JSON, on one line.
     pub(crate) fn json(&self, value: &impl Serialize) {
         let text = serde_json::to_string(value).expect("what is printed has text for keys");
-        self.out(format!("{text}\n").as_bytes());
+        self.write(&[], format!("{text}\n").as_bytes());
     }
 
     /// A line to standard error, for what accompanies an answer.
@@ -217,8 +236,11 @@ impl Printer {
                 out.write_all(raw)?;
                 out.flush()
             });
-            if written.is_err() {
+            if let Err(e) = written {
                 self.closed.store(true, Ordering::Relaxed);
+                if e.kind() != std::io::ErrorKind::BrokenPipe {
+                    self.failure.lock().expect("no one panics while holding it").get_or_insert(e);
+                }
             }
         };
         match progress {
@@ -293,8 +315,12 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         }
     }
     let format = |cells: Vec<&str>| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
-        padded.join("  ").trim_end().to_owned()
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count()));
+        }
+        line.trim_end().to_owned()
     };
     let mut lines = vec![format(head.to_vec())];
     lines.extend(rows.iter().map(|r| format(r.iter().map(String::as_str).collect())));
@@ -340,6 +366,12 @@ fn shortened(text: &str, room: usize) -> String {
     if text.chars().count() <= room { text.to_owned() } else { text.chars().take(room.saturating_sub(1)).chain(['…']).collect() }
 }
 
+/// The text with what a terminal would act upon written out: `\u{1b}[31m`. Line ends and tabs stay.
+fn harmless(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// An error and its causes, without what a cause says twice.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
@@ -381,6 +413,17 @@ fn style(colour: AnsiColor) -> Style {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_of_any_length_is_a_cell() {
+        let long = "x".repeat(200_000);
+        assert_eq!(table(&["A", "B"], &[vec![long.clone(), "b".into()]]).lines().nth(1), Some(format!("{long}  b").as_str()));
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_shown_to_it() {
+        assert_eq!(harmless("a\u{1b}[31mé\tb\nc\u{7f}"), "a\\u{1b}[31mé\tb\nc\\u{7f}");
+    }
 
     #[test]
     fn a_listing_fits_the_terminal() {

@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::Stdio;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// So long an editor may take to end when this program is told to.
+const EDITOR_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Opens a file in $VISUAL, $EDITOR, nano or vi, and waits until that ends.
 pub(crate) async fn edit(path: &Path) -> Result<()> {
     let named = ["VISUAL", "EDITOR"].into_iter().find_map(|name| set(name).map(|value| (name, value)));
@@ -19,6 +22,7 @@ pub(crate) async fn edit(path: &Path) -> Result<()> {
     let failed = "cannot listen to signals";
     let (mut interrupt, mut quit) = (signal(SignalKind::interrupt()).context(failed)?, signal(SignalKind::quit()).context(failed)?);
     let (mut end, mut hangup) = (signal(SignalKind::terminate()).context(failed)?, signal(SignalKind::hangup()).context(failed)?);
+    let terminal = Modes::of_terminal();
     for argv in &candidates {
         let [program, arguments @ ..] = argv.as_slice() else { continue };
         #[expect(clippy::disallowed_methods, reason = "the person's own editor, from an argument vector")]
@@ -32,10 +36,17 @@ pub(crate) async fn edit(path: &Path) -> Result<()> {
                 status = editor.wait() => break status.with_context(|| format!("cannot wait for the editor {program}"))?,
                 _ = interrupt.recv() => {}
                 _ = quit.recv() => {}
-                _ = end.recv() => bail!("ended while the editor was open; nothing was changed"),
-                _ = hangup.recv() => bail!("the terminal went while the editor was open; nothing was changed"),
+                _ = end.recv() => {
+                    close(&mut editor).await;
+                    bail!("ended while the editor was open; nothing was changed");
+                }
+                _ = hangup.recv() => {
+                    close(&mut editor).await;
+                    bail!("the terminal went while the editor was open; nothing was changed");
+                }
             }
         };
+        drop(terminal);
         if !status.success() {
             bail!(Told::failed(format!("the editor {program} failed ({status}); nothing was changed"), None));
         }
@@ -44,6 +55,34 @@ pub(crate) async fn edit(path: &Path) -> Result<()> {
     let tried: Vec<&str> = candidates.iter().filter_map(|argv| argv.first()).map(String::as_str).collect();
     let hint = Some("Set EDITOR to one that is installed, or use `dozen config set`.".to_owned());
     Err(Told::failed(format!("there is no editor {}", tried.join(" and no ")), hint).into())
+}
+
+/// Lets an editor end by itself, for as long as one takes to give its screen back; what does not is killed when it is dropped.
+async fn close(editor: &mut tokio::process::Child) {
+    let pid = editor.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        // One that has just ended is no error.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    let _ = tokio::time::timeout(EDITOR_PATIENCE, editor.wait()).await;
+}
+
+/// The modes of this terminal, set again when it is dropped: an editor that was killed leaves its own.
+struct Modes(Option<rustix::termios::Termios>);
+
+impl Modes {
+    fn of_terminal() -> Self {
+        Self(rustix::termios::tcgetattr(rustix::stdio::stdin()).ok())
+    }
+}
+
+impl Drop for Modes {
+    fn drop(&mut self) {
+        if let Some(modes) = &self.0 {
+            // A terminal that is gone has no modes.
+            let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), rustix::termios::OptionalActions::Drain, modes);
+        }
+    }
 }
 
 /// Opens a URL in the browser, which goes on by itself: $BROWSER, or where there is a display the desktop's. Answers whether one was started.

@@ -282,6 +282,9 @@ pub(crate) struct Configure {
 pub(crate) struct Configured {
     /// Names that are new or have another value.
     pub(crate) set: Vec<String>,
+    /// Names with the same value that became secrets, or are none any more.
+    #[serde(default)]
+    pub(crate) marked: Vec<String>,
     /// Names that are gone.
     pub(crate) unset: Vec<String>,
     /// The release that came of it; null where nothing changed, or where it waits for the next `up`.

@@ -28,5 +28,12 @@ pub(crate) fn run(args: &CompletionsArgs, printer: &Printer) {
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "dozen", &mut script);
-    printer.bytes(&script);
+    printer.bytes(without_hidden(&String::from_utf8_lossy(&script)).as_bytes());
+}
+
+/// What --help does not show is not offered either: clap_complete does not look.
+fn without_hidden(script: &str) -> String {
+    const HIDDEN: &str = "lasting";
+    let shown = script.lines().filter(|l| l.contains("opts=") || !l.contains(HIDDEN));
+    shown.map(|l| format!("{}\n", l.replace(&format!(" --{HIDDEN}"), ""))).collect()
 }

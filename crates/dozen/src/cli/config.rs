@@ -105,7 +105,7 @@ async fn list(client: &mut Client, show: bool, printer: &Printer) -> Result<i32>
     printer.line(&format!("=== {} config vars", client.deploy));
     let width = answer.vars.keys().map(|k| k.len() + 1).max().unwrap_or_default();
     for (name, var) in &answer.vars {
-        printer.line(&format!("{:<width$} {}", format!("{name}:"), value(var)));
+        printer.data(&format!("{:<width$} {}", format!("{name}:"), value(var)));
     }
     Ok(0)
 }
@@ -117,7 +117,7 @@ async fn get(client: &mut Client, name: &str, printer: &Printer) -> Result<i32> 
             let one = wire::OneVar { name: name.to_owned(), value: var.value.clone(), origin: var.origin.clone() };
             printer.json(&one);
         }
-        Some(var) => printer.line(&var.value),
+        Some(var) => printer.data(&var.value),
         None => {
             let near = dozen_core::diagnostic::nearest(name, answer.vars.keys().map(String::as_str));
             let hint = near.map(|n| format!("Did you mean {n}?"));
@@ -141,7 +141,7 @@ async fn change(client: &mut Client, body: &wire::Configure, printer: &Printer) 
         (false, false) => format!("Setting {set}, unsetting {unset}"),
     };
     let app = &client.deploy.app;
-    let changed = !answer.set.is_empty() || !answer.unset.is_empty();
+    let changed = !answer.set.is_empty() || !answer.unset.is_empty() || !answer.marked.is_empty();
     printer.confirm(&match (&answer.release, changed) {
         (Some(release), _) => format!("{what} and restarting {app}... done, {release}"),
         (None, false) => format!("{what}... nothing changed"),

@@ -77,7 +77,8 @@ pub(crate) async fn restart(args: RestartArgs, settings: &Settings, printer: &Pr
     if printer.is_json() {
         printer.json(&answer);
     } else {
-        printer.confirm(&format!("Restarting {}... done, {}", target.as_deref().unwrap_or("all processes"), answer.restarted));
+        let what = if answer.restarted == 1 { "process" } else { "processes" };
+        printer.confirm(&format!("Restarting {}... done, {} {what}", target.as_deref().unwrap_or("all"), answer.restarted));
     }
     Ok(0)
 }

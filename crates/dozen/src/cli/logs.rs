@@ -2,10 +2,10 @@
 
 use super::target;
 use crate::api::wire;
-use crate::client::Client;
+use crate::client::{Client, Told};
 use crate::printer::Printer;
 use crate::settings::Settings;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use dozen_core::logs::LogLine;
 use http_body_util::BodyExt;
@@ -28,8 +28,8 @@ pub(crate) struct LogsArgs {
     source: Option<String>,
 }
 
-/// Says that there is no such process and never was one, and which there are.
-async fn say_unknown(client: &mut Client, ps: &str, printer: &Printer) -> Result<()> {
+/// Fails where there is no such process and never was one, and says which there are.
+async fn check_known(client: &mut Client, ps: &str) -> Result<()> {
     // Before the first release there are no types; what is asked for may be a build's.
     let Ok(now) = client.get::<wire::Processes>("/processes").await else { return Ok(()) };
     let platform = ["release", "run", "router", "api"].map(str::to_owned);
@@ -44,8 +44,8 @@ async fn say_unknown(client: &mut Client, ps: &str, printer: &Printer) -> Result
     if before.to_bytes().is_empty() {
         let near = dozen_core::diagnostic::nearest(kind, names.iter().map(String::as_str));
         let list = names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let hint = near.map_or_else(|| format!("there are {list}"), |near| format!("did you mean {near}?"));
-        printer.note(&format!(" !     {} has no process {ps}; {hint}", client.deploy));
+        let hint = near.map_or_else(|| format!("There are {list}."), |near| format!("Did you mean {near}?"));
+        bail!(Told::failed(format!("{} has no process {ps}", client.deploy), Some(hint)));
     }
     Ok(())
 }
@@ -59,7 +59,7 @@ pub(crate) async fn run(args: LogsArgs, settings: &Settings, printer: &Printer) 
     let deploy = target::find(settings).await?;
     let mut client = Client::connect(settings, deploy.clone()).await?;
     if let Some(ps) = &args.ps {
-        say_unknown(&mut client, ps, printer).await?;
+        check_known(&mut client, ps).await?;
     }
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("n", &args.num).append_pair("tail", if args.tail { "true" } else { "false" });

@@ -95,8 +95,11 @@ async fn scale(client: &mut Client, changes: Vec<String>, printer: &Printer) -> 
     if printer.is_json() {
         printer.json(&answer);
     } else {
-        let when = if answer.serving { "" } else { " at the next `dozen up`" };
-        printer.confirm(&format!("Scaling processes... done, now running{when} {}", answer.formation));
+        printer.confirm(&match (answer.serving, answer.stopped.is_empty()) {
+            (true, true) => format!("Scaling processes... done, now running {}", answer.formation),
+            (true, false) => format!("Scaling processes... done, the formation is {}", answer.formation),
+            (false, _) => format!("Scaling processes... done, the next `dozen up` runs {}", answer.formation),
+        });
         // `up` starts what is stopped, so that this is no news for the next one.
         if answer.serving && !answer.stopped.is_empty() {
             let names = answer.stopped.join(" ");

@@ -17,9 +17,9 @@ use http::Method;
 pub(crate) struct RunsArgs {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// Only the latest N
-    #[arg(short, value_name = "N")]
-    n: Option<usize>,
+    /// How many of the latest
+    #[arg(short, long, value_name = "N", default_value = "20")]
+    num: usize,
 }
 
 #[derive(Debug, Subcommand)]
@@ -36,14 +36,16 @@ enum Verb {
 pub(crate) async fn run(args: RunsArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
     let deploy = target::find(settings).await?;
     match args.verb {
-        None => list(args.n, Client::connect(settings, deploy).await?, printer).await,
+        None => list(args.num, Client::connect(settings, deploy).await?, printer).await,
         Some(Verb::Stop { run }) => stop(&run, &deploy, settings, printer).await,
     }
 }
 
-async fn list(n: Option<usize>, mut client: Client, printer: &Printer) -> Result<i32> {
-    let rest = n.map_or_else(|| "/runs".to_owned(), |n| format!("/runs?n={n}"));
-    let answer: wire::Runs = client.get(&rest).await?;
+async fn list(n: usize, mut client: Client, printer: &Printer) -> Result<i32> {
+    // One more tells whether there are more.
+    let mut answer: wire::Runs = client.get(&format!("/runs?n={}", n.saturating_add(1))).await?;
+    let more = answer.runs.len() > n;
+    answer.runs.truncate(n);
     if printer.is_json() {
         printer.json(&answer);
         return Ok(0);
@@ -54,6 +56,9 @@ async fn list(n: Option<usize>, mut client: Client, printer: &Printer) -> Result
         return Ok(0);
     }
     printer.line(&listing(&COLUMNS, &answer.runs, printer.terminal().map(|(columns, _)| columns), true));
+    if more {
+        printer.aside(&format!("There are earlier ones: `dozen runs -n {}`", n.saturating_mul(10)));
+    }
     Ok(0)
 }
 

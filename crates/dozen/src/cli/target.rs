@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 
 /// The deploy that exists under `-a`, or that the current folder belongs to.
 pub(crate) async fn find(settings: &Settings) -> Result<DeployRef> {
-    if !settings.home.ledger().exists() {
+    let ledger = settings.home.ledger();
+    let there =
+        ledger.try_exists().with_context(|| format!("cannot look into {}; is it another user's?", settings.home.root().display()))?;
+    if !there {
         bail!("nothing was brought up yet in {}; start with `dozen up` in an app's folder", settings.home.root().display());
     }
     let ledger = Ledger::open(&settings.home)?;

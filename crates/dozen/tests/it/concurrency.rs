@@ -27,10 +27,7 @@ fn a_formation_is_scaled_shown_and_kept() {
     up.until_ps(&["web.1 up", "web.2 up", "worker.1 up"]);
     up.stop();
     // What was scaled is still so the next time, and can be pasted back while nothing runs.
-    assert_eq!(
-        place.dozen(&["ps", "scale", "worker=0"]).ok().out,
-        "Scaling processes... done, now running at the next `dozen up` web=2 worker=0\n"
-    );
+    assert_eq!(place.dozen(&["ps", "scale", "worker=0"]).ok().out, "Scaling processes... done, the next `dozen up` runs web=2 worker=0\n");
     let up = place.up();
     up.until_ps(&["web.1 up", "web.2 up"]);
     up.stop();

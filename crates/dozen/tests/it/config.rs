@@ -1,6 +1,7 @@
 //! End to end: config. Where values come from, who wins, and where they never show.
 
 use crate::deployed::{DOZEN, Place, finish, finish_with};
+use std::process::Stdio;
 
 const CLOCK: &str = "clock: echo \"level is $LEVEL\"; sleep 1000\n";
 
@@ -246,4 +247,45 @@ fn config_is_edited_as_a_text() {
     assert_eq!(place.dozen(&["config", "get", "N"]).ok().out, "theirs\n");
     let none = finish(place.program(DOZEN).args(["config", "edit"]).env("EDITOR", "no-such-editor").env_remove("VISUAL"));
     none.coded(1).has(&["there is no editor no-such-editor", "Set EDITOR"]);
+}
+
+#[test]
+fn values_are_printed_byte_by_byte_where_a_program_reads() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    place.once().ok();
+    let value = "\u{1b}[31mred\u{7f}\u{1}";
+    place.dozen(&["config", "set", &format!("NASTY={value}")]).ok();
+    assert_eq!(place.dozen(&["config", "get", "NASTY"]).ok().out, format!("{value}\n"));
+    assert_eq!(place.dozen(&["config", "get", "NASTY", "--json"]).ok().json()["value"], value);
+    let exported = place.dozen(&["config", "export"]).ok();
+    place.dozen(&["config", "unset", "NASTY"]).ok();
+    finish_with(place.program(DOZEN).args(["config", "set", "-"]), &exported.bytes).ok();
+    assert_eq!(place.dozen(&["config", "get", "NASTY"]).ok().out, format!("{value}\n"));
+}
+
+#[test]
+fn a_full_disk_behind_standard_output_is_no_success() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n"), (".env", "A=1\n")]);
+    place.once().ok();
+    for args in ["config export", "config get A", "ps", "releases", "man"] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("a device that is full");
+        let run = place.program(DOZEN).args(args.split(' ')).stdout(full).stderr(Stdio::piped()).output().expect("run");
+        assert_eq!(run.status.code(), Some(1), "{args}");
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(said.contains("cannot write to standard output: No space left on device"), "{args}: {said}");
+    }
+}
+
+#[test]
+fn what_is_marked_plain_makes_a_release_that_says_so_and_an_origin_makes_none() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n"), (".env", "A=from-the-file\n")]);
+    place.once().ok();
+    place.dozen(&["config", "set", "Z=longsecret1"]).ok();
+    place.once().ok();
+    place.dozen(&["config", "set", "--plain", "Z=longsecret1"]).ok().has(&["Setting Z... done; the next `dozen up` releases it"]);
+    place.once().ok().has(&["Released v3"]);
+    place.dozen(&["releases"]).ok().has(&["Mark Z config vars"]);
+    // The same value from elsewhere.
+    place.dozen(&["config", "set", "A=from-the-file"]).ok().has(&["nothing changed"]);
+    place.once().ok().has(&["Nothing changed: v3 again"]);
 }

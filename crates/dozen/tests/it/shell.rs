@@ -23,6 +23,9 @@ fn bash_completes_commands_options_and_shells() {
     assert_eq!(complete("dozen rol", "rol", "dozen"), "rollback");
     assert!(complete("dozen completions ", "", "completions").ends_with("bash zsh fish"));
     assert!(complete("dozen up --de", "--de", "up").contains("--detach"));
+    for shell in ["bash", "zsh", "fish"] {
+        place.dozen(&["completions", shell]).ok().lacks("lasting");
+    }
 }
 
 #[test]
@@ -49,6 +52,9 @@ fn manual_pages_are_pages_that_man_takes() {
     }
     let up = finish(Command::new("mandoc").args(["-T", "utf8"]).arg(place.folder().join("pages/dozen-up.1"))).ok();
     assert!(up.out.contains("Build, release and run the app of a folder"), "{}", up.out);
+    let run = place.dozen(&["man", "config", "set"]).ok();
+    assert!(run.out.contains("dozen\\-config\\-set") && run.out.contains("EXIT STATUS"), "{}", run.out);
+    place.dozen(&["man", "nope"]).coded(2).has(&["no command `nope`"]);
     let own = place.dozen(&["man"]).ok();
     finish_with(Command::new("mandoc").args(["-T", "lint", "-W", "error"]), &own.bytes).ok();
 }

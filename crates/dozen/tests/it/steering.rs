@@ -121,12 +121,12 @@ fn logs_of_a_process_that_never_was_say_so() {
     place.once().ok();
     place.write("Procfile", "clock: echo tick; sleep 1000\n");
     place.once().ok();
-    let said = place.dozen(&["logs", "-p", "nope"]).ok();
+    let said = place.dozen(&["logs", "-p", "nope"]).coded(1);
     assert_eq!(
         (said.out.as_str(), said.err.as_str()),
-        ("", " !     shop/dev has no process nope; there are api, clock, release, router, run\n")
+        ("", " !     shop/dev has no process nope\n !     There are api, clock, release, router, run.\n")
     );
-    assert_eq!(place.dozen(&["logs", "-p", "clokc.1"]).ok().err, " !     shop/dev has no process clokc.1; did you mean clock?\n");
+    place.dozen(&["logs", "-p", "clokc.1"]).coded(1).has(&["has no process clokc.1\n !     Did you mean clock?\n"]);
     // One that an earlier release had, and one that has not said anything yet.
     place.dozen(&["logs", "-p", "worker"]).ok().has(&["worker.1"]).lacks("has no process");
     assert_eq!(place.dozen(&["logs", "-p", "release"]).ok().err, "");

@@ -51,7 +51,7 @@ pub(super) async fn run(client: &mut Client, names: &[String], printer: &Printer
     }
     if set.is_empty() && unset.is_empty() {
         if printer.is_json() {
-            let nothing = wire::Configured { set: vec![], unset: vec![], release: None, serving: false };
+            let nothing = wire::Configured { set: vec![], marked: vec![], unset: vec![], release: None, serving: false };
             printer.json(&nothing);
         } else {
             printer.confirm("No changes");

@@ -31,8 +31,8 @@ pub(super) async fn run(client: &mut Client, format: Format, all: bool, printer:
     match format {
         _ if printer.is_json() => printer.json(&object(vars)),
         Format::Json => printer.json(&object(vars)),
-        Format::Dotenv => vars.for_each(|(name, value)| printer.line(&format!("{name}={}", dotenv::quote(value)))),
-        Format::Shell => vars.for_each(|(name, value)| printer.line(&format!("export {name}={}", shell(value)))),
+        Format::Dotenv => vars.for_each(|(name, value)| printer.data(&format!("{name}={}", dotenv::quote(value)))),
+        Format::Shell => vars.for_each(|(name, value)| printer.data(&format!("export {name}={}", shell(value)))),
     }
     Ok(0)
 }
