@@ -17,9 +17,9 @@ use http::Method;
 pub(crate) struct RunsArgs {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// How many of the latest
-    #[arg(short, long, value_name = "N", default_value = "20")]
-    num: usize,
+    /// How many of the latest; by default 20
+    #[arg(short, long, value_name = "N")]
+    num: Option<usize>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -41,7 +41,8 @@ pub(crate) async fn run(args: RunsArgs, settings: &Settings, printer: &Printer) 
     }
 }
 
-async fn list(n: usize, mut client: Client, printer: &Printer) -> Result<i32> {
+async fn list(asked: Option<usize>, mut client: Client, printer: &Printer) -> Result<i32> {
+    let n = asked.unwrap_or(20);
     // One more tells whether there are more.
     let mut answer: wire::Runs = client.get(&format!("/runs?n={}", n.saturating_add(1))).await?;
     let more = answer.runs.len() > n;
@@ -56,8 +57,8 @@ async fn list(n: usize, mut client: Client, printer: &Printer) -> Result<i32> {
         return Ok(0);
     }
     printer.line(&listing(&COLUMNS, &answer.runs, printer.terminal().map(|(columns, _)| columns), true));
-    if more {
-        printer.aside(&format!("There are earlier ones: `dozen runs -n {}`", n.saturating_mul(10)));
+    if more && asked.is_none() {
+        printer.aside("There are earlier ones: `dozen runs -n 1000`");
     }
     Ok(0)
 }
