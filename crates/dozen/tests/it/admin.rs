@@ -164,7 +164,8 @@ fn a_hundred_megabytes_go_through_unchanged() {
 fn a_detached_one_off_runs_on_and_is_stopped_by_name() {
     let place = Place::new(&[("Procfile", CLOCK), (".env", "TOKEN=the-config-value\n")]);
     place.once().ok();
-    let script = "echo started with $TOKEN; trap 'echo stopping; exit 9' TERM; while :; do sleep 0.05; done";
+    // It says that it has started once it heeds what ends it.
+    let script = "trap 'echo stopping; exit 9' TERM; echo started with $TOKEN; while :; do sleep 0.05; done";
     let detach = |dozen: &dyn Fn(&[&str]) -> crate::deployed::Said, run: &str| {
         let said = dozen(&["run", "-e", "TOKEN=only-for-this-run", "--detach", "--", script]).ok();
         assert!(said.out.ends_with(&format!("on shop... done, {run} (v1)\n")), "{said:?}");
@@ -192,6 +193,7 @@ fn a_detached_one_off_runs_on_and_is_stopped_by_name() {
     up.line("run.2", "Stopping all processes with SIGTERM");
     // What is still there when the up ends, ends with it.
     detach(&|args| up.dozen(args), "run.3");
+    up.line("run.3", "started with only-for-this-run");
     up.stop();
     assert_eq!(state(3), ("ended".into(), Some(9)));
     let logged = place.dozen(&["logs", "-p", "run.1", "-n", "all"]).ok();
@@ -204,6 +206,9 @@ fn a_detached_one_off_runs_on_and_is_stopped_by_name() {
     assert_eq!(run.wait().expect("waited for").code(), Some(143));
     // And one whose lasting half is told to end is recorded.
     detach(&|args| place.dozen(args), "run.5");
+    while !place.dozen(&["logs", "-p", "run.5"]).ok().out.contains("app[run.5]: started") {
+        crate::deployed::pause();
+    }
     let lasting = place.left().into_iter().find(|(_, line)| line.contains("--lasting")).expect("it runs").0;
     crate::deployed::kill(lasting, Signal::TERM);
     place.until_nothing_left(std::time::Duration::from_secs(10));
