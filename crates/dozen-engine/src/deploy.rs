@@ -33,7 +33,7 @@ mod error;
 mod formation;
 pub mod releases;
 
-pub use building::{Building, build};
+pub use building::{Building, build, check};
 use declared::Declared;
 pub use error::DeployError;
 pub use formation::Steered;

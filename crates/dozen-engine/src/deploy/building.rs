@@ -68,6 +68,13 @@ pub async fn build(building: Building<'_>, options: &BuildOptions, printer: Arc<
     Ok(built)
 }
 
+/// Fails where no pack would know the folder, as [`Floor::bring_up`](super::Floor::bring_up) does later: what is no app leaves no deploy behind.
+pub fn check(folder: &Path) -> Result<(), DeployError> {
+    let source = codebase::read(folder)?.source;
+    dozen_core::dependencies::plan(&source, &|path| codebase::text(&source, path)).map_err(BuildError::from)?;
+    Ok(())
+}
+
 /// A home within the app's folder is no part of the app: its key would go into every slug, and each build would change the source.
 pub(super) fn leave_out_home(home: &Home, reading: &mut codebase::Reading) -> Result<(), DeployError> {
     let home = home.root();

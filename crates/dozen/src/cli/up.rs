@@ -107,6 +107,9 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     let router = Router::spawn(RouterSpec::new(&settings.exe, settings.home.clone()), listeners)?;
 
     let who = Principal::me();
+    if let (None, Some(folder)) = (ledger.deploy(&deploy).await?, code.folder()) {
+        dozen_engine::deploy::check(&folder)?;
+    }
     // The deploy gets its row, and with it its uid, before its driver starts.
     ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: code.folder() }).await?;
     let floor = client::floor(settings, ledger, &deploy, Some(router), true).await?;

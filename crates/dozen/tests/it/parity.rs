@@ -102,6 +102,9 @@ fn what_is_no_app_is_refused_before_anything_is_made() {
     }
     place.dozen(&["up", "--once", "--detach"]).coded(2).has(&["cannot be used with"]);
     assert!(!place.home().join("run").exists());
+    // A folder without an app is none afterwards either.
+    place.once().coded(1).has(&["no pack knows this app"]);
+    assert_eq!(place.ledger("select count(*) from deploys"), "0");
 }
 
 #[test]
