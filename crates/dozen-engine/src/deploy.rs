@@ -265,6 +265,12 @@ impl Floor {
         Ok(outcome)
     }
 
+    /// Waits until an instance of a release ends that nobody stopped, and says which and how.
+    pub async fn falls(&self, release: &Release) -> Result<String, DeployError> {
+        let formation = self.running(&release.slug).await?;
+        Ok(self.observed.until(|seen| outcome(seen, release.version, &formation).and_then(Result::err)).await)
+    }
+
     /// Stops everything and waits until it is gone. `kill` ends the wait: everything is killed at once.
     pub async fn stop(&self, who: &Principal, kill: impl Future<Output = ()>) -> Result<(), DeployError> {
         self.ledger.authorise(who, "stop a deploy")?;

@@ -29,6 +29,9 @@ mod slug;
 /// A deploy's logs may take this many bytes of disk.
 const LOG_BUDGET: u64 = 256 << 20;
 
+/// `up --once` calls an app up that stays so for this long.
+const WATCHED: Duration = Duration::from_secs(1);
+
 /// Arguments.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
@@ -41,7 +44,7 @@ pub(crate) struct UpArgs {
     /// The port to listen on; by default 8000 or the next free one (0: any)
     #[arg(long, value_name = "N")]
     port: Option<u16>,
-    /// Come up, then stop again; the exit code is 0 where every process was up
+    /// Come up, then stop again; the exit code is 0 where every process was up and stayed so for a second
     #[arg(long)]
     once: bool,
     /// Go on in the background once every process is up; `dozen down` ends it
@@ -179,7 +182,12 @@ impl<'a> Session<'a> {
                     printer.json(&Event::Ready { deploy, url: served.url.clone().filter(|_| has_web(&formation)), release });
                 }
                 if args.once {
-                    return Ok(0);
+                    // Many a server binds its port first and fails at what it loads then.
+                    let watched = tokio::time::timeout(WATCHED, floor.falls(&release));
+                    let Ok(fallen) = self.unless_stopped(watched).await else { return Ok(INTERRUPTED) };
+                    let Ok(reason) = fallen else { return Ok(0) };
+                    let message = format!("{} {} came up and did not stay up: {}", floor.deploy, release.version, reason?);
+                    bail!(client::Told::failed(message, Some("Its last lines: `dozen logs`.".to_owned())));
                 }
             }
             Err(reason) if args.once || args.lasting => {

@@ -15,6 +15,13 @@ fn once_says_whether_it_comes_up() {
     place.write("Procfile", "web: echo oh no; exit 4\n");
     place.once().coded(1).has(&["app[web.1]: oh no", "shop/dev v2 did not come up: web.1 ended with exit code 4"]);
     place.assert_nothing_left();
+    // It listens first, and fails at what it loads then.
+    let late = "import http.server, os, threading\nserver = http.server.HTTPServer(('127.0.0.1', int(os.environ['PORT'])), None)\n\
+                threading.Timer(0.3, lambda: os._exit(5)).start()\nserver.serve_forever()\n";
+    place.write("late.py", late);
+    place.write("Procfile", "web: exec python3 late.py\n");
+    place.once().coded(1).has(&["shop/dev v3 came up and did not stay up: web.1 ended with exit code 5"]);
+    place.assert_nothing_left();
 }
 
 #[test]
