@@ -16,12 +16,34 @@ pub struct OneOff {
     pub instance: InstanceName,
     /// Of this release.
     pub release: Version,
-    /// What the app's own shell runs, inside the jail.
-    pub command: String,
+    /// What is run.
+    pub command: Command,
     /// Variables of its own, which win over the release's and are kept nowhere.
     pub env: Config,
     /// It is stopped when it has run so long; [`LIMIT`] at most.
     pub limit: SignedDuration,
+}
+
+/// What a one-off runs.
+///
+/// **Invariant:** its script is short enough for the kernel to take it as one argument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// As it was typed: announced, recorded and logged.
+    text: String,
+    /// What the app's own shell reads, inside the jail.
+    script: String,
+}
+
+/// Why something cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoCommand {
+    /// Nothing but blanks.
+    #[error("no command was given: `dozen run -- CMD`; the app's shell is `dozen console`, a plain one `dozen run bash`")]
+    Empty,
+    /// The kernel would refuse it.
+    #[error("the command has {0} bytes, and {LONGEST} are the most that the kernel takes; hand longer data over by standard input")]
+    TooLong(usize),
 }
 
 /// When a one-off has run long enough.
@@ -73,15 +95,73 @@ impl Deadline {
     }
 }
 
-/// The command line of `run -- CMD ARGS`: words as they were given, quoted so that the app's shell reads the same words again.
-/// A single word goes as it is, since people write `run 'cd x && make'`.
-pub fn command_line(words: &[String]) -> String {
-    if let [one] = words {
-        return one.clone();
+/// The longest script: Linux takes no argument of more than 128 KiB, with the zero at its end (MAX_ARG_STRLEN).
+const LONGEST: usize = 128 * 1024 - 1;
+/// So much of a command is shown where only one line is wanted.
+const BRIEF: usize = 160;
+
+impl Command {
+    /// Of `run -- CMD ARGS`. Several words are a program and its arguments, quoted so that the app's shell reads the same words again; the
+    /// shell becomes the program, so that a signal to the one-off is the program's to answer. A single word is a script as it is, since
+    /// people write `run 'cd x && make'`.
+    pub fn of_words(words: &[String]) -> Result<Self, NoCommand> {
+        match words {
+            [] => Err(NoCommand::Empty),
+            [one] => Self::of_script(one.clone()),
+            several => {
+                let quoted: Vec<String> = several.iter().map(|w| quoted(w)).collect();
+                let variables = quoted.iter().take_while(|w| is_assignment(w)).count();
+                let (before, program) = quoted.split_at(variables);
+                let exec = (!program.is_empty()).then(|| "exec".to_owned());
+                let script: Vec<String> = before.iter().cloned().chain(exec).chain(program.iter().cloned()).collect();
+                Self { text: quoted.join(" "), script: script.join(" ") }.checked()
+            }
+        }
     }
-    let plain = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&b));
-    let quote = |w: &String| if plain(w) { w.clone() } else { format!("'{}'", w.replace('\'', r"'\''")) };
-    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+
+    /// Of what the app's shell reads.
+    pub fn of_script(script: String) -> Result<Self, NoCommand> {
+        Self { text: script.clone(), script }.checked()
+    }
+
+    fn checked(self) -> Result<Self, NoCommand> {
+        match self.script.len() {
+            _ if self.script.trim().is_empty() => Err(NoCommand::Empty),
+            n if n > LONGEST => Err(NoCommand::TooLong(n)),
+            _ => Ok(self),
+        }
+    }
+
+    /// As it was typed.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What the app's own shell reads.
+    pub fn script(&self) -> &str {
+        &self.script
+    }
+}
+
+/// As the shell reads it back unchanged.
+fn quoted(word: &str) -> String {
+    let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(&b));
+    if plain { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+/// Whether the shell takes this word before a program for a variable of the program's.
+fn is_assignment(quoted: &str) -> bool {
+    quoted.split_once('=').is_some_and(|(name, _)| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    })
+}
+
+/// The first line of a command, where one line is wanted, and not too much of it.
+pub fn brief(command: &str) -> String {
+    let first: String = command.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(BRIEF).collect();
+    // What was left out is said, but for control characters.
+    let whole = command.lines().nth(1).is_none() && command.chars().filter(|c| !c.is_control()).count() <= BRIEF;
+    if whole { first } else { format!("{first} …") }
 }
 
 #[cfg(test)]
@@ -89,11 +169,15 @@ mod tests {
     use super::*;
     use crate::config::{Origin, Var};
 
+    fn command(words: &[&str]) -> Result<Command, NoCommand> {
+        Command::of_words(&words.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+    }
+
     fn one_off(limit: SignedDuration) -> OneOff {
         let mut env = Config::default();
         env.set("LEVEL", Var { value: "debug".into(), origin: Origin::Set, plain: false }).expect("valid");
         let instance = InstanceName { kind: "run".parse().expect("valid"), number: 7 };
-        OneOff { instance, release: Version(1), command: "true".into(), env, limit }
+        OneOff { instance, release: Version(1), command: command(&["true"]).expect("short"), env, limit }
     }
 
     #[test]
@@ -116,9 +200,32 @@ mod tests {
     }
 
     #[test]
-    fn words_survive_the_shell() {
-        let line = |w: &[&str]| command_line(&w.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
-        assert_eq!(line(&["cd x && make"]), "cd x && make");
-        assert_eq!(line(&["echo", "a b", "it's", "", "$HOME"]), r"echo 'a b' 'it'\''s' '' '$HOME'");
+    fn words_survive_the_shell_which_becomes_the_program() {
+        let of = |words: &[&str]| command(words).map(|c| (c.text, c.script));
+        let both = |text: &str, script: &str| Ok((text.to_owned(), script.to_owned()));
+        assert_eq!(of(&["cd x && make"]), both("cd x && make", "cd x && make"));
+        let line = r"echo 'a b' 'it'\''s' '' '$HOME'";
+        assert_eq!(of(&["echo", "a b", "it's", "", "$HOME"]), both(line, &format!("exec {line}")));
+        // A variable before the program is the program's, as at any shell.
+        assert_eq!(of(&["A=1", "B_2=", "env", "C=3"]), both("A=1 B_2= env C=3", "A=1 B_2= exec env C=3"));
+        assert_eq!(of(&["2=1", "x"]), both("2=1 x", "exec 2=1 x"));
+        assert_eq!(of(&["A=1", "B=2"]), both("A=1 B=2", "A=1 B=2"));
+    }
+
+    #[test]
+    fn what_is_empty_or_longer_than_the_kernel_takes_is_no_command() {
+        for empty in [&[][..], &[""], &[" \n"]] {
+            assert_eq!(command(empty), Err(NoCommand::Empty));
+        }
+        let long = "a".repeat(LONGEST);
+        assert!(command(&[&long]).is_ok());
+        assert_eq!(command(&["x", &long]), Err(NoCommand::TooLong(LONGEST + 7)));
+        assert!(NoCommand::TooLong(200_000).to_string().contains("131071"));
+    }
+
+    #[test]
+    fn a_command_is_shown_on_one_line() {
+        let shown = ["true", "a\nb", "a\x1b[1mb", &"é".repeat(BRIEF), &"é".repeat(BRIEF + 1)].map(brief);
+        assert_eq!(shown, ["true", "a …", "a[1mb", &"é".repeat(BRIEF), &format!("{} …", "é".repeat(BRIEF))]);
     }
 }

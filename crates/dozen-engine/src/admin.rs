@@ -5,7 +5,7 @@ use crate::concurrency::{Instance, Reconciler, std_duration};
 use crate::deploy::{DeployError, Floor, kind};
 use crate::ledger::{self, Intent, OneOffRow, Principal};
 use crate::processes::spec;
-use dozen_core::admin::{LIMIT, OneOff};
+use dozen_core::admin::{Command, LIMIT, OneOff};
 use dozen_core::config::{Config, Origin, Var};
 use dozen_core::disposability::Life;
 use dozen_core::ids::{Generation, InstanceName, Version};
@@ -23,8 +23,8 @@ pub mod held;
 /// What is asked to be run.
 #[derive(Default)]
 pub struct Request {
-    /// What the app's shell runs; `None` for the app's console.
-    pub command: Option<String>,
+    /// `None` for the app's console.
+    pub command: Option<Command>,
     /// Of this release; `None` for the current one.
     pub release: Option<Version>,
     /// For this run only, over all that the release gives.
@@ -66,8 +66,8 @@ impl Floor {
         });
         let (command, plain_shell) = match (request.command, &release.slug.console) {
             (Some(command), _) => (command, false),
-            (None, Some(console)) => (console.clone(), false),
-            (None, None) => (plain_shell().to_owned(), true),
+            (None, Some(console)) => (Command::of_script(console.clone())?, false),
+            (None, None) => (Command::of_script(plain_shell().to_owned())?, true),
         };
         let mut env = Config::default();
         let given = release.variables();
@@ -81,7 +81,7 @@ impl Floor {
         let instance = InstanceName { kind: kind("run"), number: 0 };
         let limit = request.limit.unwrap_or(LIMIT);
         let mut one_off = OneOff { instance, release: release.version, command, env, limit };
-        let masked = one_off.mask(&release).apply(&one_off.command).into_owned();
+        let masked = one_off.mask(&release).apply(one_off.command.text()).into_owned();
 
         let door = self.door().await?;
         let run = Intent::Run { deploy: self.deploy.clone(), release: release.version, command: masked.clone() };
@@ -184,9 +184,9 @@ impl Reconciler {
             Io::Logged => (Some(spec::log(&self.site.home, &release)), None),
         };
         let name = one_off.instance.clone();
-        let starting = format!("Starting process with command `{}`", one_off.mask(&release).apply(&one_off.command));
+        let starting = format!("Starting process with command `{}`", one_off.mask(&release).apply(one_off.command.text()));
         self.line_of(&release.deploy, &name.to_string(), &starting);
-        let mut spec = self.place().spec(&release, &name, &one_off.command, None, log);
+        let mut spec = self.place().spec(&release, &name, one_off.command.script(), None, log);
         spec.env = one_off.environment(spec.env);
         let key = (release.version, name.clone());
         let now = Timestamp::now();

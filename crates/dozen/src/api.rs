@@ -30,7 +30,7 @@ mod runs;
 mod schema;
 pub(crate) mod wire;
 
-pub(crate) use runs::{Frame, PROTOCOL as RUN_PROTOCOL, WINDOW as RUN_WINDOW};
+pub(crate) use runs::{Frame, MAX_REQUEST as MAX_RUN, PROTOCOL as RUN_PROTOCOL, WINDOW as RUN_WINDOW};
 
 /// A request's body is small: names and values of config at most.
 const MAX_BODY: usize = 256 * 1024;
@@ -264,6 +264,7 @@ impl From<DeployError> for Failure {
         let hint = crate::cli::hint_of_deploy(&e);
         let kind = match &e {
             DeployError::Formation(FormationError::Release)
+            | DeployError::Command(_)
             | DeployError::Config(ConfigError::Name(_) | ConfigError::Reserved(_) | ConfigError::Nul(_)) => wire::ProblemKind::Usage,
             DeployError::ConfigMoved(_) => wire::ProblemKind::Moved,
             _ => wire::ProblemKind::Failed,

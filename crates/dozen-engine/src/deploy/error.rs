@@ -4,6 +4,7 @@ use crate::codebase::ReadError;
 use crate::dependencies::BuildError;
 use crate::ledger::LedgerError;
 use crate::release::store::StoreError;
+use dozen_core::admin::NoCommand;
 use dozen_core::concurrency::formation::FormationError;
 use dozen_core::config::ConfigError;
 use dozen_core::diagnostic::Diagnostic;
@@ -49,6 +50,9 @@ pub enum DeployError {
     /// A config var was refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// There is nothing to run.
+    #[error(transparent)]
+    Command(#[from] NoCommand),
     /// A change of the formation was refused.
     #[error(transparent)]
     Formation(#[from] FormationError),

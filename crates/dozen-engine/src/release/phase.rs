@@ -3,7 +3,7 @@
 use crate::deploy::{DeployError, Floor, kind};
 use crate::ledger::Principal;
 use crate::output::{Event, Output};
-use dozen_core::admin::{LIMIT, OneOff};
+use dozen_core::admin::{Command, LIMIT, OneOff};
 use dozen_core::config::Config;
 use dozen_core::ids::{InstanceName, TypeName};
 use dozen_core::parity::{Driver, Io};
@@ -22,7 +22,7 @@ impl Floor {
         output.step(&format!("Running release command: {masked}"));
         let started = Instant::now();
         let instance = InstanceName { kind: kind(TypeName::RELEASE), number: release.version.0 };
-        let (command, env) = (command.to_owned(), Config::default());
+        let (command, env) = (Command::of_script(command.to_owned())?, Config::default());
         let one_off = OneOff { instance: instance.clone(), release: release.version, command, env, limit: LIMIT };
         self.driver.start(release, &one_off, Io::Logged)?;
         let code = match tokio::time::timeout(RELEASE_PHASE, self.end_of(&instance)).await {

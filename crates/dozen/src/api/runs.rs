@@ -6,7 +6,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use dozen_core::admin::TtySize;
+use dozen_core::admin::{Command, TtySize};
 use dozen_core::ids::{InstanceName, InvalidName};
 use dozen_core::parity::{Driver, Io};
 use dozen_core::processes::Isolation;
@@ -14,6 +14,7 @@ use dozen_engine::admin::{Begun, Recorded, Request};
 use dozen_engine::deploy::DeployError;
 use dozen_engine::ledger::Principal;
 use frame::MAX_FRAME;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use jiff::SignedDuration;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -34,7 +35,11 @@ mod terminal;
 pub(crate) use frame::{Frame, WINDOW};
 
 /// The upgrade's name.
-pub(crate) const PROTOCOL: &str = "dozen-run-2";
+pub(crate) const PROTOCOL: &str = "dozen-run-3";
+/// The largest request: a command as long as can be, and variables.
+pub(crate) const MAX_REQUEST: usize = 1024 * 1024;
+/// So many characters of a command are told to who asked for it, who knows it; the first message holds them however they are written.
+const TOLD: usize = 1000;
 /// How long a one-off whose caller hung up has between SIGHUP and SIGKILL.
 const HANG_UP: Duration = Duration::from_secs(10);
 
@@ -46,8 +51,7 @@ pub(super) async fn run(
     request: axum::extract::Request,
 ) -> Result<Response, Failure> {
     let (mut parts, body) = request.into_parts();
-    let bytes = axum::body::to_bytes(body, super::MAX_BODY).await;
-    let bytes = bytes.map_err(|e| Failure::new(StatusCode::BAD_REQUEST, format!("cannot read the request: {e}")))?;
+    let bytes = Limited::new(body, MAX_REQUEST).collect().await.map_err(|e| unread(&*e))?.to_bytes();
     let mut body: wire::Run = serde_json::from_slice(&bytes)
         .map_err(|e| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the request is not what `run` takes: {e}")))?;
     let terminal = body.terminal.take();
@@ -103,11 +107,23 @@ pub(super) async fn stop(
     Ok(Json(body))
 }
 
+fn unread(e: &(dyn std::error::Error + 'static)) -> Failure {
+    if e.is::<LengthLimitError>() {
+        let message = format!("what is to be run, with its variables, has more than {} KiB", MAX_REQUEST / 1024);
+        return Failure { status: StatusCode::PAYLOAD_TOO_LARGE, ..Failure::usage(message) };
+    }
+    Failure::new(StatusCode::BAD_REQUEST, format!("cannot read the request: {e}"))
+}
+
 fn asked(body: wire::Run, terminal: Option<&wire::Terminal>) -> Result<Request, Failure> {
     let release = body.release.map(|v| v.parse()).transpose();
     let release = release.map_err(|e: InvalidName| Failure::usage(e.to_string()))?;
+    let command = match &*body.command {
+        [] => None,
+        words => Some(Command::of_words(words).map_err(|e| Failure::usage(e.to_string()))?),
+    };
     Ok(Request {
-        command: body.command,
+        command,
         release,
         env: body.env,
         terminal: terminal.map(|t| t.env.clone()).unwrap_or_default(),
@@ -136,8 +152,15 @@ fn began(begun: &Begun) -> wire::Began {
     wire::Began {
         run: begun.instance.to_string(),
         release: begun.release.to_string(),
-        command: begun.command.clone(),
+        command: told(&begun.command),
         plain_shell: begun.plain_shell,
+    }
+}
+
+fn told(command: &str) -> String {
+    match command.char_indices().nth(TOLD) {
+        Some((at, _)) => format!("{}…", &command[..at]),
+        None => command.to_owned(),
     }
 }
 

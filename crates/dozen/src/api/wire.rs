@@ -297,8 +297,9 @@ pub(crate) struct Configured {
 #[derive(Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Run {
-    /// What the app's shell runs; none for the app's console.
-    pub(crate) command: Option<String>,
+    /// A program and its arguments; a single word is read by the app's shell; none is the app's console.
+    #[serde(default)]
+    pub(crate) command: Vec<String>,
     /// Of this release; by default the current one.
     #[serde(default)]
     pub(crate) release: Option<String>,
@@ -332,7 +333,7 @@ pub(crate) struct Terminal {
 pub(crate) struct Began {
     pub(crate) run: String,
     pub(crate) release: String,
-    /// Masked.
+    /// Masked, and not all of a long one.
     pub(crate) command: String,
     /// The app names no console, and this is a shell instead.
     pub(crate) plain_shell: bool,

@@ -15,5 +15,5 @@ pub(crate) struct ConsoleArgs {
 
 /// Runs it; answers its exit code.
 pub(crate) async fn run(args: ConsoleArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
-    run::attach(args.one_off.request(None)?, args.one_off.wants_terminal(), settings, printer).await
+    run::attach(args.one_off.request(Vec::new())?, args.one_off.wants_terminal(), settings, printer).await
 }

@@ -1,12 +1,13 @@
 //! `dozen run -- CMD`: a one-off process with a release's code and config. Its exit code becomes ours.
 
 use super::{Usage, target};
-use crate::api::{Frame, RUN_WINDOW, wire};
+use crate::api::{Frame, MAX_RUN, RUN_WINDOW, wire};
 use crate::client::Client;
 use crate::printer::Printer;
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use dozen_core::admin::{Command, brief};
 use dozen_core::config::check_name;
 use dozen_core::ids::Version;
 use hyper_util::rt::TokioIo;
@@ -56,17 +57,17 @@ pub(crate) struct OneOffArgs {
     no_tty: bool,
 }
 
+/// What else a request may hold: the terminal.
+const ROOM: usize = 16 * 1024;
+
 /// Runs it; answers its exit code.
 pub(crate) async fn run(args: RunArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
     if args.lasting {
         return detach::last(settings, printer).await;
     }
-    if args.command.is_empty() {
-        bail!(Usage(
-            "no command was given: `dozen run -- CMD`; the app's shell is `dozen console`, a plain one `dozen run bash`".to_owned()
-        ));
-    }
-    let request = args.one_off.request(Some(dozen_core::admin::command_line(&args.command)))?;
+    // Before anything starts.
+    Command::of_words(&args.command).map_err(|e| Usage(e.to_string()))?;
+    let request = args.one_off.request(args.command)?;
     if args.detach {
         return detach::run(request, settings, printer).await;
     }
@@ -75,7 +76,7 @@ pub(crate) async fn run(args: RunArgs, settings: &Settings, printer: &Printer) -
 
 impl OneOffArgs {
     /// As the API takes it.
-    pub(super) fn request(&self, command: Option<String>) -> Result<wire::Run> {
+    pub(super) fn request(&self, command: Vec<String>) -> Result<wire::Run> {
         let mut env = BTreeMap::new();
         for given in &self.env {
             let (name, value) = match given.split_once('=') {
@@ -86,7 +87,12 @@ impl OneOffArgs {
             env.insert(name.to_owned(), value);
         }
         let release = self.release.map(|v| v.to_string());
-        Ok(wire::Run { command, release, env, seconds: self.timeout, ..wire::Run::default() })
+        let request = wire::Run { command, release, env, seconds: self.timeout, ..wire::Run::default() };
+        let most = MAX_RUN - ROOM;
+        if serde_json::to_vec(&request)?.len() > most {
+            bail!(Usage(format!("the command and its variables are too long: {} KiB is the most that is passed on", most / 1024)));
+        }
+        Ok(request)
     }
 
     /// Whether it may get a terminal.
@@ -161,18 +167,12 @@ fn ended_early() -> &'static str {
 /// Heroku's line, where a person reads it, and where the app has no console that this is none.
 fn announce(began: &wire::Began, app: &str, printer: &Printer) {
     if std::io::stderr().is_terminal() {
-        printer.aside(&format!("Running {} on {app}... up, {} ({})", first_line(&began.command), began.run, began.release));
+        printer.aside(&format!("Running {} on {app}... up, {} ({})", brief(&began.command), began.run, began.release));
     }
     if began.plain_shell {
         printer
             .aside("The app names no console, so this is a shell. `scripts.console` in app.json or `console` in the Procfile names one.");
     }
-}
-
-fn first_line(command: &str) -> String {
-    let mut lines = command.lines();
-    let first: String = lines.next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
-    if lines.next().is_some() { format!("{first} …") } else { first }
 }
 
 /// On a terminal Ctrl-C and the like are bytes and no signals; what still comes is from elsewhere and meant for all of the one-off.

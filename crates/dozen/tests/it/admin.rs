@@ -75,6 +75,71 @@ fn ctrl_c_reaches_a_one_off() {
     assert_eq!(place.ledger("select group_concat(exit_code) from one_offs"), "130,129,143");
 }
 
+/// Says which signal it gets, each time, and ends after the last of them in its own way.
+const TELLER: &str = "import signal, sys
+def told(number, _):
+    print(number, flush=True)
+    if number == signal.SIGTERM: sys.exit(7)
+for s in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM): signal.signal(s, told)
+print('ready', flush=True)
+while True: signal.pause()
+";
+
+#[test]
+fn a_signal_to_run_is_the_programs_to_answer_and_comes_once() {
+    let place = Place::new(&[("Procfile", CLOCK), ("teller.py", TELLER), (".profile", "export SOURCED=1\n")]);
+    place.once().ok();
+    let mut run = place.program(DOZEN).args(["run", "python3", "teller.py"]).stdout(Stdio::piped()).spawn().expect("started");
+    let mut lines = BufReader::new(run.stdout.take().expect("piped")).lines().map(|l| l.expect("read"));
+    assert_eq!(lines.next().expect("a line"), "ready");
+    for signal in [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM] {
+        crate::deployed::kill(run.id().cast_signed(), signal);
+        assert_eq!(lines.next(), Some(signal.as_raw().to_string()));
+    }
+    assert_eq!((lines.next(), run.wait().expect("waited for").code()), (None, Some(7)));
+    // What is announced and recorded is what was typed; a variable before the program is the program's.
+    let said = place.dozen(&["run", "NAME=given", "python3", "-c", "import os; print(os.environ['NAME'], os.environ['SOURCED'])"]);
+    assert_eq!(said.ok().out, "given 1\n");
+    place.dozen(&["run", "no-such-program", "x"]).coded(127);
+    place.dozen(&["run", "/etc/passwd", "x"]).coded(126);
+    place.dozen(&["runs"]).ok().has(&["  python3 teller.py\n", "  NAME=given python3 -c "]).lacks("exec");
+    place.dozen(&["logs", "-n", "all"]).ok().has(&["command `python3 teller.py`"]).lacks("exec");
+}
+
+#[test]
+fn a_command_is_as_long_as_the_kernel_takes_and_shown_shortly() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    place.once().ok();
+    let long = |n: usize| "a".repeat(n);
+    let script = |n: usize| format!("printf %s {} | wc -c", long(n - 18));
+    let check = || {
+        assert_eq!(place.dozen(&["run", "--", "printf", "%s", &long(66_000)]).ok().out.len(), 66_000);
+        assert_eq!(place.dozen(&["run", "--", &script(131_071)]).ok().out, "131053\n");
+        let controls = "\u{1}".repeat(100_000);
+        place.dozen(&["run", "--", "true", &controls]).ok();
+    };
+    check();
+    let up = place.up();
+    check();
+    for words in [&["true", &long(131_062)][..], &["true", &long(70_000), &long(70_000)]] {
+        place.dozen(&[&["run", "--"], words].concat()).coded(2).has(&["131071"]);
+        place.dozen(&[&["run", "--detach", "--"], words].concat()).coded(2).has(&["131071"]);
+    }
+    let env = format!("A={}", "\u{1}".repeat(100_000));
+    place.dozen(&["run", "-e", &env, "-e", &env.replace("A=", "B="), "true"]).coded(2).has(&["KiB"]);
+    for blank in ["", " ", "\n\t"] {
+        place.dozen(&["run", blank]).coded(2).has(&["no command was given", "dozen console"]);
+        place.dozen(&["run", "--detach", "--", blank]).coded(2).has(&["no command was given"]);
+    }
+    assert_eq!(place.ledger("select count(*) from one_offs"), "6");
+    let said = place.dozen(&["run", "--detach", "--", "true", &long(66_000)]).ok();
+    assert!(said.out.starts_with("Running true aaa") && said.out.len() < 250, "{said:?}");
+    // Only the name, for scripts.
+    let said = place.dozen(&["-q", "run", "--detach", "--", "true"]).ok();
+    assert_eq!((said.out.as_str(), said.err.as_str()), ("run.8\n", ""));
+    up.stop();
+}
+
 #[test]
 fn a_one_off_has_the_current_releases_code_and_config() {
     let place = Place::new(&[("Procfile", CLOCK), ("version", "one"), (".env", "LEVEL=info\n")]);

@@ -4,13 +4,13 @@
 //! the one-off has ended and is recorded, and has the one-off's socket, by which it is stopped.
 
 use super::super::target;
-use super::first_line;
 use crate::api::wire;
 use crate::client::{Client, Told};
 use crate::printer::Printer;
 use crate::running;
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
+use dozen_core::admin::brief;
 use dozen_core::ids::{DeployRef, InstanceName};
 use dozen_engine::admin::held;
 use http::Method;
@@ -32,7 +32,11 @@ pub(super) async fn run(mut request: wire::Run, settings: &Settings, printer: &P
         return Ok(0);
     }
     let (run, app) = (&began.run, &deploy.app);
-    printer.line(&format!("Running {} on {app}... done, {run} ({})", first_line(&began.command), began.release));
+    if settings.quiet {
+        printer.line(run);
+        return Ok(0);
+    }
+    printer.line(&format!("Running {} on {app}... done, {run} ({})", brief(&began.command), began.release));
     printer.aside(&format!("Follow it with `dozen logs -p {run} -t`, stop it with `dozen runs stop {run}`."));
     Ok(0)
 }
