@@ -3,6 +3,7 @@
 
 use crate::config::{Config, Mask};
 use crate::ids::{InstanceName, Version};
+use crate::processes::Stopped;
 use crate::release::Release;
 use jiff::{SignedDuration, Timestamp};
 
@@ -85,6 +86,11 @@ impl OneOff {
 }
 
 impl Deadline {
+    /// What its end by this is.
+    pub fn stopped(&self) -> Stopped {
+        Stopped::Overdue(self.limit)
+    }
+
     /// What the platform says when the time has come.
     pub fn line(&self) -> String {
         if self.limit == LIMIT {
@@ -188,6 +194,15 @@ mod tests {
         assert_eq!((day.at.as_second(), day.line().as_str()), (1_000 + 86_400, "Stopping: one-off processes run for 24 hours at most"));
         let short = deadline(SignedDuration::from_secs(90));
         assert_eq!((short.at.as_second(), short.line().as_str()), (1_090, "Stopping: it was given 1m 30s at most"));
+        let (name, deploy) = (&one_off(LIMIT).instance, &"shop".parse().expect("valid"));
+        let lines = [day.stopped(), short.stopped(), Stopped::Asked, Stopped::Deploy].map(|s| s.line(name, deploy));
+        let wanted = [
+            "run.7 was stopped: it ran for its 24h",
+            "run.7 was stopped: it ran for its 1m 30s",
+            "run.7 was stopped by `dozen runs stop`",
+            "run.7 was stopped: shop/dev was stopped",
+        ];
+        assert_eq!(lines, wanted);
         assert_eq!(deadline(SignedDuration::MIN).at, started);
         assert_eq!(one_off(LIMIT).deadline(Timestamp::MAX).at, Timestamp::MAX);
     }

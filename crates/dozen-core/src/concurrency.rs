@@ -153,6 +153,7 @@ mod tests {
             exit: None,
             retry: None,
             isolation: None,
+            stopped: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! What a process is: its type and command, the jail that it runs in, and what is seen of it.
 
 use crate::ids::{DeployRef, Generation, InstanceName, TypeName, Version};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 pub mod jail;
 pub mod procfile;
@@ -97,6 +97,28 @@ impl Isolation {
     }
 }
 
+/// Why a one-off was told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It had so long.
+    Overdue(SignedDuration),
+    /// Somebody asked for it.
+    Asked,
+    /// All of the deploy was.
+    Deploy,
+}
+
+impl Stopped {
+    /// What its caller is told.
+    pub fn line(self, instance: &InstanceName, deploy: &DeployRef) -> String {
+        match self {
+            Self::Overdue(limit) => format!("{instance} was stopped: it ran for its {limit:#}"),
+            Self::Asked => format!("{instance} was stopped by `dozen runs stop`"),
+            Self::Deploy => format!("{instance} was stopped: {deploy} was stopped"),
+        }
+    }
+}
+
 /// What a driver reports of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -126,4 +148,6 @@ pub struct Seen {
     pub retry: Option<Timestamp>,
     /// What isolates it.
     pub isolation: Option<Isolation>,
+    /// Why it was told to end, of a one-off.
+    pub stopped: Option<Stopped>,
 }

@@ -10,7 +10,7 @@ use dozen_core::config::{Config, Origin, Var};
 use dozen_core::disposability::Life;
 use dozen_core::ids::{Generation, InstanceName, Version};
 use dozen_core::parity::{Driver, Io};
-use dozen_core::processes::{Exit, Seen, State};
+use dozen_core::processes::{Exit, Seen, State, Stopped};
 use dozen_core::release::{Release, Status};
 use held::Held;
 use jiff::{SignedDuration, Timestamp};
@@ -46,6 +46,15 @@ pub struct Begun {
     pub command: String,
     /// A console was asked for and the app has none, so that this is a plain shell.
     pub plain_shell: bool,
+}
+
+/// How a one-off ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// The program's own end.
+    pub exit: Exit,
+    /// Why it was told to.
+    pub stopped: Option<Stopped>,
 }
 
 /// A one-off on record.
@@ -97,13 +106,13 @@ impl Floor {
     }
 
     /// Waits for a one-off's end and records it.
-    pub async fn ran(&self, who: &Principal, instance: &InstanceName) -> Result<Exit, DeployError> {
-        let exit = self.end_of(instance).await;
-        let ran = Intent::Ran { deploy: self.deploy.clone(), number: instance.number, exit_code: exit.code() };
+    pub async fn ran(&self, who: &Principal, instance: &InstanceName) -> Result<Ended, DeployError> {
+        let ended = self.end_of(instance).await;
+        let ran = Intent::Ran { deploy: self.deploy.clone(), number: instance.number, exit_code: ended.exit.code() };
         let recorded = self.ledger.commit(who, ran).await;
         self.holding.remove(instance.number);
         recorded?;
-        Ok(exit)
+        Ok(ended)
     }
 
     /// Waits until a one-off's program runs, or has ended already.
@@ -158,10 +167,10 @@ impl Floor {
         Ok(door.unwrap_or(Err(ledger::LedgerError::Stopped))?)
     }
 
-    pub(crate) async fn end_of(&self, instance: &InstanceName) -> Exit {
+    pub(crate) async fn end_of(&self, instance: &InstanceName) -> Ended {
         let end = |seen: &[Seen]| {
             let it = seen.iter().find(|s| s.instance == *instance)?;
-            (it.state == State::Down).then_some(it.exit.unwrap_or(Exit::Lost))
+            (it.state == State::Down).then(|| Ended { exit: it.exit.unwrap_or(Exit::Lost), stopped: it.stopped })
         };
         self.observed.until(end).await
     }
@@ -206,16 +215,18 @@ impl Reconciler {
             pid: None,
             isolation: None,
             deadline: Some(one_off.deadline(now)),
+            stopped: None,
         };
         self.one_offs.insert(name.clone(), instance);
         self.report_one_off(&name, State::Starting, None);
     }
 
     /// SIGTERM, and SIGKILL after the grace.
-    pub(crate) fn stop_one_off(&mut self, name: &InstanceName) {
+    pub(crate) fn stop_one_off(&mut self, name: &InstanceName, why: Stopped) {
         let grace = std_duration(self.site.policy.grace);
         let Some(instance) = self.one_offs.get_mut(name) else { return };
         instance.deadline = None;
+        instance.stopped.get_or_insert(why);
         instance.life.state = State::Stopping;
         if let Some(jail) = &instance.jail {
             jail.stop(grace);
@@ -229,7 +240,7 @@ impl Reconciler {
         let overdue: Vec<_> = self.one_offs.iter().filter_map(|(name, i)| Some((name.clone(), due(i)?))).collect();
         for (name, deadline) in overdue {
             self.line(&name.to_string(), &deadline.line());
-            self.stop_one_off(&name);
+            self.stop_one_off(&name, deadline.stopped());
         }
     }
 

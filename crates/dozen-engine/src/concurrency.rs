@@ -23,7 +23,7 @@ use dozen_core::disposability::{Event, Life, Policy};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, Version};
 use dozen_core::parity::{Io, Report};
 use dozen_core::port::Web;
-use dozen_core::processes::{Isolation, Seen, State};
+use dozen_core::processes::{Isolation, Seen, State, Stopped};
 use dozen_core::release::Release;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -120,6 +120,8 @@ pub(crate) struct Instance {
     pub(crate) isolation: Option<Isolation>,
     /// Of a one-off that has not been told to stop.
     pub(crate) deadline: Option<Deadline>,
+    /// Of a one-off that has: why.
+    pub(crate) stopped: Option<Stopped>,
 }
 
 /// What the task owns; nothing else touches it.
@@ -224,7 +226,8 @@ impl Reconciler {
                 if let Some(desired) = self.desired.as_mut().filter(|d| d.deploy == deploy) {
                     desired.releases.clear();
                 }
-                for one_off in self.one_offs.values() {
+                for one_off in self.one_offs.values_mut() {
+                    one_off.stopped.get_or_insert(Stopped::Deploy);
                     if let Some(jail) = &one_off.jail {
                         jail.stop(std_duration(self.site.policy.grace));
                     }
@@ -246,7 +249,7 @@ impl Reconciler {
                     jail.signal(number);
                 }
             }
-            Command::Stop { instance } => self.stop_one_off(&instance),
+            Command::Stop { instance } => self.stop_one_off(&instance, Stopped::Asked),
             Command::Close(done) => self.closing = Some(done),
             Command::KillAll => {
                 for i in self.instances.values().chain(self.one_offs.values()) {
@@ -360,6 +363,7 @@ impl Reconciler {
             pid: None,
             isolation: None,
             deadline: None,
+            stopped: None,
         };
         let key = (instance.release.version, name);
         self.instances.insert(key.clone(), instance);

@@ -28,6 +28,7 @@ impl Reconciler {
             exit: i.life.exit,
             retry: i.life.retry(),
             isolation: i.isolation,
+            stopped: i.stopped,
         }
     }
 

@@ -26,7 +26,7 @@ impl Floor {
         let one_off = OneOff { instance: instance.clone(), release: release.version, command, env, limit: LIMIT };
         self.driver.start(release, &one_off, Io::Logged)?;
         let code = match tokio::time::timeout(RELEASE_PHASE, self.end_of(&instance)).await {
-            Ok(exit) => exit.code(),
+            Ok(ended) => ended.exit.code(),
             Err(_) => {
                 self.driver.signal(instance.clone(), rustix::process::Signal::KILL.as_raw())?;
                 self.end_of(&instance).await;

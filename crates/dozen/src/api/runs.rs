@@ -303,7 +303,7 @@ async fn attend(
                             terminal.resize(size);
                         }
                     }
-                    Frame::HangUp | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Began(_) | Frame::Taken(_) => break,
+                    Frame::HangUp | Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(..) | Frame::Began(_) | Frame::Taken(_) => break,
                 }
             }
             drop(input);
@@ -314,16 +314,16 @@ async fn attend(
             hang_up(&served, &instance, terminal).await;
         })
     };
-    let code = match served.floor.ran(who, instance).await {
-        Ok(exit) => exit.code(),
-        Err(_) => 1,
+    let (code, why) = match served.floor.ran(who, instance).await {
+        Ok(ended) => (ended.exit.code(), ended.stopped.map(|s| s.line(instance, &served.floor.deploy))),
+        Err(_) => (1, None),
     };
     // What it wrote last is in the pipes still; they end since every process of the jail is gone.
     let _ = out.await;
     if let Some(err) = err {
         let _ = err.await;
     }
-    let _ = frames.send(Frame::Exit(code)).await;
+    let _ = frames.send(Frame::Exit(code, why)).await;
     drop(frames);
     reader.abort();
     feeder.abort();

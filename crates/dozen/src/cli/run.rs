@@ -135,6 +135,9 @@ pub(super) async fn attach(mut run: wire::Run, may_be_terminal: bool, settings: 
     announce(&began, app.as_str(), printer);
     // Whatever ends this function gives the terminal back as it was.
     let raw = on_terminal.then(Raw::begin).transpose().context("cannot set the terminal up")?;
+    if let Some(raw) = &raw {
+        stay_raw(raw.again(), frames.clone())?;
+    }
     let window = Arc::new(Semaphore::new(RUN_WINDOW));
     dozen_engine::tasks::spawn("run input", feed_input(frames.clone(), window.clone()));
 
@@ -152,8 +155,14 @@ pub(super) async fn attach(mut run: wire::Run, may_be_terminal: bool, settings: 
             // Nobody to read what went wrong is no reason to stop.
             Frame::Stderr(bytes) => drop(write(&mut err, &bytes).await),
             Frame::Taken(n) => window.add_permits(n as usize),
-            Frame::Exit(_) if unread && raw.is_none() => return Ok(128 + Signal::PIPE.as_raw()),
-            Frame::Exit(code) => return Ok(code),
+            Frame::Exit(code, why) => {
+                let broken_pipe = unread && raw.is_none();
+                drop(raw);
+                if let Some(why) = why {
+                    printer.note(&format!(" !     {why}"));
+                }
+                return Ok(if broken_pipe { 128 + Signal::PIPE.as_raw() } else { code });
+            }
             Frame::Began(_) | Frame::Stdin(_) | Frame::Signal(_) | Frame::Size(_) | Frame::HangUp => {}
         }
     }
@@ -199,6 +208,20 @@ fn pass_signals_on(on_terminal: bool, frames: &mpsc::Sender<Frame>) -> Result<()
             }
         });
     }
+    Ok(())
+}
+
+/// Whoever was stopped and goes on finds the terminal as a shell left it meanwhile, and perhaps of another size.
+fn stay_raw(again: impl Fn() + Send + 'static, frames: mpsc::Sender<Frame>) -> Result<()> {
+    let mut continued = signal(SignalKind::from_raw(Signal::CONT.as_raw())).context("cannot listen to signals")?;
+    dozen_engine::tasks::spawn("run continued", async move {
+        while continued.recv().await.is_some() {
+            again();
+            if frames.send(Frame::Size(terminal::size())).await.is_err() {
+                return;
+            }
+        }
+    });
     Ok(())
 }
 

@@ -338,9 +338,42 @@ fn a_one_off_may_be_of_an_earlier_release_and_have_variables_of_its_own() {
 fn a_one_off_has_only_so_long() {
     let place = Place::new(&[("Procfile", CLOCK)]);
     place.once().ok();
-    place.dozen(&["run", "--timeout", "1s", "--", "sleep", "1000"]).coded(143);
+    let said = place.dozen(&["-q", "run", "--timeout", "1s", "--", "sleep", "1000"]).coded(143);
+    assert_eq!(said.err, " !     run.1 was stopped: it ran for its 1s\n");
     let said = place.dozen(&["logs", "-p", "run.1"]).ok();
     said.has(&["dozen[run.1]: Stopping: it was given 1s at most", "dozen[run.1]: Process exited with status 143"]).lacks("Likely cause");
+}
+
+#[test]
+fn who_waits_for_a_one_off_is_told_why_it_was_stopped() {
+    let place = Place::new(&[("Procfile", CLOCK)]);
+    let up = place.up();
+    let attached = |number: u32| {
+        let mut dozen = place.program(DOZEN);
+        let mut run = dozen
+            .args(["run", "--", "echo ready; exec sleep 1000"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut line = String::new();
+        BufReader::new(run.stdout.as_mut().expect("piped")).read_line(&mut line).expect("read");
+        assert_eq!(line, "ready\n", "run.{number}");
+        run
+    };
+    let told = |run: std::process::Child| {
+        let output = run.wait_with_output().expect("ended");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let run = attached(1);
+    place.dozen(&["runs", "stop", "run.1"]).ok();
+    assert_eq!(told(run), (Some(143), " !     run.1 was stopped by `dozen runs stop`\n".into()));
+    let run = attached(2);
+    place.dozen(&["down"]).ok();
+    assert_eq!(told(run), (Some(143), " !     run.2 was stopped: shop/dev was stopped\n".into()));
+    up.stop();
+    // One that was not stopped has nothing to say, however it ends.
+    assert_eq!(place.dozen(&["run", "--", "kill -TERM $$"]).coded(143).err, "");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
+use rustix::termios::{LocalModes, OptionalActions, Termios, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::time::Instant;
@@ -142,6 +142,15 @@ fn set_size(terminal: &OwnedFd, rows: u16, columns: u16) {
     tcsetwinsize(terminal, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).expect("a size");
 }
 
+#[track_caller]
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let limit = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < limit, "never: {what}");
+        crate::deployed::pause();
+    }
+}
+
 fn built() -> Place {
     let place = Place::new(&[("Procfile", CLOCK)]);
     place.once().ok();
@@ -223,6 +232,35 @@ signal.signal(signal.SIGCONT, lambda *_: print('continued', flush=True))
 print('inside', flush=True)
 while True: signal.pause()
 ";
+
+#[test]
+fn a_client_that_was_stopped_and_goes_on_has_the_terminal_again() {
+    let place = Place::new(&[("Procfile", CLOCK), ("watcher.py", WATCHER)]);
+    place.once().ok();
+    let mut session = Session::begin(&place, &["run", "python3", "watcher.py"]);
+    session.until("ready 80 24");
+    kill(session.pid(), Signal::STOP);
+    wait_until("it is stopped", || {
+        std::fs::read_to_string(format!("/proc/{}/stat", session.pid()))
+            .is_ok_and(|s| s.rsplit(')').next().is_some_and(|s| s.starts_with(" T")))
+    });
+    // As the shell does that has the terminal meanwhile.
+    tcsetattr(&session.slave, OptionalActions::Now, &session.before).expect("set");
+    session.resize(50, 132);
+    kill(session.pid(), Signal::CONT);
+    session.until("now 132 50");
+    wait_until("the terminal is raw", || !session.modes().intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG));
+    session.type_in("\x03");
+    assert_eq!(session.end().0, 130);
+}
+
+#[test]
+fn a_one_off_that_is_stopped_says_why_on_the_terminal_that_is_given_back() {
+    let place = built();
+    let (code, said) = Session::begin(&place, &["run", "--timeout", "1s", "--", "sleep", "1000"]).end();
+    assert_eq!(code, 143);
+    assert!(said.ends_with(" !     run.1 was stopped: it ran for its 1s\r\n"), "{said:?}");
+}
 
 #[test]
 fn a_shell_controls_its_jobs() {

@@ -24,8 +24,8 @@ pub(crate) enum Frame {
     Stderr(Vec<u8>),
     /// Towards it: a signal's number.
     Signal(i32),
-    /// It ended; the last frame.
-    Exit(i32),
+    /// It ended, with this code, and was told to for this reason; the last frame.
+    Exit(i32, Option<String>),
     /// It runs; the first frame.
     Began(wire::Began),
     /// Towards it: its terminal has this size now.
@@ -44,7 +44,7 @@ impl Frame {
             Self::Stdout(b) => (1, b),
             Self::Stderr(b) => (2, b),
             Self::Signal(n) => (3, n.to_be_bytes().to_vec()),
-            Self::Exit(n) => (4, n.to_be_bytes().to_vec()),
+            Self::Exit(n, why) => (4, [n.to_be_bytes().as_slice(), why.unwrap_or_default().as_bytes()].concat()),
             Self::Began(began) => (5, serde_json::to_vec(&began)?),
             Self::Size(size) => (6, [size.rows.to_be_bytes(), size.columns.to_be_bytes()].concat()),
             Self::Taken(n) => (7, n.to_be_bytes().to_vec()),
@@ -76,7 +76,11 @@ impl Frame {
             1 => Self::Stdout(payload),
             2 => Self::Stderr(payload),
             3 => Self::Signal(i32::from_be_bytes(four(&payload)?)),
-            4 => Self::Exit(i32::from_be_bytes(four(&payload)?)),
+            4 => {
+                let (code, why) = payload.split_at_checked(4).ok_or_else(|| io::Error::other("an end without a code"))?;
+                let why = String::from_utf8(why.to_vec()).map_err(io::Error::other)?;
+                Self::Exit(i32::from_be_bytes(four(code)?), Some(why).filter(|w| !w.is_empty()))
+            }
             5 => Self::Began(serde_json::from_slice(&payload)?),
             6 => {
                 let [r, s, c, d] = four(&payload)?;
@@ -100,7 +104,8 @@ mod tests {
             Frame::Stdout(vec![0, 255]),
             Frame::Stderr(b"x".to_vec()),
             Frame::Signal(2),
-            Frame::Exit(-1),
+            Frame::Exit(-1, None),
+            Frame::Exit(143, Some("run.1 was stopped".into())),
             Frame::Began(wire::Began { run: "run.1".into(), release: "v2".into(), command: "true".into(), plain_shell: false }),
             Frame::Size(TtySize { rows: 24, columns: 300 }),
             Frame::Taken(70_000),
@@ -118,6 +123,7 @@ mod tests {
         assert!(Frame::read(&mut [9, 0, 0, 0, 0].as_slice()).await.is_err());
         assert!(Frame::read(&mut [0, 255, 255, 255, 255].as_slice()).await.is_err());
         assert!(Frame::read(&mut [3, 0, 0, 0, 1, 0].as_slice()).await.is_err());
+        assert!(Frame::read(&mut [4, 0, 0, 0, 1, 0].as_slice()).await.is_err());
         assert!(Frame::read(&mut [5, 0, 0, 0, 1, 0].as_slice()).await.is_err());
     }
 }

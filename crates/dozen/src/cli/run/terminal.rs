@@ -5,6 +5,7 @@ use dozen_core::admin::TtySize;
 use rustix::stdio::{stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a one-off's own terminal is to be like. Who wants no colours here wants none from there.
 pub(super) fn describe(colour: bool) -> wire::Terminal {
@@ -28,6 +29,8 @@ pub(super) fn size() -> TtySize {
 /// The terminal passes on every byte as it is, until this is dropped.
 pub(super) struct Raw {
     before: Termios,
+    /// `None` once it was given back, so that nobody sets it after that.
+    raw: Arc<Mutex<Option<Termios>>>,
 }
 
 impl Raw {
@@ -36,12 +39,26 @@ impl Raw {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(stdin(), OptionalActions::Now, &raw)?;
-        Ok(Self { before })
+        Ok(Self { before, raw: Arc::new(Mutex::new(Some(raw))) })
+    }
+
+    /// Makes it raw once more, as long as it is to be.
+    pub(super) fn again(&self) -> impl Fn() + Send + 'static {
+        let raw = self.raw.clone();
+        move || {
+            let raw = raw.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(raw) = &*raw {
+                // A terminal that is gone is told of by its hang-up.
+                let _ = tcsetattr(stdin(), OptionalActions::Now, raw);
+            }
+        }
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
+        let mut raw = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        *raw = None;
         // A terminal that is gone needs nothing given back.
         let _ = tcsetattr(stdin(), OptionalActions::Now, &self.before);
     }
