@@ -96,8 +96,12 @@ impl Session {
     /// Reads what comes next; answers whether anything did.
     fn read(&mut self, limit: Instant) -> bool {
         let left = Timespec::try_from(limit.saturating_duration_since(Instant::now())).expect("a short time");
-        if poll(&mut [PollFd::new(&self.master, PollFlags::IN)], Some(&left)).expect("polled") == 0 {
-            return false;
+        match poll(&mut [PollFd::new(&self.master, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            // A child that stops or goes on is a signal to this process.
+            Err(Errno::INTR) => return true,
+            Err(e) => panic!("{e}"),
         }
         let mut buffer = [0; 8192];
         match rustix::io::read(&self.master, &mut buffer) {
