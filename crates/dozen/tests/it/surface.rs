@@ -84,8 +84,8 @@ fn compare(name: &str, text: &str) {
         (r"\b\d+(\.\d+)?[KMG]\b", "<size>"),
         // Columns of numbers: the port and the process id.
         (r" +\d{4,7}\b", " <n>"),
-        // Who and how strong: of the machine.
-        (r"\b(user-namespaces|namespaces|session)\b", "<isolation>"),
+        // Who, and how strong: of the machine. Whether the latter has room depends on how long its process ids are.
+        (r" +(ISOLATION|user-namespaces|namespaces|session)(\r?\n)", "$2"),
         (r"\b(root|uid \d+)\b", "<who>"),
         // The widths of columns follow from all of these.
         (r" {2,}", "  "),
