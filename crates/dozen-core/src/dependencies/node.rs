@@ -107,6 +107,7 @@ impl Pack<'_> {
         if lock.is_none() && declares {
             self.resolvable(&members)?;
         }
+        self.contained(&members, lock)?;
         let development = !steps.is_empty() && all().any(Manifest::develops);
         let layer = (declares || lock.is_some()).then(|| {
             let (key_files, files, variables) = self.files(&members, lock);
@@ -233,6 +234,30 @@ impl Pack<'_> {
         Ok(())
     }
 
+    /// No dependency lies beside the app's folder.
+    fn contained(&self, members: &[Manifest], lock: Option<&str>) -> Result<(), PlanError> {
+        let outside = |file: &str, what: &str, name: &str| {
+            unusable(
+                file,
+                &format!("{what}, which is not in the app's folder, and a slug holds only what lies in the folder given"),
+                &format!(
+                    "Bring up the folder above both, with a package.json there whose `workspaces` name them and a Procfile line such as \
+                     `web: npm start -w {}`; or publish {name} to a registry",
+                    self.source.folder.file_name().map_or_else(|| "APP".into(), |n| n.to_string_lossy())
+                ),
+            )
+        };
+        for m in members.iter().chain([&self.root]) {
+            if let Some((name, spec)) = m.declared().find(|(_, spec)| leads_out(&m.folder, spec)) {
+                return Err(outside(&m.path(), &format!("{name} is asked for as {spec:?}"), name));
+            }
+        }
+        let Some(lock) = lock.filter(|l| l.ends_with(".json")) else { return Ok(()) };
+        let json: Value = (self.read)(lock).and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+        let beside = json.get("packages").and_then(Value::as_object).into_iter().flat_map(|p| p.keys()).find(|p| p.starts_with("../"));
+        beside.map_or(Ok(()), |path| Err(outside(lock, &format!("it has a package at {path}"), "that package")))
+    }
+
     /// What decides the layer, what an installer needs as it is, and the variables that its settings name.
     fn files(&self, members: &[Manifest], lock: Option<&str>) -> (Vec<String>, Vec<String>, Vec<String>) {
         let local: Vec<String> = members
@@ -261,9 +286,25 @@ impl Pack<'_> {
     }
 }
 
+/// The path of a dependency on a folder or an archive.
+fn path(spec: &str) -> Option<&str> {
+    const HEADS: [&str; 3] = ["file:", "link:", "portal:"];
+    let named = HEADS.iter().find_map(|p| spec.strip_prefix(p)).map(|p| p.strip_prefix("//").unwrap_or(p));
+    named.or_else(|| (spec.starts_with("./") || spec.starts_with("../")).then_some(spec))
+}
+
+/// Whether a dependency is on a folder or an archive that is not in the source.
+fn leads_out(folder: &str, spec: &str) -> bool {
+    path(spec).is_some_and(|p| p.starts_with(['/', '~']) || within(folder, p).is_none())
+}
+
 /// The place within the source that a dependency on a folder or an archive names.
 fn local(folder: &str, spec: &str) -> Option<String> {
-    let path = ["file:", "link:", "portal:"].iter().find_map(|p| spec.strip_prefix(p)).or_else(|| spec.starts_with('.').then_some(spec))?;
+    within(folder, path(spec)?).filter(|p| !p.is_empty())
+}
+
+/// A path from a folder of the source as one from its root; `None` where it leads out.
+fn within(folder: &str, path: &str) -> Option<String> {
     let mut parts: Vec<&str> = folder.split('/').filter(|p| !p.is_empty()).collect();
     for part in path.split('/') {
         match part {
@@ -274,7 +315,7 @@ fn local(folder: &str, spec: &str) -> Option<String> {
             part => parts.push(part),
         }
     }
-    (!parts.is_empty()).then(|| parts.join("/"))
+    Some(parts.join("/"))
 }
 
 /// Whether a command has this word, as `pnpm` in `pnpm -r build`.

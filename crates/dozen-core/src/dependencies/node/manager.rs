@@ -1,5 +1,6 @@
 //! npm, pnpm or yarn, and which version of it: by lock file, and by what package.json says of it.
 
+use super::KNOWN_BY;
 use super::manifest::Manifest;
 use super::range::Range;
 use crate::codebase::Source;
@@ -56,6 +57,8 @@ const BUN: [&str; 2] = ["bun.lock", "bun.lockb"];
 /// The releases that are fetched where an app names none: all run on Node 20, but for the last. By the format of the lock that they read.
 const PNPM: [(&str, &[&str]); 4] = [("9.", &["10.34.9", "9.15.9"]), ("6.", &["8.15.9"]), ("5.4", &["7.33.7"]), ("5.", &["6.35.1"])];
 const YARN: &str = "1.22.22";
+/// Of npm no release is fetched: this is an example.
+const NPM: &str = "10.9.2";
 /// Of yarn 2 and later, by the least format of the lock.
 const BERRY: [(u32, &str); 3] = [(8, "4.18.1"), (5, "3.8.7"), (0, "2.4.2")];
 
@@ -70,6 +73,15 @@ impl Manager {
     }
 }
 
+/// What package.json says to name one.
+fn example(manager: Manager) -> String {
+    match manager {
+        Manager::Npm => format!("npm@{NPM}"),
+        Manager::Pnpm => format!("pnpm@{}", PNPM[0].1[0]),
+        Manager::Yarn | Manager::Berry => format!("yarn@{YARN}"),
+    }
+}
+
 /// Decides.
 pub(super) fn choose(source: &Source, read: &dyn Fn(&str) -> Option<String>, root: &Manifest) -> Result<Chosen, PlanError> {
     let named = root
@@ -80,6 +92,21 @@ pub(super) fn choose(source: &Source, read: &dyn Fn(&str) -> Option<String>, roo
     let bun = BUN.into_iter().find(|f| source.has(f));
     let mut notes = Vec::new();
     let command = |m: Manager| m.command();
+    // An app of bun's may have a lock file of npm's beside its own.
+    if let (Some((name, version)), Some((_, manager))) = (named.filter(|(n, _)| *n != "bun"), present.last())
+        && !present.iter().any(|(_, m)| command(*m) == name)
+    {
+        let files: Vec<&str> = present.iter().map(|(f, _)| *f).collect();
+        return Err(unusable(
+            KNOWN_BY,
+            &format!("its packageManager is {name}@{version}, and there is no lock file of {name}'s, but {}", files.join(" and ")),
+            &format!(
+                "Name the manager whose lock file is there, as in `\"packageManager\": \"{}\"`, or run `{name} install`, commit the lock file that it makes, and remove {}",
+                example(*manager),
+                files.join(" and ")
+            ),
+        ));
+    }
     let (lock, manager) = match present.as_slice() {
         [] => match bun {
             Some(bun) => {
@@ -97,23 +124,21 @@ pub(super) fn choose(source: &Source, read: &dyn Fn(&str) -> Option<String>, roo
             }
         },
         // A shrinkwrap is package-lock.json under another name, and npm prefers it.
-        [one] | [one @ (_, Manager::Npm), (_, Manager::Npm)] => {
-            if let Some((name, _)) = named.filter(|(name, _)| *name != command(one.1)) {
-                notes.push(format!(
-                    "package.json names {name} as its packageManager, but the lock file is {}: {} is used",
-                    one.0,
-                    command(one.1)
-                ));
-            }
-            (Some(one.0), one.1)
-        }
+        [one] | [one @ (_, Manager::Npm), (_, Manager::Npm)] => (Some(one.0), one.1),
         several => {
             let files: Vec<&str> = several.iter().map(|(f, _)| *f).collect();
             let Some(own) = named.and_then(|(name, _)| several.iter().find(|(_, m)| command(*m) == name)) else {
+                let (kept, manager) = several[several.len() - 1];
+                let others: Vec<&str> = files.iter().copied().filter(|f| *f != kept).collect();
                 return Err(unusable(
                     &files.join(" and "),
                     "they are lock files of several package managers, and nothing says which is meant",
-                    "Remove those that are not kept up to date, or name one in package.json, as in `\"packageManager\": \"pnpm@10.34.9\"`",
+                    &format!(
+                        "Remove those that are not kept up to date, or name the manager in package.json: with `\"packageManager\": \"{}\"` {kept} is \
+                         used and {} not",
+                        example(manager),
+                        others.join(", ")
+                    ),
                 ));
             };
             let others: Vec<&str> = files.iter().copied().filter(|f| *f != own.0).collect();

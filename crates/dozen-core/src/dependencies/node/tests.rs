@@ -237,6 +237,12 @@ fn what_cannot_be_built_is_told() {
         &[("package.json", "{}"), ("yarn.lock", ""), ("package-lock.json", "{}")],
         &[("package.json", "{}"), ("pnpm-lock.yaml", "lockfileVersion: 99\n")],
         &[("package.json", "{}"), ("pnpm-workspace.yaml", "packages: [\n")],
+        &[("package.json", r#"{"packageManager": "npm@10.1.0"}"#), ("yarn.lock", "")],
+        &[("package.json", r#"{"packageManager": "pnpm@9.1.0"}"#), ("yarn.lock", ""), ("package-lock.json", "{}")],
+        &[("package.json", r#"{"dependencies": {"foo": "file:../other"}}"#)],
+        &[("package.json", r#"{"dependencies": {"foo": "link:/srv/other"}}"#), ("yarn.lock", "")],
+        &[("package.json", "{}"), ("package-lock.json", r#"{"packages": {"": {}, "../other": {}}}"#)],
+        &[("package.json", r#"{"workspaces": ["a"]}"#), ("a/package.json", r#"{"devDependencies": {"foo": "../../other"}}"#)],
     ]
     .into_iter()
     .map(summary)
@@ -245,9 +251,15 @@ fn what_cannot_be_built_is_told() {
     error: package.json cannot be used: EOF while parsing an object at line 1 column 1. Correct it; npm cannot read it either
     error: package.json:1 cannot be used: "as you like" is not a range of Node versions. Write `20.x` or `>=20`, or name a Node with `--use-node`
     error: bun.lock cannot be used: apps that bun installs are not built yet. Make a lock file of npm's beside it, with `npm install --package-lock-only`, and commit it
-    error: package-lock.json and yarn.lock cannot be used: they are lock files of several package managers, and nothing says which is meant. Remove those that are not kept up to date, or name one in package.json, as in `"packageManager": "pnpm@10.34.9"`
+    error: package-lock.json and yarn.lock cannot be used: they are lock files of several package managers, and nothing says which is meant. Remove those that are not kept up to date, or name the manager in package.json: with `"packageManager": "yarn@1.22.22"` yarn.lock is used and package-lock.json not
     error: pnpm-lock.yaml cannot be used: no pnpm known here reads its lockfileVersion, "99". Name the one that does in package.json, as in `"packageManager": "pnpm@10.34.9"`
     error: pnpm-workspace.yaml cannot be used: while parsing a node, did not find expected node content at byte 12 line 2 column 1. Correct it; it is no YAML
+    error: package.json cannot be used: its packageManager is npm@10.1.0, and there is no lock file of npm's, but yarn.lock. Name the manager whose lock file is there, as in `"packageManager": "yarn@1.22.22"`, or run `npm install`, commit the lock file that it makes, and remove yarn.lock
+    error: package.json cannot be used: its packageManager is pnpm@9.1.0, and there is no lock file of pnpm's, but package-lock.json and yarn.lock. Name the manager whose lock file is there, as in `"packageManager": "yarn@1.22.22"`, or run `pnpm install`, commit the lock file that it makes, and remove package-lock.json and yarn.lock
+    error: package.json cannot be used: foo is asked for as "file:../other", which is not in the app's folder, and a slug holds only what lies in the folder given. Bring up the folder above both, with a package.json there whose `workspaces` name them and a Procfile line such as `web: npm start -w x`; or publish foo to a registry
+    error: package.json cannot be used: foo is asked for as "link:/srv/other", which is not in the app's folder, and a slug holds only what lies in the folder given. Bring up the folder above both, with a package.json there whose `workspaces` name them and a Procfile line such as `web: npm start -w x`; or publish foo to a registry
+    error: package-lock.json cannot be used: it has a package at ../other, which is not in the app's folder, and a slug holds only what lies in the folder given. Bring up the folder above both, with a package.json there whose `workspaces` name them and a Procfile line such as `web: npm start -w x`; or publish that package to a registry
+    error: a/package.json cannot be used: foo is asked for as "../../other", which is not in the app's folder, and a slug holds only what lies in the folder given. Bring up the folder above both, with a package.json there whose `workspaces` name them and a Procfile line such as `web: npm start -w x`; or publish foo to a registry
     "#);
     let two = [
         ("package.json", r#"{"packageManager": "pnpm@9.1.0", "scripts": {"start": "x"}}"#),
@@ -264,6 +276,17 @@ fn what_cannot_be_built_is_told() {
     note: pnpm-lock.yaml is used, as package.json's packageManager says; yarn.lock is not
     note: pnpm-lock.yaml is used; bun.lock is not
     "#);
+}
+
+#[test]
+fn folders_within_the_source_can_be_depended_on() {
+    let files = [
+        ("package.json", r#"{"workspaces": ["apps/*"], "dependencies": {"own": "file:./own.tgz", "all": "link:."}}"#),
+        ("apps/a/package.json", r#"{"dependencies": {"own": "file:../../own.tgz"}}"#),
+    ];
+    assert!(of(&files).is_ok());
+    // An app of bun's has a lock file of npm's made for dozen.
+    assert!(of(&[("package.json", r#"{"packageManager": "bun@1.1.0"}"#), ("bun.lock", ""), ("package-lock.json", "{}")]).is_ok());
 }
 
 proptest::proptest! {
