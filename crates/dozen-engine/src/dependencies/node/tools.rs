@@ -308,13 +308,26 @@ fn own(install: &Install, downloads: &Path) -> Vec<(String, String)> {
                     ("YARN_ENABLE_TELEMETRY", "0".into()),
                     ("YARN_ENABLE_SCRIPTS", "true".into()),
                     ("YARN_ENABLE_PROGRESS_BARS", "false".into()),
-                    ("YARN_ENABLE_HARDENED_MODE", "0".into()),
                 ]
                 .map(|(k, v)| (k.to_owned(), v)),
             );
+            // yarn 2 and 3 end at a setting that they do not know.
+            if berry_release(&install.program).is_some_and(|major| major >= 4) {
+                env.push(("YARN_ENABLE_HARDENED_MODE".into(), "0".into()));
+            }
         }
     }
     env
+}
+
+/// The first number of a yarn's version, where its name or its file's name has it.
+fn berry_release(program: &Named) -> Option<u32> {
+    let version = match program {
+        Named::Own => return None,
+        Named::Fetched { version, .. } => version.as_str(),
+        Named::Vendored(path) => path.rsplit('/').next()?.strip_prefix("yarn-")?,
+    };
+    version.split('.').next()?.parse().ok()
 }
 
 /// The runs that install what the lock says.
@@ -333,7 +346,8 @@ pub(super) fn install(install: &Install, all: bool, version: &str) -> Vec<Vec<St
         // The first checks the lock, which the second takes as it comes; before yarn 4 that is a plugin.
         (Manager::Berry, false) => {
             let plugin = install.files.iter().any(|f| f.contains("plugin-workspace-tools"));
-            let check = words(&["install", "--immutable", "--mode=skip-build"]);
+            let without_scripts = if version.starts_with("2.") { "--skip-builds" } else { "--mode=skip-build" };
+            let check = words(&["install", "--immutable", without_scripts]);
             let old = version.starts_with("2.") || version.starts_with("3.");
             if old && !plugin {
                 vec![words(&["install", "--immutable"])]
