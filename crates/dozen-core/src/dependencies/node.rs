@@ -48,6 +48,8 @@ pub struct Install {
     pub variables: Vec<String>,
     /// Whether pnpm is left to decide which packages may run scripts.
     pub chooses_builds: bool,
+    /// Packages for development that are needed to run all the same.
+    pub kept: Vec<String>,
     /// Whether a command of the app calls the package manager.
     pub called: bool,
     /// The program that `start` runs, where a package for development brings it.
@@ -109,6 +111,15 @@ impl Pack<'_> {
         }
         self.contained(&members, lock)?;
         let development = !steps.is_empty() && all().any(Manifest::develops);
+        // `next start` reads its settings anew.
+        let configured = |m: &&Manifest| self.source.has(&join(&m.folder, "next.config.ts"));
+        let only_files = served.types.iter().any(|(_, c)| c.starts_with("dozen static "));
+        let typescript = |m: &Manifest| !m.needs("typescript") && (m.has("typescript") || self.root.has("typescript"));
+        let mut kept = Vec::new();
+        if development && !only_files && all().filter(configured).any(typescript) && !self.root.needs("typescript") {
+            kept.push("typescript".to_owned());
+            notes.push("typescript stays in the slug, though it is for development: Next reads next.config.ts with it".into());
+        }
         let layer = (declares || lock.is_some()).then(|| {
             let (key_files, files, variables) = self.files(&members, lock);
             let texts = all().flat_map(Manifest::scripts).map(str::to_owned).chain(served.types.iter().map(|(_, c)| c.clone()));
@@ -127,6 +138,7 @@ impl Pack<'_> {
                 development,
                 variables,
                 chooses_builds,
+                kept,
                 called: called && manager != Manager::Npm,
                 development_start: served.development,
             };

@@ -63,6 +63,11 @@ impl Layer {
         &self.entries
     }
 
+    /// What one of its links leads to.
+    pub(super) fn target(&self, entry: &Entry) -> Option<String> {
+        Some(fs::read_link(self.tree.join(&entry.path)).ok()?.to_string_lossy().into_owned())
+    }
+
     /// Puts its files into `tree`, as links to the same bytes where the file system can.
     pub(super) fn link(&self, tree: &Path) -> io::Result<()> {
         self.entries.iter().try_for_each(|entry| self.link_one(entry, tree))

@@ -79,7 +79,7 @@ impl<'a> Node<'a> {
             let installed = all.as_ref().unwrap_or(&needed);
             installed.copy(tree).map_err(written)?;
             self.scripts(When::Build).await?;
-            let Pruned { known, removed } = prune::prune(tree, installed, &needed).map_err(written)?;
+            let Pruned { known, removed } = prune::prune(tree, installed, &needed, &install.kept).map_err(written)?;
             if removed > 0 {
                 self.job.request.output.detail(&format!("{removed} packages for development are left out of the slug"));
             }

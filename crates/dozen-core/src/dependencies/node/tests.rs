@@ -279,6 +279,19 @@ fn what_cannot_be_built_is_told() {
 }
 
 #[test]
+fn what_next_reads_its_settings_with_stays() {
+    let json = r#"{"scripts": {"build": "next build", "start": "next start"}, "dependencies": {"next": "15"}, "devDependencies": {"typescript": "5"}}"#;
+    let kept = |config: (&str, &str)| {
+        summary(&[("package.json", json), ("package-lock.json", "{}"), config]).contains("note: typescript stays in")
+    };
+    assert!(kept(("next.config.ts", "export default {}")));
+    assert!(!kept(("next.config.mjs", "export default {}")));
+    let export = json.replace(r#", "start": "next start""#, "");
+    let export = [("package.json", export.as_str()), ("package-lock.json", "{}"), ("next.config.ts", "output: 'export'")];
+    assert!(!summary(&export).contains("typescript"));
+}
+
+#[test]
 fn folders_within_the_source_can_be_depended_on() {
     let files = [
         ("package.json", r#"{"workspaces": ["apps/*"], "dependencies": {"own": "file:./own.tgz", "all": "link:."}}"#),

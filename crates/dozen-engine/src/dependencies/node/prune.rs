@@ -19,10 +19,18 @@ pub(super) struct Pruned {
 }
 
 /// Leaves of the packages that were installed those that are needed, as links to the layer of these; what scripts changed or added stays, but in
-/// packages that go.
-pub(super) fn prune(tree: &Path, installed: &Layer, needed: &Layer) -> io::Result<Pruned> {
+/// packages that go. Packages named in `kept` stay as they were installed.
+pub(super) fn prune(tree: &Path, installed: &Layer, needed: &Layer, kept: &[String]) -> io::Result<Pruned> {
     let before: BTreeMap<&str, &Entry> = installed.entries().iter().map(|e| (e.path.as_str(), e)).collect();
-    let after: BTreeMap<&str, &Entry> = needed.entries().iter().map(|e| (e.path.as_str(), e)).collect();
+    let mut after: BTreeMap<&str, &Entry> = needed.entries().iter().map(|e| (e.path.as_str(), e)).collect();
+    let mut of_all = BTreeSet::new();
+    for (path, entry) in before.iter().filter(|(path, _)| !after.contains_key(*path)) {
+        let target = if entry.kind == 'l' { installed.target(entry) } else { None };
+        if kept.iter().any(|name| stays(path, target.as_deref(), name)) {
+            of_all.insert(*path);
+        }
+    }
+    after.extend(of_all.iter().map(|path| (*path, before[path])));
     let packages = |entries: &BTreeMap<&str, &Entry>| entries.keys().filter_map(|p| package(p).map(str::to_owned)).collect::<BTreeSet<_>>();
     let (had, stay) = (packages(&before), packages(&after));
     let mut removed = 0;
@@ -59,7 +67,7 @@ pub(super) fn prune(tree: &Path, installed: &Layer, needed: &Layer) -> io::Resul
             Err(_) if before.contains_key(path) => continue,
             Err(_) => {}
         }
-        needed.link_one(entry, tree)?;
+        if of_all.contains(path) { installed } else { needed }.link_one(entry, tree)?;
         if entry.kind != 'l' {
             known.insert((*path).to_owned(), ((*entry).clone(), time));
         }
@@ -76,6 +84,27 @@ fn package(path: &str) -> Option<&str> {
     let first = parts.next()?;
     let length = if first.starts_with('@') { first.len() + 1 + parts.next()?.len() } else { first.len() };
     (!first.starts_with('.')).then(|| &path[..start + length])
+}
+
+/// Whether a file is of the package with this name: of one that the app itself uses, not of one within another package.
+fn stays(path: &str, target: Option<&str>, name: &str) -> bool {
+    let command = path.rsplit_once('/').is_some_and(|(folder, _)| folder == "node_modules/.bin" || folder.ends_with("/node_modules/.bin"));
+    let own = match package(path) {
+        Some(package) => package,
+        // A link to a program is of the package that it leads into.
+        None if command => return target.is_some_and(|t| t.strip_prefix("../").is_some_and(|t| in_package(t, name))),
+        None => return false,
+    };
+    let Some(folder) = own.strip_suffix(name).and_then(|f| f.strip_suffix("node_modules/")) else { return false };
+    match folder.split_once("node_modules/.pnpm/") {
+        // pnpm keeps each package in a folder of its own, `typescript@5.9.3`, and links to it.
+        Some((_, store)) => store.is_empty() || store.replace('+', "/").starts_with(&format!("{name}@")),
+        None => !folder.contains("node_modules/"),
+    }
+}
+
+fn in_package(path: &str, name: &str) -> bool {
+    path.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Removes empty folders; answers whether this one is gone.
@@ -156,6 +185,55 @@ fn remove_any(path: &PathBuf) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_package_that_is_kept_stays_with_its_links() {
+        let npm = [
+            ("node_modules/typescript/lib/t.js", ""),
+            ("node_modules/.bin/tsc", "../typescript/bin/tsc"),
+            ("node_modules/next/i.js", ""),
+            ("node_modules/x/node_modules/typescript/t.js", ""),
+            ("node_modules/typescript-x/t.js", ""),
+            ("node_modules/.bin/x", "../typescript-x/t.js"),
+        ];
+        assert_eq!(
+            left(&npm, &["node_modules/next/i.js"]),
+            ["node_modules/.bin/tsc", "node_modules/next/i.js", "node_modules/typescript/lib/t.js"]
+        );
+        let pnpm = [
+            ("node_modules/.pnpm/next@15/node_modules/next/i.js", ""),
+            ("node_modules/.pnpm/typescript@5.9.3/node_modules/typescript/t.js", ""),
+            ("node_modules/.pnpm/x@1/node_modules/typescript", "../../typescript@5.9.3/node_modules/typescript"),
+            ("node_modules/.pnpm/x@1/node_modules/x/i.js", ""),
+            ("node_modules/typescript", ".pnpm/typescript@5.9.3/node_modules/typescript"),
+            ("node_modules/x", ".pnpm/x@1/node_modules/x"),
+        ];
+        assert_eq!(left(&pnpm, &[pnpm[0].0]), [pnpm[0].0, pnpm[1].0, pnpm[4].0]);
+    }
+
+    /// The files that are left of all, where some are needed and `typescript` is kept.
+    fn left(all: &[(&str, &str)], needed: &[&str]) -> Vec<String> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let layer = |name: &str, files: &[(&str, &str)]| {
+            let scratch = crate::release::scratch::Scratch::new(dir.path()).expect("made");
+            for (path, target) in files {
+                let path = scratch.path().join("tree").join(path);
+                fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+                let put = if target.is_empty() { fs::write(&path, "x") } else { std::os::unix::fs::symlink(target, &path) };
+                put.expect("written");
+            }
+            Layer::keep(&scratch, &dir.path().join(name)).expect("kept")
+        };
+        let some: Vec<(&str, &str)> = all.iter().filter(|(p, _)| needed.contains(p)).copied().collect();
+        let (installed, needed) = (layer("all", all), layer("some", &some));
+        let tree = dir.path().join("app");
+        installed.copy(&tree).expect("copied");
+        prune(&tree, &installed, &needed, &["typescript".to_owned()]).expect("pruned");
+        let there = |p: &str| fs::symlink_metadata(tree.join(p)).is_ok();
+        let mut left: Vec<String> = all.iter().filter(|(p, _)| there(p)).map(|(p, _)| (*p).to_owned()).collect();
+        left.sort();
+        left
+    }
 
     #[test]
     fn a_file_belongs_to_its_innermost_package() {
