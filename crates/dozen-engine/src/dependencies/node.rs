@@ -108,11 +108,15 @@ impl<'a> Node<'a> {
             let path = p.strip_prefix(self.job.tree).ok()?;
             Some(path.to_string_lossy().into_owned())
         });
-        let made = made.as_deref().unwrap_or("dist/main.js");
+        let do_so = match made {
+            Some(made) => format!(
+                "Add a Procfile that runs what `build` makes, with a line like `web: node {made}`, or move that package to `dependencies`"
+            ),
+            None => "Move that package to `dependencies`, or have `build` make what node runs, and add a Procfile that names it".into(),
+        };
         Err(BuildError::NoProcesses {
             cure: format!(
-                "The script `start` runs {program}, which a package for development brings, and a slug holds none of these. Add a Procfile that \
-                 runs what `build` makes, with a line like `web: node {made}`, or move that package to `dependencies`"
+                "The script `start` runs {program}, which a package for development brings, and a slug holds none of these. {do_so}"
             ),
         })
     }

@@ -128,7 +128,7 @@ fn apps_are_planned() {
     node
     runtime any version at nowhere
     Npm own by None, files []
-    cure: Add a `start` script to package.json, or a Procfile with a line like `web: node server.js`; it listens on $PORT
+    cure: Add a `start` script to package.json, or a Procfile with a `web:` line that says what runs; it listens on $PORT
     ");
     insta::assert_snapshot!(summary(&[("package.json", "{}"), ("server.js", "")]), @r"
     node
@@ -216,6 +216,56 @@ fn each_kind_of_app_gets_its_own_command() {
     assert_eq!(web(&out), "dozen static public_html --spa");
     assert_eq!(web(&[("package.json", r#"{"main": "./lib/app.js"}"#), ("lib/app.js", "")]), "node lib/app.js");
     assert!(web(&[("package.json", "{}")]).starts_with("Add a `start` script"));
+}
+
+#[test]
+fn development_servers_are_not_what_runs() {
+    let nodemon = r#"{"scripts": {"start": "nodemon --watch lib ./app.js"}, "devDependencies": {"nodemon": "3"}}"#;
+    assert_eq!(web(&[("package.json", nodemon), ("app.js", "")]), "node app.js");
+    assert_eq!(web(&[("package.json", &nodemon.replace(" --watch lib ./app.js", "")), ("index.js", "")]), "node index.js");
+    assert_eq!(web(&[("package.json", &nodemon.replace("nodemon -", "nodemon --exec x -")), ("app.js", "")]), "npm start");
+    assert_eq!(web(&[("package.json", &nodemon.replace("devDep", "dep")), ("app.js", "")]), "npm start");
+
+    let kit = |adapter: &str, config: &str| {
+        let json = format!(
+            r#"{{"scripts": {{"build": "vite build", "start": "vite dev"}}, "devDependencies": {{"@sveltejs/kit": "2", "vite": "5", "{adapter}": "1"}}}}"#
+        );
+        web(&[("package.json", &json), ("svelte.config.js", config)])
+    };
+    assert_eq!(kit("@sveltejs/adapter-node", "import a from '@sveltejs/adapter-node'"), "node build");
+    assert_eq!(
+        kit("@sveltejs/adapter-static", "import a from '@sveltejs/adapter-static'; a({fallback: 'index.html'})"),
+        "dozen static build --spa"
+    );
+    let auto = kit("@sveltejs/adapter-auto", "import a from '@sveltejs/adapter-auto'");
+    assert!(auto.contains("npm install --save-dev @sveltejs/adapter-node") && auto.ends_with("`web: node build`"), "{auto}");
+}
+
+#[test]
+fn lines_for_a_workspace_are_such_that_work() {
+    let root = r#"{"workspaces": ["apps/*"], "scripts": {"start": "turbo dev"}, "devDependencies": {"turbo": "2"}}"#;
+    let cure = |members: &[(&str, &str)]| web(&[&[("package.json", root), ("package-lock.json", "{}")], members].concat());
+    let vite = r#"{"scripts": {"start": "vite", "build": "vite build"}, "devDependencies": {"vite": "5"}}"#;
+    let members = [
+        ("apps/web/package.json", vite),
+        ("apps/api/package.json", r#"{"scripts": {"start": "nodemon index.js"}, "devDependencies": {"nodemon": "3"}}"#),
+        ("apps/api/index.js", ""),
+        (
+            "apps/nest/package.json",
+            r#"{"scripts": {"start": "nest start", "start:prod": "node x"}, "devDependencies": {"@nestjs/cli": "10"}}"#,
+        ),
+        ("apps/next/package.json", r#"{"scripts": {"start": "next dev"}, "dependencies": {"next": "15"}}"#),
+        ("apps/nx/package.json", r#"{"scripts": {"start": "npx nx serve api"}}"#),
+    ];
+    insta::assert_snapshot!(cure(&members), @r"
+    This is a workspace: add a Procfile at the root that says what runs, and a `build` script to the root's package.json that builds it, with such a line:
+      web: node apps/api/index.js
+      web: npm run start:prod -w apps/nest
+      web: dozen static apps/web/dist --spa
+    ");
+    let nothing = cure(&[("apps/a/package.json", r#"{"main": "server.js"}"#)]);
+    assert!(nothing.contains("This is a workspace (apps/a), and none") && !nothing.contains("server.js"), "{nothing}");
+    assert!(cure(&[("apps/a/package.json", r#"{"main": "x.js"}"#), ("apps/a/x.js", "")]).ends_with("\n  web: node apps/a/x.js"));
 }
 
 #[test]
