@@ -17,6 +17,7 @@ use crate::release::store;
 use dozen_core::dependencies::node::{BAKED, Install, Manager, Script, When};
 use dozen_core::dependencies::{PACK_VERSION, Step, Tool};
 use dozen_core::processes::jail::{Mount, View};
+use failure::Failed;
 use prune::Pruned;
 use std::fs;
 use std::io;
@@ -242,7 +243,7 @@ impl<'a> Node<'a> {
         argv.extend(arguments);
         let ran = self.command(argv, env, folder, "", (&shown, Show::Installer)).await?;
         let from = self.job.plan.layer.as_ref().map_or("", |l| l.from.as_str());
-        if ran.status.is_success() { Ok(()) } else { Err(self.told(&shown, ran, from)) }
+        if ran.status.is_success() { Ok(()) } else { Err(self.told(&shown, ran, from, Failed::Install)) }
     }
 
     /// Runs the app's own scripts of one moment.
@@ -277,7 +278,7 @@ impl<'a> Node<'a> {
         env.push(("npm_config_loglevel".into(), "error".into()));
         let ran = self.command(argv, env, tree, &script.folder, (&shown, Show::All)).await?;
         if !ran.status.is_success() {
-            return Err(self.told(&format!("{shown}{within}"), ran, "package.json"));
+            return Err(self.told(&format!("{shown}{within}"), ran, "package.json", Failed::Script));
         }
         self.job.request.output.emit(Event::Done(began.elapsed()));
         Ok(())
@@ -299,8 +300,8 @@ impl<'a> Node<'a> {
         self.job.run_command(Command { argv, env, cwd, writable, mounts }, shown, show).await
     }
 
-    fn told(&self, shown: &str, ran: Ran, from: &str) -> BuildError {
-        let cure = failure::cure(&ran.last, from, self.install.map_or(Manager::Npm, |i| i.manager), self.job.interpreter);
+    fn told(&self, shown: &str, ran: Ran, from: &str, what: Failed) -> BuildError {
+        let cure = failure::cure(&ran.last, from, self.install.map_or(Manager::Npm, |i| i.manager), self.job.interpreter, what);
         let last = failure::telling(&ran.last);
         failed(shown, &Ran { last, ..ran }, cure)
     }

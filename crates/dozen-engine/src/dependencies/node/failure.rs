@@ -1,7 +1,7 @@
 //! What npm, pnpm, yarn or a script said when it failed: the lines that tell, and what to do.
 
 use crate::dependencies::interpreters::Interpreter;
-use dozen_core::dependencies::node::Manager;
+use dozen_core::dependencies::node::{KNOWN_BY, Manager};
 use dozen_core::dependencies::system;
 use dozen_core::disposability::last_words;
 
@@ -65,8 +65,17 @@ pub(super) fn telling(said: &[String]) -> Vec<String> {
     out
 }
 
+/// What failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// Installing packages.
+    Install,
+    /// A script of the app's.
+    Script,
+}
+
 /// What to do. `from` is the file that it is about.
-pub(super) fn cure(said: &[String], from: &str, manager: Manager, node: &Interpreter) -> String {
+pub(super) fn cure(said: &[String], from: &str, manager: Manager, node: &Interpreter, failed: Failed) -> String {
     let has = |words: &[&str]| said.iter().any(|l| words.iter().any(|w| l.contains(w)));
     let command = manager.command();
     let host =
@@ -83,9 +92,17 @@ pub(super) fn cure(said: &[String], from: &str, manager: Manager, node: &Interpr
         "The lockfile would have been",
         "ERR_PNPM_LOCKFILE_CONFIG_MISMATCH",
     ]) {
-        format!("{from} does not fit package.json. Run `{command} install` and commit {from}")
+        if from == KNOWN_BY {
+            format!(
+                "npm does not take what it resolved itself. Run `npm install`, correct {KNOWN_BY} where it complains, and commit package-lock.json"
+            )
+        } else {
+            format!("{from} does not fit package.json. Run `{command} install` and commit {from}")
+        }
     } else if has(&["ERESOLVE"]) {
         "The versions that package.json asks for do not fit together. Correct them, or put `legacy-peer-deps=true` into .npmrc".into()
+    } else if let Some(git) = git(said).filter(|_| failed == Failed::Install) {
+        git
     } else if has(&["EBADENGINE", "ERR_PNPM_UNSUPPORTED_ENGINE", "The engine \"node\" is incompatible", "Unsupported engine"]) {
         format!(
             "A package does not work with Node {}. Name one that all of them work with in package.json's `engines.node`, or with `dozen up --use-node VERSION`",
@@ -134,13 +151,49 @@ pub(super) fn cure(said: &[String], from: &str, manager: Manager, node: &Interpr
         "Add that script to package.json, or call another".into()
     } else if has(&["error TS"]) {
         "TypeScript finds errors in the source; correct them and run the command again".into()
-    } else if let Some(c) = last_words::cause(said) {
+    } else if let Some(c) = last_words::cause(said).filter(|_| failed == Failed::Script) {
         format!("Likely cause: {}. {}", c.what, c.cure)
     } else if has(&["ERR_OSSL_EVP_UNSUPPORTED", "digital envelope routines::unsupported"]) {
         "The build tool is older than this Node: `dozen config set NODE_OPTIONS=--openssl-legacy-provider`, or update it".into()
     } else {
         format!("Make that command work, in {from}, and run the command again")
     }
+}
+
+/// Of a dependency on a git repository that could not be had.
+fn git(said: &[String]) -> Option<String> {
+    const FAILED: [&str; 12] = [
+        "An unknown git error",
+        "git ls-remote",
+        "ls-remote -h",
+        "ls-remote --tags",
+        "git --no-replace-objects ls-remote",
+        "git dep preparation failed",
+        "Command: git",
+        "Failed listing refs",
+        "Failed cloning the repository",
+        "Could not read from remote repository",
+        "fatal: unable to access",
+        "fatal: could not read Username",
+    ];
+    if said.iter().any(|l| l.contains("spawn git ENOENT") || l.contains("git: not found") || l.contains("No git binary found")) {
+        return Some("A package comes from a git repository, and there is no git here: `apt install git`".into());
+    }
+    // Of GitHub's repositories pnpm and yarn fetch archives.
+    let archive = |l: &str| l.contains("https://codeload.github.com/") && ["ERR", "rror", "fail"].iter().any(|w| l.contains(w));
+    said.iter().find(|l| archive(l) || FAILED.iter().any(|f| l.contains(f)))?;
+    let address = |l: &str| {
+        let (_, rest) = l.split_once("://").or_else(|| l.split_once("git@"))?;
+        let host = rest.split(['/', ' ', '\'', '"']).next()?;
+        let host = host.rsplit('@').next().unwrap_or(host).split(':').next()?;
+        (host.contains('.') && !host.contains("npmjs")).then(|| host.to_owned())
+    };
+    let about_git = |l: &&String| l.contains("git");
+    let host = said.iter().filter(about_git).find_map(|l| address(l)).map(|h| format!(" from {h}")).unwrap_or_default();
+    Some(format!(
+        "A package that comes from a git repository could not be fetched{host}. Is there a network, is the address right, and may this machine read \
+         it without a password? Else name a release of it on the registry"
+    ))
 }
 
 fn gyp(said: &[String], has: &dyn Fn(&[&str]) -> bool, node: &Interpreter) -> String {
@@ -199,9 +252,35 @@ mod tests {
             ("anything", "Make that command work"),
         ];
         for (said, want) in cases {
-            let got = cure(&lines(said), "package-lock.json", Manager::Npm, &node);
+            let got = cure(&lines(said), "package-lock.json", Manager::Npm, &node, Failed::Script);
             assert!(got.contains(want), "{said}: {got}");
         }
+        let installing = [
+            (
+                "npm error code 128\nnpm error An unknown git error occurred\nnpm error command git --no-replace-objects ls-remote ssh://git@github.com/vercel/ms.git\n\
+                 npm error ssh: connect to host github.com port 22: Connection refused\nnpm error fatal: Could not read from remote repository.",
+                "could not be fetched from github.com. Is there a network",
+            ),
+            (
+                "error Command failed.\nExit code: 128\nCommand: git\nArguments: ls-remote --tags --heads https://github.com/vercel/ms.git",
+                "could not be fetched from github.com.",
+            ),
+            (
+                "ERR_PNPM  Command failed with exit code 128: git ls-remote https://u:p@git.example.org:8443/x.git HEAD",
+                "from git.example.org.",
+            ),
+            (
+                "npm error code ENOENT\nnpm error syscall spawn git\nnpm error enoent An unknown git error occurred, spawn git ENOENT",
+                "apt install git",
+            ),
+            ("ConnectionRefusedError: [Errno 111] Connection refused", "Make that command work"),
+        ];
+        for (said, want) in installing {
+            let got = cure(&lines(said), "package-lock.json", Manager::Npm, &node, Failed::Install);
+            assert!(got.contains(want), "{said}: {got}");
+        }
+        let own = cure(&lines(cases[0].0), "package.json", Manager::Npm, &node, Failed::Install);
+        assert!(own.starts_with("npm does not take what it resolved itself"), "{own}");
     }
 
     #[test]

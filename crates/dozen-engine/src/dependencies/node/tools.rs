@@ -128,7 +128,7 @@ pub(super) async fn get(job: &Job<'_>, install: Option<&Install>) -> Result<Prog
         let shown = format!("npm install {wanted}");
         let ran = job.run_command(Command { argv, env, cwd: tree.clone(), ..Command::default() }, &shown, Show::Nothing).await?;
         if !ran.status.is_success() {
-            let cure = super::failure::cure(&ran.last, "package.json", Manager::Npm, job.interpreter);
+            let cure = super::failure::cure(&ran.last, "package.json", Manager::Npm, job.interpreter, super::failure::Failed::Install);
             return Err(failed(&shown, &ran, cure));
         }
         scratch.keep("tree", &kept).map_err(written)?;
@@ -334,6 +334,11 @@ fn berry_release(program: &Named) -> Option<u32> {
 pub(super) fn install(install: &Install, all: bool, version: &str) -> Vec<Vec<String>> {
     let words = |w: &[&str]| w.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
     match (install.manager, all) {
+        // `npm ci` does not take every lock that npm resolves itself: the rules of the two differ.
+        (Manager::Npm, all) if install.lock.is_none() => {
+            let kind = if all { "--include=dev" } else { "--omit=dev" };
+            vec![words(&["install", kind, "--no-audit", "--no-fund", "--loglevel=error"])]
+        }
         (Manager::Npm, true) => vec![words(&["ci", "--include=dev", "--no-audit", "--no-fund", "--loglevel=error"])],
         (Manager::Npm, false) => vec![words(&["ci", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"])],
         (Manager::Pnpm, true) => vec![words(&["install", "--frozen-lockfile", "--prod=false"])],
