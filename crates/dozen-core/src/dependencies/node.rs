@@ -180,7 +180,7 @@ impl Pack<'_> {
     /// As on Heroku `engines.node`; else what version managers read.
     fn runtime(&self) -> Result<Runtime, PlanError> {
         let text = (self.read)(KNOWN_BY).unwrap_or_default();
-        let in_manifest = |table: &str| Some((self.root.within(table, "node")?.to_owned(), place(&text, table)));
+        let in_manifest = |table: &str| Some((self.root.version(table, "node")?, place(&text, table)));
         let in_file = |file: &str| {
             let text = (self.read)(file).filter(|_| self.source.has(file))?;
             let (number, line) = text.lines().enumerate().find(|(_, l)| !l.trim().is_empty() && !l.trim_start().starts_with('#'))?;

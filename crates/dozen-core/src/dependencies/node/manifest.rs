@@ -54,7 +54,14 @@ impl Manifest {
         let text = read(&path).ok_or_else(|| unusable("it is too large or not UTF-8 text".into()))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         match serde_json::from_str(text) {
-            Ok(Value::Object(json)) => Ok(Some(Self { folder: folder.into(), json })),
+            Ok(Value::Object(json)) => match mistyped(&json) {
+                Some((key, problem)) => Err(PlanError::File {
+                    file: path.clone(),
+                    problem: format!("its {key} {problem}"),
+                    cure: format!("Correct {key}, as it is in what `npm init` makes, and run the command again"),
+                }),
+                None => Ok(Some(Self { folder: folder.into(), json })),
+            },
             Ok(_) => Err(unusable("it is no JSON object".into())),
             Err(e) => Err(unusable(e.to_string())),
         }
@@ -75,6 +82,15 @@ impl Manifest {
     /// `engines.node`, by its two keys.
     pub(super) fn within(&self, table: &str, key: &str) -> Option<&str> {
         self.json.get(table)?.get(key)?.as_str()
+    }
+
+    /// A version, of which `18` may be written as a number.
+    pub(super) fn version(&self, table: &str, key: &str) -> Option<String> {
+        match self.json.get(table)?.get(key)? {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        }
     }
 
     /// A script that is not empty.
@@ -149,6 +165,36 @@ impl Manifest {
         }
         Ok(ordered(members))
     }
+}
+
+/// A key whose value is of another type than all package managers take.
+fn mistyped(json: &Map<String, Value>) -> Option<(String, String)> {
+    let kind = |v: &Value| match v {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a table",
+    };
+    // An empty list is what some programs write for an empty table.
+    let is_empty = |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty);
+    for key in ["scripts", "dependencies", "devDependencies", "optionalDependencies", "engines"] {
+        let Some(value) = json.get(key).filter(|v| !is_empty(v)) else { continue };
+        let Some(table) = value.as_object() else {
+            return Some((key.into(), format!("is {}, and should be a table of names and values", kind(value))));
+        };
+        if let Some((name, value)) = table.iter().find(|(_, v)| !(v.is_string() || v.is_null() || key == "engines" && v.is_number())) {
+            return Some((format!("{key}.{name}"), format!("is {}, and should be text", kind(value))));
+        }
+    }
+    for key in ["name", "version", "packageManager"] {
+        if let Some(value) = json.get(key).filter(|v| !v.is_string() && !v.is_null()) {
+            return Some((key.into(), format!("is {}, and should be text", kind(value))));
+        }
+    }
+    let workspaces = json.get("workspaces").filter(|w| !w.is_array() && !w.is_object() && !w.is_null())?;
+    Some(("workspaces".into(), format!("is {}, and should be a list of folders", kind(workspaces))))
 }
 
 /// Those that others depend on first; what depends on itself comes as it comes.

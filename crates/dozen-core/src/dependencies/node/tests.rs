@@ -342,6 +342,34 @@ fn what_next_reads_its_settings_with_stays() {
 }
 
 #[test]
+fn values_of_a_wrong_type_are_named() {
+    let plan = |json: &str| summary(&[("package.json", json), ("index.js", "")]);
+    assert!(plan(r#"{"engines": {"node": 18}}"#).contains("runtime 18 at package.json:1"));
+    for fine in [r#"{"dependencies": []}"#, r#"{"scripts": null}"#, r#"{"engines": {"node": null}}"#] {
+        assert!(plan(fine).ends_with("web: node index.js"), "{fine}");
+    }
+    let errors = [
+        r#"{"scripts": 7}"#,
+        r#"{"scripts": {"start": ["node"]}}"#,
+        r#"{"dependencies": ["ms"]}"#,
+        r#"{"devDependencies": {"ms": 2}}"#,
+        r#"{"engines": {"node": true}}"#,
+        r#"{"packageManager": 9}"#,
+        r#"{"workspaces": "apps/*"}"#,
+    ]
+    .map(|json| plan(json).split(". Correct").next().unwrap_or_default().replace("error: package.json cannot be used: ", ""));
+    insta::assert_snapshot!(errors.join("\n"), @r"
+    its scripts is a number, and should be a table of names and values
+    its scripts.start is a list, and should be text
+    its dependencies is a list, and should be a table of names and values
+    its devDependencies.ms is a number, and should be text
+    its engines.node is true or false, and should be text
+    its packageManager is a number, and should be text
+    its workspaces is text, and should be a list of folders
+    ");
+}
+
+#[test]
 fn folders_within_the_source_can_be_depended_on() {
     let files = [
         ("package.json", r#"{"workspaces": ["apps/*"], "dependencies": {"own": "file:./own.tgz", "all": "link:."}}"#),
