@@ -342,6 +342,8 @@ fn a_console_is_what_the_app_names() {
     session.until(">>> ");
     session.type_in("import os; os.environ['FROM_PROFILE'] + str(1 + 1) + os.environ['A']\r");
     session.until("'sourced2given'");
+    // Before its prompt the end of input is nobody's yet.
+    session.until(">>> ");
     session.type_in("\x04");
     assert_eq!(session.end().0, 0);
     // Without a terminal it reads what there is, and without a console it is a shell.
