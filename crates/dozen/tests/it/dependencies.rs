@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+/// What a build said, line by line.
 #[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
+pub(crate) struct Heard(pub(crate) Mutex<Vec<String>>);
 
 impl Output for Heard {
     fn emit(&self, event: Event) {

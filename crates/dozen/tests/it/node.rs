@@ -1,5 +1,6 @@
 //! End to end: Node apps. Real packages from a real registry, through npm, pnpm and yarn.
 
+use crate::dependencies::Heard;
 use crate::deployed::{DOZEN, PATIENCE, Place, children, kill, pause};
 use dozen_core::config::Mask;
 use dozen_core::ids::AppName;
@@ -7,29 +8,13 @@ use dozen_core::processes::ProcessType;
 use dozen_engine::codebase;
 use dozen_engine::dependencies::{BuildError, Built, Request, build};
 use dozen_engine::home::Home;
-use dozen_engine::output::{Event, Output};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
-
-#[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
-
-impl Output for Heard {
-    fn emit(&self, event: Event) {
-        let line = match event {
-            Event::Step(t) => format!("-----> {t}"),
-            Event::Detail(t) => format!("       {t}"),
-            Event::Warning(t) => format!(" !     {t}"),
-            Event::Busy(_) | Event::Done(_) => return,
-        };
-        self.0.lock().expect("no panic").push(line);
-    }
-}
+use std::sync::Arc;
 
 /// An app's folder and a DOZEN_HOME. Package managers and downloads are shared by all tests, as if fetched before.
 struct Bench {
