@@ -54,11 +54,13 @@ fn ps_watch_tells_each_change_to_programs() {
 fn ps_watch_draws_on_a_terminal_and_leaves_it_as_it_was() {
     let place = Place::web(BOTH);
     let up = place.up();
-    let command = format!("stty cols 60 rows 20; {DOZEN} ps -w 0.2; echo code $?");
+    // Ctrl-C is for the whole group: without a trap it is up to the shell whether it still says the code.
+    let command = format!("trap : INT; stty cols 60 rows 20; {DOZEN} ps -w 0.2; echo code $?");
     let mut terminal = place
         .program("script")
         .args(["-qc", &command, "/dev/null"])
         .env("TERM", "xterm")
+        .env("SHELL", "/bin/sh")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
