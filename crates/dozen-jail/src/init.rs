@@ -21,7 +21,7 @@ use rustix::process::{
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::system::sethostname;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_name};
-use std::ffi::CString;
+use std::ffi::{CString, c_int};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -177,12 +177,14 @@ impl Jail {
     fn run(mut self, mut control: Control) -> i32 {
         let mut lost = false;
         // What came together with the spec is in the control's hands already: so look first and wait afterwards.
-        while !self.reap() {
-            while let Some(signal) = sys::next_signal(self.signals.as_fd()) {
-                // Somebody who wants the jail to end has it end what is inside, too.
-                if signal != libc::SIGCHLD {
-                    self.stop(self.lost_grace);
-                }
+        loop {
+            let News { ends, empty } = News::of(&mut self);
+            // Somebody who wants the jail to end has it end what is inside, too.
+            if ends {
+                self.stop(self.lost_grace);
+            }
+            if empty {
+                break;
             }
             for message in control.take() {
                 match message {
@@ -327,6 +329,44 @@ impl Jail {
     }
 }
 
+/// Where a jail hears of its processes.
+trait Kernel {
+    /// Takes a signal that has come.
+    fn signal(&mut self) -> Option<c_int>;
+    /// Takes the exits of all who ended. Answers whether nobody is left.
+    fn reap(&mut self) -> bool;
+}
+
+impl Kernel for Jail {
+    fn signal(&mut self) -> Option<c_int> {
+        sys::next_signal(self.signals.as_fd())
+    }
+
+    fn reap(&mut self) -> bool {
+        Jail::reap(self)
+    }
+}
+
+/// What has happened since the jail looked last.
+struct News {
+    /// A signal came that means the jail's end.
+    ends: bool,
+    /// Nobody is left inside.
+    empty: bool,
+}
+
+impl News {
+    /// **Invariant:** signals are taken before exits. One that ends after the look for exits must leave its SIGCHLD to wake the loop: whoever
+    /// took that as well would wait for ever for what has happened already.
+    fn of(kernel: &mut impl Kernel) -> Self {
+        let mut ends = false;
+        while let Some(signal) = kernel.signal() {
+            ends |= signal != libc::SIGCHLD;
+        }
+        Self { ends, empty: kernel.reap() }
+    }
+}
+
 impl Log {
     /// Each path once, and no more than [`REFUSED`]: an app may try again for ever.
     fn tell_refused(&mut self, control: &mut Control) {
@@ -378,4 +418,67 @@ fn keep_few_capabilities() {
     let Ok(had) = capabilities(None) else { return };
     let few = had.permitted & keep;
     let _ = set_capabilities(None, CapabilitySets { effective: few, permitted: few, inheritable: CapabilitySet::empty() });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One process, which ends just before the call of this number, and one signal that means the end before another.
+    struct Script {
+        calls: u32,
+        exit_at: u32,
+        stop_at: u32,
+        pending: Vec<c_int>,
+        alive: bool,
+        reaped: bool,
+    }
+
+    impl Script {
+        fn call(&mut self) {
+            if self.calls == self.exit_at {
+                self.alive = false;
+                self.pending.push(libc::SIGCHLD);
+            }
+            if self.calls == self.stop_at {
+                self.pending.push(libc::SIGTERM);
+            }
+            self.calls += 1;
+        }
+    }
+
+    impl Kernel for Script {
+        fn signal(&mut self) -> Option<c_int> {
+            self.call();
+            self.pending.pop()
+        }
+
+        fn reap(&mut self) -> bool {
+            self.call();
+            self.reaped |= !self.alive;
+            self.reaped
+        }
+    }
+
+    #[test]
+    fn whenever_a_process_ends_the_loop_knows_or_is_woken() {
+        for (exit_at, stop_at) in (0..8).flat_map(|exit| (0..8).map(move |stop| (exit, stop))) {
+            let mut script = Script { calls: 0, exit_at, stop_at, pending: Vec::new(), alive: true, reaped: false };
+            let mut ends = false;
+            for turn in 0.. {
+                let news = News::of(&mut script);
+                ends |= news.ends;
+                if news.empty {
+                    break;
+                }
+                // The loop rests here until a signal is pending; before it rests, anything may happen.
+                script.call();
+                assert!(script.alive || !script.pending.is_empty(), "asleep for ever: exit at {exit_at}, stop at {stop_at}, turn {turn}");
+            }
+            assert!(
+                ends || stop_at >= script.calls || !script.pending.is_empty(),
+                "exit at {exit_at}, stop at {stop_at}: no end was asked for"
+            );
+        }
+    }
 }
