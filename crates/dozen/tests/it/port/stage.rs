@@ -17,7 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Stage {
     pub(crate) router: Router,
     pub(crate) runtime: tokio::runtime::Runtime,
-    pub(crate) home: tempfile::TempDir,
+    pub(crate) home: Folder,
     pub(crate) generation: u64,
 }
 
@@ -27,12 +27,15 @@ impl Stage {
     }
 
     pub(crate) fn with(limits: Limits) -> Self {
-        let home = tempfile::tempdir().expect("a folder");
+        let dir = tempfile::tempdir().expect("a folder");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let spec = RouterSpec { limits, workers: 2, ..RouterSpec::new(env!("CARGO_BIN_EXE_dozen"), Home::at(home.path())) };
+        let spec = RouterSpec { limits, workers: 2, ..RouterSpec::new(env!("CARGO_BIN_EXE_dozen"), Home::at(dir.path())) };
         let _within = runtime.enter();
         let router = Router::spawn(spec, bind(Some(0)).expect("a port")).expect("a router");
         drop(_within);
+        let pid = router.pid().and_then(|p| rustix::process::Pid::from_raw(p.cast_signed())).expect("it runs");
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("a child");
+        let home = Folder { dir, router: pidfd };
         Self { router, runtime, home, generation: 0 }
     }
 
@@ -121,6 +124,28 @@ impl Stage {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("readable");
         let line = status.lines().find(|l| l.starts_with(field)).expect("such a field");
         line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+    }
+}
+
+/// The home of a router, which goes when that one does not write to it any more.
+pub(crate) struct Folder {
+    dir: tempfile::TempDir,
+    router: std::os::fd::OwnedFd,
+}
+
+impl Folder {
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        // It may have ended long ago.
+        let _ = rustix::process::pidfd_send_signal(&self.router, rustix::process::Signal::KILL);
+        let limit = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        let _ = rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&self.router, PollFlags::IN)], Some(&limit)));
     }
 }
 
