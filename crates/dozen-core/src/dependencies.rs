@@ -15,7 +15,7 @@ pub mod static_files;
 pub mod system;
 
 /// Counted up when a pack's output for one and the same source changes: part of every cache key.
-pub const PACK_VERSION: u32 = 4;
+pub const PACK_VERSION: u32 = 5;
 
 /// A language and what runs it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -42,6 +42,8 @@ pub struct Install {
     pub manifests: Vec<(String, String)>,
     /// Files that are needed as they are.
     pub files: Vec<String>,
+    /// The programs of the workspace's own packages, which commands lead to. What the build makes is not among them.
+    pub programs: Vec<String>,
     /// Whether packages for development are installed for the app's own scripts.
     pub development: bool,
     /// Variables that the settings name as `${NAME}`.
@@ -134,6 +136,7 @@ impl Pack<'_> {
                 program,
                 lock: lock.map(str::to_owned),
                 manifests: all().map(|m| (m.path(), m.reduced())).collect(),
+                programs: all().flat_map(Manifest::programs).filter(|p| self.source.has(p) && !files.contains(p)).collect(),
                 files,
                 development,
                 variables,

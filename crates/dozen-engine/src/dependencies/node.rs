@@ -20,7 +20,8 @@ use dozen_core::processes::jail::{Mount, View};
 use failure::Failed;
 use prune::Pruned;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tools::Program;
@@ -79,6 +80,7 @@ impl<'a> Node<'a> {
         let known = if scripted {
             let installed = all.as_ref().unwrap_or(&needed);
             installed.copy(tree).map_err(written)?;
+            self.make_executable(install).map_err(written)?;
             self.scripts(When::Build).await?;
             let Pruned { known, removed } = prune::prune(tree, installed, &needed, &install.kept).map_err(written)?;
             if removed > 0 {
@@ -88,6 +90,7 @@ impl<'a> Node<'a> {
             known
         } else {
             needed.link(tree).map_err(written)?;
+            self.make_executable(install).map_err(written)?;
             needed.known()
         };
         self.without_caches()?;
@@ -96,6 +99,16 @@ impl<'a> Node<'a> {
         }
         self.check_start(install)?;
         Ok(known)
+    }
+
+    /// Does to the workspace's own programs what package managers do when they make commands of them.
+    fn make_executable(&self, install: &Install) -> io::Result<()> {
+        for path in install.programs.iter().map(|p| self.job.tree.join(p)) {
+            if fs::symlink_metadata(&path).is_ok_and(|m| m.is_file()) {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+            }
+        }
+        Ok(())
     }
 
     /// A default `start` whose program is not in the slug cannot run.
@@ -163,6 +176,12 @@ impl<'a> Node<'a> {
                 add(&hash_file(&full).map_err(failing(&full))?);
             }
         }
+        // Commands are made of programs that are there, and for the interpreter that their first line names; the rest is the source's.
+        let programs: Vec<(&String, Vec<u8>)> = install.programs.iter().map(|p| (p, interpreter_line(&job.tree.join(p)))).collect();
+        for (path, line) in &programs {
+            add(path.as_bytes());
+            add(line);
+        }
         let inputs = store::hex(inputs.finalize().as_bytes());
         let lock = job.cache.join("locks").join(format!("{}.json", &inputs[..32]));
         let resolved = if install.lock.is_none() { fs::read_to_string(&lock).ok() } else { None };
@@ -199,6 +218,9 @@ impl<'a> Node<'a> {
         }
         for (path, text) in &install.manifests {
             put(path, text.as_bytes())?;
+        }
+        for (path, line) in &programs {
+            put(path, line)?;
         }
         let resolved = match (&install.lock, resolved) {
             (Some(_), _) => None,
@@ -337,6 +359,21 @@ impl<'a> Node<'a> {
             gone(self.job.tree.join("node_modules").join(name))?;
         }
         self.job.plan.scratch.iter().try_for_each(|folder| gone(self.job.tree.join(folder)))
+    }
+}
+
+/// The first line of a script, where it names an interpreter; empty for anything else.
+fn interpreter_line(path: &Path) -> Vec<u8> {
+    let mut head = Vec::new();
+    if !fs::symlink_metadata(path).is_ok_and(|m| m.is_file()) {
+        return head;
+    }
+    // What is longer is none: the kernel reads no further either.
+    let read = fs::File::open(path).and_then(|file| file.take(256).read_to_end(&mut head));
+    let end = head.iter().position(|b| *b == b'\n').map(|at| at + 1);
+    match (read, end) {
+        (Ok(_), Some(end)) if head.starts_with(b"#!") => head[..end].to_vec(),
+        _ => Vec::new(),
     }
 }
 

@@ -278,6 +278,37 @@ async fn pnpm_makes_the_same_slug_anywhere_and_it_runs_elsewhere() {
     answers_elsewhere(&bench, &built);
 }
 
+/// pnpm's commands let a program find what only others declare: some rely on it.
+#[tokio::test]
+async fn a_pnpm_command_finds_what_its_neighbours_declare() {
+    let lock = format!(
+        "lockfileVersion: '9.0'\n\nsettings:\n  autoInstallPeers: true\n  excludeLinksFromLockfile: false\n\nimporters:\n\n  .:\n    dependencies:\n\
+        \x20     tool:\n        specifier: workspace:*\n        version: link:libs/tool\n\n  libs/tool: {{}}\n\n  libs/wait:\n    dependencies:\n\
+        \x20     ms:\n        specifier: 2.1.3\n        version: 2.1.3\n\npackages:\n\n  ms@2.1.3:\n    resolution: {{integrity: {MS}}}\n\n\
+        snapshots:\n\n  ms@2.1.3: {{}}\n"
+    );
+    let root = r#"{"name": "all", "private": true, "dependencies": {"tool": "workspace:*"}, "scripts": {"build": "tool > made"}}"#;
+    let files = [
+        ("package.json", root),
+        ("Procfile", "web: node_modules/.bin/tool"),
+        ("pnpm-workspace.yaml", "packages: ['libs/*']\n"),
+        ("pnpm-lock.yaml", lock.as_str()),
+        ("libs/tool/package.json", r#"{"name": "tool", "version": "1.0.0", "bin": "cli.js"}"#),
+        ("libs/tool/cli.js", "#!/usr/bin/env node\nconsole.log(require('ms')(60000))"),
+        ("libs/wait/package.json", r#"{"name": "wait", "version": "1.0.0", "dependencies": {"ms": "2.1.3"}}"#),
+    ];
+    let (one, two) = (Bench::new(&files), Bench::new(&files));
+    let (built, _) = one.build().await;
+    assert_eq!(fs::read_to_string(one.tree(&built).join("made")).expect("made"), "1m\n");
+    assert_eq!(two.build().await.0.slug.id, built.slug.id, "the same slug anywhere");
+    let command = fs::read_to_string(one.tree(&built).join("node_modules/.bin/tool")).expect("there");
+    assert!(command.contains("/app/node_modules/.pnpm/node_modules") && !command.contains(".making-"), "{command}");
+    // Another interpreter is another command.
+    one.write("libs/tool/cli.js", "#!/bin/sh\necho of the shell");
+    let (built, _) = one.build().await;
+    assert_eq!(fs::read_to_string(one.tree(&built).join("made")).expect("made"), "of the shell\n");
+}
+
 #[tokio::test]
 async fn yarn_makes_the_same_slug_anywhere_and_it_runs_elsewhere() {
     let (bench, built, text) = alike(("yarn.lock", &yarn_lock()), "yarn start").await;
@@ -339,12 +370,12 @@ async fn a_workspace_is_one_slug_whose_packages_find_each_other() {
         r#"{"name": "all", "private": true, "workspaces": ["apps/*", "libs/*"], "scripts": {"build": "npm run build -ws --if-present"}}"#;
     let lock = format!(
         r#"{{"name": "all", "lockfileVersion": 3, "requires": true, "packages": {{"": {{"name": "all", "workspaces": ["apps/*", "libs/*"]}},
-        "apps/api": {{"name": "api", "version": "1.0.0", "dependencies": {{"wait": "1.0.0"}}, "devDependencies": {{"json5": "2.2.3"}}}}, "libs/wait": {{"name": "wait", "version": "1.0.0", "dependencies": {{"ms": "2.1.3"}}}},
+        "apps/api": {{"name": "api", "version": "1.0.0", "dependencies": {{"wait": "1.0.0"}}, "devDependencies": {{"json5": "2.2.3"}}}}, "libs/wait": {{"name": "wait", "version": "1.0.0", "dependencies": {{"ms": "2.1.3"}}, "bin": {{"say": "bin/say"}}}},
         "node_modules/api": {{"resolved": "apps/api", "link": true}}, "node_modules/wait": {{"resolved": "libs/wait", "link": true}},
         "node_modules/json5": {{"version": "2.2.3", "integrity": "{JSON5}", "dev": true, "bin": {{"json5": "lib/cli.js"}}}},
         "node_modules/ms": {{"version": "2.1.3", "integrity": "{MS}"}}}}}}"#
     );
-    let api = r#"{"name": "api", "version": "1.0.0", "scripts": {"start": "node api.js", "build": "json5 in.json5 -o made.json", "postinstall": "echo hello > said"},
+    let api = r#"{"name": "api", "version": "1.0.0", "scripts": {"start": "node api.js", "build": "json5 in.json5 -o made.json && say", "postinstall": "echo hello > said"},
         "dependencies": {"wait": "1.0.0"}, "devDependencies": {"json5": "2.2.3"}}"#;
     let bench = Bench::new(&[
         ("package.json", root),
@@ -352,7 +383,12 @@ async fn a_workspace_is_one_slug_whose_packages_find_each_other() {
         ("apps/api/package.json", api),
         ("apps/api/in.json5", "{}"),
         ("apps/api/api.js", "console.log(require('wait')(60000), require('./made.json'))"),
-        ("libs/wait/package.json", r#"{"name": "wait", "version": "1.0.0", "main": "wait.js", "dependencies": {"ms": "2.1.3"}}"#),
+        (
+            "libs/wait/package.json",
+            r#"{"name": "wait", "version": "1.0.0", "main": "wait.js", "dependencies": {"ms": "2.1.3"}, "bin": {"say": "bin/say"}}"#,
+        ),
+        // Not executable in the work tree: package managers see to that.
+        ("libs/wait/bin/say", "#!/usr/bin/env node\nconsole.log('says', require('ms')(1000))"),
         ("libs/wait/wait.js", "module.exports = require('ms')"),
     ]);
     let error = bench.fails().await;
@@ -360,7 +396,7 @@ async fn a_workspace_is_one_slug_whose_packages_find_each_other() {
 
     bench.write("Procfile", "web: npm start -w apps/api");
     let (built, text) = bench.build().await;
-    assert!(text.contains("$ npm run postinstall (in apps/api)"), "{text}");
+    assert!(text.contains("$ npm run postinstall (in apps/api)") && text.contains("says 1s"), "{text}");
     let moved = bench.dir.path().join("elsewhere");
     fs::rename(bench.tree(&built), &moved).expect("moved");
     let out = Command::new("node").arg("apps/api/api.js").current_dir(&moved).output().expect("runs");

@@ -123,6 +123,17 @@ impl Manifest {
         NEEDED.iter().flat_map(|t| self.table(t)).any(|(n, _)| n == name)
     }
 
+    /// The files that `bin` names, within the app.
+    pub(super) fn programs(&self) -> Vec<String> {
+        let named: Vec<&str> = match self.json.get("bin") {
+            Some(Value::String(path)) => vec![path],
+            Some(Value::Object(paths)) => paths.values().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let plain = named.into_iter().filter(|path| !path.starts_with('/') && path.split('/').all(|part| part != ".."));
+        plain.map(|path| join(&self.folder, path.trim_start_matches("./"))).collect()
+    }
+
     /// Whether something is only for development.
     pub(super) fn develops(&self) -> bool {
         self.table("devDependencies").any(|(n, _)| !self.needs(n))

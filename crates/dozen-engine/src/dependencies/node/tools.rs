@@ -5,6 +5,7 @@ use crate::dependencies::interpreters::Interpreter;
 use crate::dependencies::runner::Command;
 use crate::dependencies::steps::{Job, Show, failed};
 use crate::dependencies::{BuildError, uv};
+use crate::processes::spec::APP;
 use crate::release::scratch::Scratch;
 use dozen_core::dependencies::node::range::Range;
 use dozen_core::dependencies::node::{Install, KEPT_TOOL, Manager, Program as Named};
@@ -244,7 +245,7 @@ pub(super) fn environment(job: &Job<'_>, install: Option<&Install>, app: &Path) 
     ];
     env.extend(fixed.map(|(k, v)| (k.to_owned(), v)));
     if let Some(install) = install {
-        env.extend(own(install, &downloads));
+        env.extend(own(install, &downloads, app == Path::new(APP)));
         let script = match &install.program {
             Named::Own => None,
             Named::Fetched { package, version } => {
@@ -265,8 +266,8 @@ pub(super) fn environment(job: &Job<'_>, install: Option<&Install>, app: &Path) 
     Ok(env)
 }
 
-/// What one package manager is told.
-fn own(install: &Install, downloads: &Path) -> Vec<(String, String)> {
+/// What one package manager is told. `mounted`: it works at the place where the slug will run.
+fn own(install: &Install, downloads: &Path, mounted: bool) -> Vec<(String, String)> {
     let folder = |name: &str| downloads.join(name).to_string_lossy().into_owned();
     let mut env: Vec<(String, String)> = Vec::new();
     match install.manager {
@@ -276,8 +277,8 @@ fn own(install: &Install, downloads: &Path) -> Vec<(String, String)> {
                 ("store_dir", folder("pnpm")),
                 // A linked file would be changed together with the store's own copy.
                 ("package_import_method", "copy".into()),
-                // Programs would name folders by their whole paths.
-                ("extend_node_path", "false".into()),
+                // Commands name folders by their whole paths, by which programs find what only their neighbours declare.
+                ("extend_node_path", mounted.to_string()),
                 ("enable_global_virtual_store", "false".into()),
                 ("manage_package_manager_versions", "false".into()),
                 ("package_manager_strict", "false".into()),
