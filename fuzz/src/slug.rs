@@ -178,6 +178,7 @@ impl Script {
             needs: all("needs").into_iter().map(PathBuf::from).collect(),
             console: all("console").pop(),
             scratch: all("scratch"),
+            rules: std::collections::BTreeMap::new(),
             commit: None,
         };
         let (slug, _) = store::take(&home, &scratch, &facts, &HashMap::new()).ok()?;

@@ -121,6 +121,7 @@ mod tests {
                 needs: vec![],
                 console: None,
                 scratch: vec![],
+                rules: BTreeMap::new(),
                 commit: None,
                 size: 0,
                 files: 0,

@@ -13,68 +13,12 @@ pub mod app_json;
 pub mod dozen_toml;
 mod tree;
 
+pub use crate::processes::rules::{HealthCheck, HealthKind};
 pub use app_json::AppJson;
 pub use dozen_toml::DozenToml;
 
 /// The checks of each process type.
 pub type HealthChecks = BTreeMap<TypeName, Vec<HealthCheck>>;
-
-/// One check of an instance's health, in the shape that Dokku gave it in app.json.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// What depends on it.
-    pub kind: HealthKind,
-    /// What it is called in messages.
-    pub name: Option<String>,
-    /// The path of an HTTP request that must be answered with 2xx or 3xx.
-    pub path: Option<String>,
-    /// The port of that request; `None`: the instance's own.
-    pub port: Option<u16>,
-    /// `http` or `https`; `None`: `http`.
-    pub scheme: Option<String>,
-    /// Headers of that request.
-    pub headers: Vec<(String, String)>,
-    /// What its answer must contain.
-    pub content: Option<String>,
-    /// A command that must end with 0.
-    pub command: Vec<String>,
-    /// How long the instance must have been up.
-    pub uptime: Option<Duration>,
-    /// The port must have a listener.
-    pub listening: bool,
-    /// How often it is tried before it fails; 3 by default, at least 1.
-    pub attempts: u32,
-    /// Between two tries; 5 s by default.
-    pub wait: Duration,
-    /// For one try; 5 s by default.
-    pub timeout: Duration,
-    /// Before the first try; 0 by default.
-    pub initial_delay: Duration,
-}
-
-/// What a health check decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HealthKind {
-    /// Whether a new instance came up.
-    Startup,
-    /// Whether it takes requests now.
-    Readiness,
-    /// Whether it must be started anew.
-    Liveness,
-}
-
-impl HealthKind {
-    const ALL: [Self; 3] = [Self::Startup, Self::Readiness, Self::Liveness];
-
-    /// The word in app.json and dozen.toml.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Startup => "startup",
-            Self::Readiness => "readiness",
-            Self::Liveness => "liveness",
-        }
-    }
-}
 
 /// Reads `[{type: startup, …}]`, or a single check without the list.
 fn health_checks(shape: &mut tree::Shape<'_, '_>, node: tree::Node, path: &str) -> Vec<HealthCheck> {

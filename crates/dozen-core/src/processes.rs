@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 pub mod jail;
 pub mod procfile;
+pub mod rules;
 
 /// A line of the Procfile.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use crate::config::{Changes, Config, Mask};
 use crate::dependencies::Stack;
 use crate::ids::{DeployRef, InstanceName, SlugId, TypeName, Version};
 use crate::processes::ProcessType;
+use crate::processes::rules::{Rules, RulesByType};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,6 +31,8 @@ pub struct Slug {
     pub console: Option<String>,
     /// Folders of the tree that an instance may write, relative; each instance finds them empty and loses them when it ends.
     pub scratch: Vec<String>,
+    /// What the app says of its process types besides their commands.
+    pub rules: RulesByType,
     /// The commit it was built from.
     pub commit: Option<Commit>,
     /// Bytes of all files.
@@ -176,6 +179,11 @@ impl Release {
     /// What of it must not be shown.
     pub fn mask(&self) -> Mask {
         Mask::of(self.config.vars.values())
+    }
+
+    /// What the app says of a process type besides its command.
+    pub fn rules(&self, kind: &TypeName) -> Rules {
+        self.slug.rules.get(kind).cloned().unwrap_or_default()
     }
 
     /// The command of a process type.

@@ -12,6 +12,7 @@ use dozen_core::config::Mask;
 use dozen_core::dependencies::{Language, PACK_VERSION, Plan, PlanError, Stack, Tool};
 use dozen_core::ids::{AppName, SlugId};
 use dozen_core::processes::ProcessType;
+use dozen_core::processes::rules::RulesByType;
 use dozen_core::release::Slug;
 use interpreters::{ChooseError, Interpreter, Places};
 use node::Node;
@@ -56,6 +57,8 @@ pub struct Request<'a> {
     pub console: Option<&'a str>,
     /// The scratch folders that dozen.toml names.
     pub scratch: &'a [String],
+    /// What the app says of its process types.
+    pub rules: &'a RulesByType,
     /// The deploy's config, for build steps that load the app's settings.
     pub config: &'a [(String, String)],
     /// Names that the app requires; those that the config lacks get a placeholder in such steps.
@@ -319,6 +322,7 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
         needs: interpreter.iter().map(|p| p.prefix.clone()).filter(|p| !p.starts_with("/usr")).collect(),
         console,
         scratch,
+        rules: request.rules.clone(),
         commit: request.source.commit.clone(),
     };
     let home = request.home.clone();

@@ -157,6 +157,7 @@ impl Floor {
             processes: declared.processes.clone(),
             console: declared.console(),
             scratch: &declared.scratch,
+            rules: &declared.rules,
             config: &variables,
             placeholders: missing,
             mask: &Mask::of(config.vars.values()),

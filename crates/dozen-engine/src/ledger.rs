@@ -258,6 +258,7 @@ mod tests {
                 needs: vec![],
                 console: None,
                 scratch: vec![],
+                rules: std::collections::BTreeMap::default(),
                 commit: None,
                 size: 1,
                 files: 1,

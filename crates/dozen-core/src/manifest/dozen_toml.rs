@@ -6,36 +6,21 @@ use crate::concurrency::formation::{UnknownType, unknown_type};
 use crate::diagnostic::{self, Diagnostic, Severity, excerpt};
 use crate::ids::TypeName;
 use crate::processes::ProcessType;
+use crate::processes::rules::Rules;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
-use std::time::Duration;
 
 /// What dozen.toml says; everything is optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DozenToml {
-    /// `[process.<type>]`
-    pub processes: BTreeMap<TypeName, ProcessSettings>,
+    /// `[process.<type>]`; the checks of `[health.<type>]` are not among them.
+    pub processes: BTreeMap<TypeName, Rules>,
     /// `[scratch] folders`: what instances may write besides their `/tmp`, relative to the app's folder, without `..`.
     pub scratch: Vec<String>,
     /// `[check] ignore`: paths that the audit leaves out.
     pub check_ignore: Vec<String>,
     /// `[health.<type>]`
     pub health: HealthChecks,
-}
-
-/// What is set for a process type; what is not has the platform's default.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ProcessSettings {
-    /// How long an instance that is no `web` must have been alive to count as up.
-    pub settle: Option<Duration>,
-    /// Between SIGTERM and SIGKILL.
-    pub stop_timeout: Option<Duration>,
-    /// The size of its instances.
-    pub size: Option<String>,
-    /// Whether a new release's instances start while the old ones still run; `false` stops the old ones first.
-    pub overlap: Option<bool>,
-    /// The process types that must be up before it starts. Never leads back to itself.
-    pub after: Vec<TypeName>,
 }
 
 /// What a dozen.toml says and what there is to say about it. With an error among the diagnostics it cannot be used.
@@ -96,14 +81,14 @@ fn settings(shape: &mut Shape<'_, '_>, node: Node) -> DozenToml {
     settings
 }
 
-fn processes(shape: &mut Shape<'_, '_>, node: Node) -> BTreeMap<TypeName, ProcessSettings> {
+fn processes(shape: &mut Shape<'_, '_>, node: Node) -> BTreeMap<TypeName, Rules> {
     const KNOWN: &[&str] = &["settle", "stop-timeout", "size", "overlap", "after"];
     let mut processes = BTreeMap::new();
     let mut after_spans = Vec::new();
     for member in shape.table(node, "process").unwrap_or_default() {
         let Some(kind) = shape.process_type(&member, "process") else { continue };
         let path = join("process", &member.key);
-        let mut set = ProcessSettings::default();
+        let mut set = Rules::default();
         for Member { key, key_span, node } in shape.table(member.node, &path).unwrap_or_default() {
             let at = &join(&path, &key);
             match key.as_str() {
@@ -148,7 +133,7 @@ fn after(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Vec<TypeName> {
 }
 
 /// The types that could never start, since what they come after waits, directly or not, for itself.
-fn waiting_for_ever(processes: &BTreeMap<TypeName, ProcessSettings>) -> BTreeSet<&TypeName> {
+fn waiting_for_ever(processes: &BTreeMap<TypeName, Rules>) -> BTreeSet<&TypeName> {
     let mut waits_for: BTreeMap<&TypeName, BTreeSet<&TypeName>> = BTreeMap::new();
     let mut lets_start: BTreeMap<&TypeName, Vec<&TypeName>> = BTreeMap::new();
     for (kind, settings) in processes {

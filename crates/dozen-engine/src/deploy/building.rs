@@ -55,6 +55,7 @@ pub async fn build(building: Building<'_>, options: &BuildOptions, printer: Arc<
         processes: declared.processes.clone(),
         console: declared.console(),
         scratch: &declared.scratch,
+        rules: &declared.rules,
         config: &variables,
         placeholders: &declared.missing(&config, &[]),
         mask: &Mask::of(config.vars.values()),

@@ -9,8 +9,8 @@ use dozen_core::config::{Config, ConfigError, Origin, Var, dotenv};
 use dozen_core::dependencies::aptfile;
 use dozen_core::diagnostic::{Diagnostic, has_errors};
 use dozen_core::ids::TypeName;
-use dozen_core::manifest::dozen_toml::ProcessSettings;
 use dozen_core::manifest::{AppJson, DozenToml, app_json, dozen_toml};
+use dozen_core::processes::rules::{Rules, RulesByType};
 use dozen_core::processes::{ProcessType, procfile};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -28,6 +28,8 @@ pub(super) struct Declared {
     pub(super) dotenv: Option<BTreeMap<String, String>>,
     /// dozen.toml's scratch folders.
     pub(super) scratch: Vec<String>,
+    /// What dozen.toml says of process types, and the checks of both files.
+    pub(super) rules: RulesByType,
     app_json: AppJson,
 }
 
@@ -58,6 +60,9 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
         None => AppJson::default(),
     };
     let mut scratch = Vec::new();
+    let mut rules = RulesByType::new();
+    // What is ours alone wins, type by type.
+    let mut checks = app_json.health.clone();
     if let Some(t) = text("dozen.toml")? {
         let (settings, remarks) = dozen_toml::parse(&t);
         told("dozen.toml", Some(t), remarks, output)?;
@@ -66,6 +71,8 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
         }
         not_applied("dozen.toml", &settings_without_effect(&settings), output);
         scratch = settings.scratch;
+        rules = settings.processes;
+        checks.extend(settings.health);
     }
     if let Some(t) = text("Aptfile")? {
         let (_, remarks) = aptfile::parse(&t);
@@ -78,7 +85,10 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
     ];
     let names: Vec<&str> = without_effect.iter().filter(|(_, declared)| *declared).map(|(name, _)| *name).collect();
     not_applied("app.json", &names, output);
-    Ok(Declared { processes, formation: app_json.quantities(), dotenv: None, scratch, app_json })
+    for (kind, checks) in checks {
+        rules.entry(kind).or_default().checks = checks;
+    }
+    Ok(Declared { processes, formation: app_json.quantities(), dotenv: None, scratch, rules, app_json })
 }
 
 /// The text of a file that a person writes. `None` where there is none; one that is there and cannot be read is never passed over.
@@ -98,7 +108,7 @@ fn not_applied(file: &str, names: &[&str], output: &dyn Output) {
 }
 
 fn settings_without_effect(settings: &DozenToml) -> Vec<&'static str> {
-    let any = |declared: fn(&ProcessSettings) -> bool| settings.processes.values().any(declared);
+    let any = |declared: fn(&Rules) -> bool| settings.processes.values().any(declared);
     let all = [
         ("settle", any(|p| p.settle.is_some())),
         ("stop-timeout", any(|p| p.stop_timeout.is_some())),

@@ -10,13 +10,16 @@ use dozen_core::codebase::Commit;
 use dozen_core::dependencies::Stack;
 use dozen_core::ids::SlugId;
 use dozen_core::processes::ProcessType;
+use dozen_core::processes::rules::RulesByType;
 use dozen_core::release::Slug;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+mod rules;
 
 /// The version of `slug.json`; counted up when an older dozen could not read it.
 const FORMAT: u32 = 1;
@@ -81,6 +84,8 @@ pub struct Facts {
     pub console: Option<String>,
     /// Folders that an instance may write; made in the tree where they are missing.
     pub scratch: Vec<String>,
+    /// What the app says of its process types.
+    pub rules: RulesByType,
     /// Not part of the id.
     pub commit: Option<Commit>,
 }
@@ -94,6 +99,7 @@ impl From<&Slug> for Facts {
             needs: slug.needs.clone(),
             console: slug.console.clone(),
             scratch: slug.scratch.clone(),
+            rules: slug.rules.clone(),
             commit: slug.commit.clone(),
         }
     }
@@ -250,6 +256,8 @@ pub(super) struct Wire {
     console: Option<String>,
     #[serde(default)]
     scratch: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    rules: BTreeMap<String, rules::Wire>,
     commit: Option<WireCommit>,
     size: u64,
     files: u64,
@@ -272,6 +280,7 @@ impl Wire {
             needs: facts.needs.clone(),
             console: facts.console.clone(),
             scratch: facts.scratch.clone(),
+            rules: rules::to_wire(&facts.rules),
             commit: facts.commit.as_ref().map(|c| WireCommit { hash: c.hash.clone(), dirty: c.dirty }),
             size: 0,
             files: 0,
@@ -291,7 +300,7 @@ impl Wire {
 
     /// What of it decides how the app runs.
     fn identity(&self) -> Vec<u8> {
-        let parts = (&self.pack, &self.runtime, &self.processes, &self.env, &self.needs, &self.console, &self.scratch);
+        let parts = (&self.pack, &self.runtime, &self.processes, &self.env, &self.needs, &self.console, &self.scratch, &self.rules);
         serde_json::to_vec(&parts).unwrap_or_default()
     }
 
@@ -306,6 +315,7 @@ impl Wire {
             needs: self.needs,
             console: self.console,
             scratch: self.scratch,
+            rules: rules::from_wire(self.rules),
             commit: self.commit.map(|c| Commit { hash: c.hash, dirty: c.dirty }),
             size: self.size,
             files: self.files,

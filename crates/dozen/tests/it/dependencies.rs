@@ -76,6 +76,7 @@ impl Bench {
         let request = Request {
             console: None,
             scratch: &[],
+            rules: &std::collections::BTreeMap::new(),
             exe: Path::new(env!("CARGO_BIN_EXE_dozen")),
             home: &self.home,
             app: &self.app,

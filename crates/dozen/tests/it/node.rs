@@ -66,6 +66,7 @@ impl Bench {
         let request = Request {
             console: None,
             scratch: &[],
+            rules: &std::collections::BTreeMap::new(),
             exe: Path::new(DOZEN),
             home: &self.home,
             app: &self.app,

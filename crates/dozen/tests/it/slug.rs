@@ -339,6 +339,7 @@ fn forged(dir: &Path, version: &str, link: &str, needs: &str) -> Result<PathBuf,
         needs: if needs.is_empty() { vec![] } else { vec![needs.into()] },
         console: None,
         scratch: vec![],
+        rules: std::collections::BTreeMap::new(),
         commit: None,
     };
     let (slug, _) = store::take(&home, &scratch, &facts, &HashMap::new()).expect("taken");

@@ -2,6 +2,7 @@ use super::*;
 use crate::diagnostic::has_errors;
 use crate::manifest::HealthKind;
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn kind(name: &str) -> TypeName {
     name.parse().expect("valid")
