@@ -25,6 +25,7 @@ const NEEDS: &[Need] = &[
     },
     Need { what: "Node with npm", packages: &["nodejs", "npm"], here: || on_path("node") && on_path("npm") },
     Need { what: "zsh and fish", packages: &["zsh", "fish"], here: || on_path("zsh") && on_path("fish") },
+    Need { what: "nftables and iproute2", packages: &["nftables", "iproute2"], here: || nft().is_some() && on_path("ip") },
     Need { what: "mandoc", packages: &["mandoc"], here: || on_path("mandoc") },
     Need { what: "Chromium", packages: &["chromium"], here: || on_path("chromium") },
     Need { what: "PostgreSQL", packages: &["postgresql"], here: || crate::postgres::programs().is_some() },
@@ -60,6 +61,11 @@ pub(crate) fn prepare() -> Result<()> {
         Some(need) => bail!("{} is still missing after the installation of {}", need.what, need.packages.join(" ")),
         None => Ok(()),
     }
+}
+
+/// A person's PATH need not lead to it.
+fn nft() -> Option<&'static str> {
+    ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].into_iter().find(|p| std::path::Path::new(p).exists())
 }
 
 /// Whether a program of this name is found where a shell would look.

@@ -13,6 +13,7 @@
 use crate::disposability::Leaving;
 use crate::home::Home;
 use crate::logs::Store;
+use crate::port::guard;
 use crate::port::lease::Lease;
 use crate::port::{Router, RouterEvent};
 use crate::processes::spec::{self, Place};
@@ -184,6 +185,8 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
     if let Some(router) = reconciler.site.router.take() {
         router.stop(ROUTER_GRACE).await;
     }
+    drop(reconciler.instances);
+    guard::at_rest().await;
     if let Some(done) = reconciler.closing {
         // Whoever asked may have gone.
         let _ = done.send(());
@@ -374,7 +377,7 @@ impl Reconciler {
         let Some(i) = self.instances.get(key) else { return };
         let release = i.release.clone();
         let command = release.command(&key.1.kind).unwrap_or_default().to_owned();
-        let lease = if key.1.kind.is_web() { Lease::take() } else { None };
+        let mut lease = if key.1.kind.is_web() { Lease::take() } else { None };
         if key.1.kind.is_web() && lease.is_none() {
             self.line(&key.1.to_string(), "Cannot start: no port of dozen's range is free");
         }
@@ -382,7 +385,13 @@ impl Reconciler {
         self.line(&key.1.to_string(), &format!("Starting process with command `{}`", release.mask().apply(&command)));
         let place = self.place();
         let spec = place.spec(&release, &key.1, &command, port, Some(spec::log(&self.site.home, &release)));
-        let (incarnation, jail) = self.launch(key.clone(), spec, None).await;
+        let uid = self.site.uid;
+        let shut = async {
+            if let Some(lease) = &mut lease {
+                lease.shut(uid).await;
+            }
+        };
+        let ((incarnation, jail), ()) = tokio::join!(self.launch(key.clone(), spec, None), shut);
         if let Some(i) = self.instances.get_mut(key) {
             (i.incarnation, i.jail, i.port) = (incarnation, jail, lease);
         }

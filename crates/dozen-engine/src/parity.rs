@@ -3,6 +3,7 @@
 
 use crate::concurrency::{self, Command, Site};
 use crate::logs::Store;
+use crate::port::guard;
 use dozen_core::admin::OneOff;
 use dozen_core::concurrency::Desired;
 use dozen_core::ids::{DeployRef, InstanceName, Version};
@@ -123,7 +124,7 @@ impl Local {
 
 impl Driver for Local {
     fn capabilities(&self) -> Capabilities {
-        let missing = match self.isolation {
+        let mut missing = match self.isolation {
             Isolation::Namespaces => vec![],
             Isolation::UserNamespaces => vec!["a uid of its own for each deploy (needs root)".to_owned()],
             Isolation::Session => vec![
@@ -132,6 +133,7 @@ impl Driver for Local {
                 "scratch folders: processes write to /tmp only".to_owned(),
             ],
         };
+        missing.extend(guard::missing());
         Capabilities { isolation: self.isolation, app_path: self.isolation != Isolation::Session, missing }
     }
 

@@ -156,6 +156,10 @@ pub(crate) async fn floor(settings: &Settings, ledger: Ledger, deploy: &DeployRe
     let observed = Observed::new(store.clone());
     let uid = ledger.deploy(deploy).await?.map_or_else(|| rustix::process::getuid().as_raw(), |(uid, _)| uid);
     let layers = dozen_engine::processes::isolation(&settings.exe).await;
+    if router.is_some() {
+        // What it could not do is said by `ps`.
+        let _ = dozen_engine::port::guard::probe().await;
+    }
     let driver = Local::start(Site {
         exe: settings.exe.clone(),
         home: settings.home.clone(),

@@ -1,5 +1,6 @@
 //! Ports for instances, from a range of dozen's own below the kernel's ephemeral ports.
 
+use super::guard;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -14,7 +15,14 @@ const RANGE: std::ops::Range<u16> = 20_000..32_000;
 #[derive(Debug)]
 pub struct Lease {
     port: u16,
-    _name: OwnedFd,
+    /// Taken by the drop alone.
+    name: Option<OwnedFd>,
+    shut: bool,
+}
+
+/// Whether nobody leases this port and nobody listens on it.
+pub(super) fn is_free(port: u16) -> bool {
+    Lease::of(port).is_some()
 }
 
 impl Lease {
@@ -23,6 +31,12 @@ impl Lease {
         let start = rand::random_range(RANGE);
         let all = (start..RANGE.end).chain(RANGE.start..start);
         all.filter_map(Self::of).next()
+    }
+
+    /// Closes the port to all but the router and the deploy with this uid, where the host lets it; until the lease ends.
+    pub(crate) async fn shut(&mut self, uid: u32) {
+        self.shut = true;
+        guard::shut(self.port, uid).await;
     }
 
     /// The port.
@@ -36,7 +50,15 @@ impl Lease {
         bind(&name, &address).ok()?;
         // Whoever else may hold it is found by binding it for a moment on every address, as the app may.
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).ok()?;
-        Some(Self { port, _name: name })
+        Some(Self { port, name: Some(name), shut: false })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.shut {
+            guard::open(self.port, self.name.take());
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use dozen_core::ids::{InstanceName, TypeName};
+use dozen_core::parity::Driver;
 use dozen_core::processes::{Exit, Isolation, Seen, State as ProcessState};
 use dozen_engine::deploy::{DeployError, Steered};
 use dozen_engine::ledger::Principal;
@@ -37,6 +38,7 @@ pub(super) async fn list(State(served): Shared) -> Answer<wire::Processes> {
         formation: formation.to_string(),
         types: types.collect(),
         processes: processes.collect(),
+        not_enforced: if floor.serving { floor.driver.capabilities().missing } else { Vec::new() },
     }))
 }
 

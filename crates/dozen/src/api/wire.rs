@@ -37,6 +37,9 @@ pub(crate) struct Processes {
     pub(crate) types: Vec<ProcessType>,
     /// All that runs or is about to.
     pub(crate) processes: Vec<Process>,
+    /// What this host does not let dozen enforce, each for people.
+    #[serde(default)]
+    pub(crate) not_enforced: Vec<String>,
 }
 
 /// A line of the Procfile and its count.

@@ -12,6 +12,7 @@ mod deployed;
 mod disposability;
 mod docs;
 mod fuzz;
+mod guard;
 mod json;
 mod logs;
 mod node;

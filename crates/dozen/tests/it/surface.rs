@@ -86,6 +86,7 @@ fn compare(name: &str, text: &str) {
         (r" +\d{4,7}\b", " <n>"),
         // Who, and how strong: of the machine. Whether the latter has room depends on how long its process ids are.
         (r" +(ISOLATION|user-namespaces|namespaces|session)(\r?\n)", "$2"),
+        (r"(\r?\n)?(\r?\nNot enforced here: [^\r\n]*)+", ""),
         (r"\b(root|uid \d+)\b", "<who>"),
         // The widths of columns follow from all of these.
         (r" {2,}", "  "),

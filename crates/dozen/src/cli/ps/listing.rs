@@ -39,6 +39,10 @@ pub(super) fn text(answer: &wire::Processes, now: Timestamp, width: Option<usize
         (true, false) => "No processes.".to_owned(),
         (false, _) => processes(&answer.processes, now, width),
     });
+    if !answer.not_enforced.is_empty() {
+        lines.push(String::new());
+        lines.extend(answer.not_enforced.iter().map(|what| format!("Not enforced here: {what}")));
+    }
     lines.join("\n")
 }
 
@@ -127,6 +131,7 @@ mod tests {
             formation: "web=1 worker=1".into(),
             types: vec![of("clock", true), of("web", false), of("worker", false)],
             processes: vec![process("web.1"), crashed],
+            not_enforced: Vec::new(),
         }
     }
 

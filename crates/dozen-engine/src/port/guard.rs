@@ -1,0 +1,143 @@
+//! VII. The guard of instance ports: an nftables table of dozen's own, where dozen is root and the host has `nft`.
+//!
+//! | who connects to a guarded port | |
+//! |---|---|
+//! | from outside | dropped |
+//! | root: the router and the control plane | let through |
+//! | the deploy itself | let through |
+//! | anybody else on this host | refused |
+//!
+//! **Invariant:** only ports that are leased are guarded. What a dozen that was killed has left is swept by the next one.
+
+use super::lease;
+use std::io;
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+
+/// Made anew each time: whoever changed it by hand, or has an older dozen's, gets this one, in one transaction.
+const TABLE: &str = r#"add table inet dozen
+add set inet dozen guarded { type inet_service; }
+add map inet dozen owners { type inet_service : verdict; }
+add chain inet dozen deny
+add chain inet dozen outside { type filter hook input priority filter - 10; policy accept; }
+add chain inet dozen inside { type filter hook output priority filter - 10; policy accept; }
+flush chain inet dozen deny
+flush chain inet dozen outside
+flush chain inet dozen inside
+add rule inet dozen deny reject with tcp reset
+add rule inet dozen outside iifname != "lo" tcp flags & (syn | ack) == syn tcp dport @guarded drop
+add rule inet dozen inside oifname "lo" meta skuid != 0 tcp flags & (syn | ack) == syn tcp dport vmap @owners
+"#;
+/// Where distributions have it; root's PATH need not lead there.
+const PROGRAMS: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
+
+static PROBED: OnceCell<Result<(), String>> = OnceCell::const_new();
+static OPENING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+
+/// Sets the table up, once; answers why there is none.
+pub async fn probe() -> Result<(), &'static str> {
+    let found = PROBED.get_or_init(|| async {
+        if !rustix::process::geteuid().is_root() {
+            return Err("only root can guard them".to_owned());
+        }
+        run(TABLE).await.map_err(|e| e.to_string())?;
+        sweep().await;
+        Ok(())
+    });
+    found.await.as_ref().copied().map_err(String::as_str)
+}
+
+/// What is not enforced, for people; `None` where the guard stands or nobody has asked for it.
+pub fn missing() -> Option<String> {
+    let why = PROBED.get()?.as_ref().err()?;
+    Some(format!(
+        "a guard of instance ports: others on this host reach them, and from outside where an app listens on all addresses ({why})"
+    ))
+}
+
+/// Closes a leased port to all but root and this uid.
+pub(crate) async fn shut(port: u16, uid: u32) {
+    if !matches!(PROBED.get(), Some(Ok(()))) {
+        return;
+    }
+    // Somebody killed may have left it to another deploy.
+    let _ = run(&format!("delete element inet dozen owners {{ {port} }}\n")).await;
+    let rules = format!(
+        "add chain inet dozen uid-{uid}\nflush chain inet dozen uid-{uid}\nadd rule inet dozen uid-{uid} meta skuid {uid} accept\n\
+         add rule inet dozen uid-{uid} jump deny\nadd element inet dozen guarded {{ {port} }}\n\
+         add element inet dozen owners {{ {port} : goto uid-{uid} }}\n"
+    );
+    if let Err(error) = run(&rules).await {
+        tracing::warn!(%error, port, "the port is not guarded");
+    }
+}
+
+/// Gives a port up, together with what keeps it from being leased meanwhile.
+pub(crate) fn open(port: u16, lease: impl Send + 'static) {
+    if !matches!(PROBED.get(), Some(Ok(()))) || tokio::runtime::Handle::try_current().is_err() {
+        return;
+    }
+    let task = crate::tasks::spawn("guard", async move {
+        forget(port).await;
+        drop(lease);
+    });
+    let mut all = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|task| !task.is_finished());
+    all.push(task);
+}
+
+/// Waits until every port that was given up is open.
+pub(crate) async fn at_rest() {
+    let all = std::mem::take(&mut *OPENING.lock().unwrap_or_else(PoisonError::into_inner));
+    for task in all {
+        // One that failed has said so.
+        let _ = task.await;
+    }
+}
+
+async fn forget(port: u16) {
+    let gone = run(&format!("delete element inet dozen owners {{ {port} }}\ndelete element inet dozen guarded {{ {port} }}\n")).await;
+    if let Err(error) = gone {
+        tracing::debug!(%error, port, "the port was not guarded");
+    }
+}
+
+/// Opens ports that nobody leases and nobody listens on.
+async fn sweep() {
+    let Ok(text) = nft(&["-j", "list", "set", "inet", "dozen", "guarded"], "").await else { return };
+    let Ok(told) = serde_json::from_slice::<serde_json::Value>(&text) else { return };
+    let sets = told["nftables"].as_array().into_iter().flatten();
+    let ports = sets.filter_map(|v| v["set"]["elem"].as_array()).flatten().filter_map(|n| n.as_u64()?.try_into().ok());
+    for port in ports.collect::<Vec<u16>>() {
+        if lease::is_free(port) {
+            forget(port).await;
+        }
+    }
+}
+
+async fn run(script: &str) -> io::Result<()> {
+    nft(&["-f", "-"], script).await.map(drop)
+}
+
+/// Runs `nft`; a script is one transaction. Answers what it prints.
+async fn nft(words: &[&str], script: &str) -> io::Result<Vec<u8>> {
+    let Some(program) = PROGRAMS.iter().find(|p| std::path::Path::new(p).exists()) else {
+        return Err(io::Error::other("there is no nft; install the package nftables"));
+    };
+    #[expect(clippy::disallowed_methods, reason = "nft changes this host's own table; it is in no jail")]
+    let mut command = tokio::process::Command::new(program);
+    command.args(words).env_clear().current_dir("/").kill_on_drop(true);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(script.as_bytes()).await?;
+    }
+    let out = child.wait_with_output().await?;
+    if out.status.success() {
+        return Ok(out.stdout);
+    }
+    let said = String::from_utf8_lossy(&out.stderr);
+    Err(io::Error::other(format!("nft: {}", said.lines().next().unwrap_or("it failed").trim_start_matches("/dev/stdin:"))))
+}
