@@ -196,6 +196,10 @@ impl Reconciler {
         let starting = format!("Starting process with command `{}`", one_off.mask(&release).apply(one_off.command.text()));
         self.line_of(&release.deploy, &name.to_string(), &starting);
         let mut spec = self.place().spec(&release, &name, one_off.command.script(), None, log);
+        // A person may run a development server; a release phase is the app's own doing.
+        if !name.kind.is_release() {
+            spec.ports = None;
+        }
         spec.env = one_off.environment(spec.env);
         let key = (release.version, name.clone());
         let now = Timestamp::now();

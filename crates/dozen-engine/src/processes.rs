@@ -200,6 +200,8 @@ async fn attempt(exe: &Path, view: View) -> Result<(Isolation, Vec<String>), Str
         view,
         user: None,
         port: None,
+        held: true,
+        ports: Some(Vec::new()),
         log: None,
         lost_grace_ms: 0,
     };

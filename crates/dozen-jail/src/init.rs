@@ -4,16 +4,17 @@
 
 use crate::control::Control;
 use crate::inside::{Inside, Listener, listens};
-use crate::program::Program;
+use crate::program::{Fences, Program};
 use crate::pump::Pump;
 use crate::segment::{Limits, Segment};
-use crate::{Failure, mounts, sys};
+use crate::tmp::Tmp;
+use crate::{Failure, landlock, mounts, seccomp, sys};
 use dozen_core::processes::Isolation;
 use dozen_core::processes::jail::{FromJail, JailSpec, PROTOCOL, ToJail, View};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::{Errno, ioctl_fionbio, read, write};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat};
+use rustix::io::{Errno, ioctl_fionbio, write};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::{
     DumpableBehavior, Pid, WaitOptions, WaitStatus, getegid, geteuid, getpid, set_child_subreaper, set_dumpable_behavior, setsid, wait,
@@ -22,6 +23,8 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::system::sethostname;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_name};
 use std::ffi::{CString, c_int};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -87,6 +90,7 @@ struct Jail {
     /// How often in a row the listener may have been ours.
     doubts: u32,
     lost_grace: Duration,
+    tmp: Option<Tmp>,
 }
 
 struct Log {
@@ -106,7 +110,7 @@ struct End {
 }
 
 impl Jail {
-    fn make(spec: JailSpec, control: &mut Control, place: Place) -> Result<Self, Failure> {
+    fn make(mut spec: JailSpec, control: &mut Control, place: Place) -> Result<Self, Failure> {
         let Place { isolation, pid, guard, mut missing } = place;
         let signals = sys::signals().map_err(Failure::of("take the signals"))?;
         let title: String = format!("dozen:{}", spec.instance).chars().filter(|c| *c != '\0').take(15).collect();
@@ -144,6 +148,16 @@ impl Jail {
             (View::Host, false) => {}
         }
 
+        // A view has a /tmp of its own.
+        let tmp = if spec.held && spec.view == View::Host { Some(Tmp::make(&mut spec.env)?) } else { None };
+        let rules = landlock::ruleset(&spec, tmp.as_ref().map(Tmp::path), &mut missing)?;
+        let filters = seccomp::filters(inside == Inside::Descendants && rules.is_none());
+        let filters = filters.unwrap_or_else(|error| {
+            missing.push(format!("seccomp: {error}"));
+            Vec::new()
+        });
+        let fences = Fences { landlock: rules, seccomp: filters };
+
         let broken = Failure::of("make the log pipes");
         let (log, output) = match segment {
             None => (None, None),
@@ -151,6 +165,10 @@ impl Jail {
                 let (out, out_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
                 let (err, err_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
                 for pipe in [&out, &err] {
+                    // Programs open /dev/stdout by its name, which asks for the pipe's owner.
+                    if let Some((uid, gid)) = user {
+                        fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(&broken)?;
+                    }
                     ioctl_fionbio(pipe, true).map_err(&broken)?;
                     // Refused beyond the user's share of pipe memory; the usual 64 KiB do too.
                     let _ = fcntl_setpipe_size(pipe, PIPE);
@@ -160,10 +178,10 @@ impl Jail {
                 (Some(Log { segment, pumps, news: false, told_at: now, settle_at: now, refused: Vec::new() }), Some((out_end, err_end)))
             }
         };
-        let program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants)?;
+        let program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants, fences)?;
         // Neither the app, which may have the same uid, nor a core file gets at the jail's memory or, by /proc/1, at its descriptors.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Failure::of("close the jail to its processes"))?;
-        let leader = launch(program)?;
+        let leader = launch(program, &mut missing)?;
         if log.is_none() {
             release_standard_descriptors();
         }
@@ -171,7 +189,7 @@ impl Jail {
 
         control.say(&FromJail::Started { protocol: PROTOCOL, pid, isolation: isolation.as_str().to_owned(), missing });
         let look = spec.port.map(|port| (port, Instant::now(), LOOK.0));
-        Ok(Self { inside, signals, guard, log, leader, end: None, kill_at: None, killed: false, look, doubts: 0, lost_grace })
+        Ok(Self { inside, signals, guard, log, leader, end: None, kill_at: None, killed: false, look, doubts: 0, lost_grace, tmp })
     }
 
     fn run(mut self, mut control: Control) -> i32 {
@@ -214,6 +232,7 @@ impl Jail {
             log.tell_refused(&mut control);
             control.say(&FromJail::Wrote);
         }
+        drop(self.tmp);
         let End { code, signal } = self.end.unwrap_or(End { code: None, signal: Some(libc::SIGKILL) });
         control.say(&FromJail::Exited { code, signal });
         control.finish(LAST_WORDS);
@@ -385,31 +404,31 @@ impl End {
     }
 }
 
-/// Forks the program and waits until it runs or says why not.
-fn launch(program: Program) -> Result<Pid, Failure> {
+/// Forks the program and waits until it runs or says why not. What it says on its way of layers that it lacks is added to `missing`.
+fn launch(program: Program, missing: &mut Vec<String>) -> Result<Pid, Failure> {
     let broken = Failure::of("start the program");
     let (report, report_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
     let Some(leader) = sys::fork_into(0).map_err(&broken)? else {
-        let failure = program.run();
-        let _ = write(&report_end, format!("{}\n{}\n{}", failure.code, failure.attempt, failure.error).as_bytes());
+        let tell = |words: &[&str]| {
+            let _ = write(&report_end, format!("{}\0", words.join("\n")).as_bytes());
+        };
+        let failure = program.run(|what| tell(&[&what]));
+        tell(&[&failure.code.to_string(), &failure.attempt, &failure.error]);
         std::process::exit(failure.code);
     };
     drop((report_end, program));
-    let mut said = vec![0; 8192];
-    let n = loop {
-        match read(&report, &mut said) {
-            Err(Errno::INTR) => {}
-            n => break n.map_err(&broken)?,
+    let mut said = Vec::new();
+    File::from(report).read_to_end(&mut said).map_err(Failure::of("start the program"))?;
+    // A failure has three lines, a missing layer one.
+    for words in String::from_utf8_lossy(&said).split_terminator('\0') {
+        match words.splitn(3, '\n').collect::<Vec<_>>()[..] {
+            [code, attempt, error] => {
+                return Err(Failure { code: code.parse().unwrap_or(1), attempt: attempt.to_owned(), error: error.to_owned() });
+            }
+            _ => missing.push(words.to_owned()),
         }
-    };
-    if n == 0 {
-        return Ok(leader);
     }
-    let said = String::from_utf8_lossy(&said[..n]);
-    let mut lines = said.splitn(3, '\n');
-    let mut next = || lines.next().unwrap_or_default().to_owned();
-    let code = next().parse().unwrap_or(1);
-    Err(Failure { code, attempt: next(), error: next() })
+    Ok(leader)
 }
 
 /// The rights to signal processes of another uid and to see their sockets in /proc; nothing else, once the program runs.

@@ -1,4 +1,4 @@
-//! One jail for one instance: namespaces, a minimal view of the system, PID 1, the log pipes and the exit status.
+//! One jail for one instance: namespaces, a minimal view of the system, Landlock, seccomp, PID 1, the log pipes and the exit status.
 //!
 //! Single-threaded and without tokio. The driver starts `/proc/self/exe __jail`; what is said over its socket is `dozen_core::processes::jail`.
 //!
@@ -17,12 +17,15 @@
 mod control;
 mod init;
 mod inside;
+mod landlock;
 mod mounts;
 mod program;
 mod pump;
+mod seccomp;
 pub mod segment;
 mod starter;
 mod sys;
+mod tmp;
 
 use control::Control;
 use dozen_core::processes::jail::{CONTROL_FD, FromJail, PROTOCOL, ToJail};

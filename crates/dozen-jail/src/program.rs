@@ -1,8 +1,9 @@
-//! The jail's child on its way to become the app: rights dropped, descriptors in place, exec.
+//! The jail's child on its way to become the app: rights dropped, descriptors in place, fences raised, exec.
 //!
 //! **Invariant:** the program gets its three standard descriptors, the environment of its spec and nothing else of dozen's.
 
 use crate::{Failure, sys};
+use ::landlock::{RulesetCreated, RulesetStatus};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{
@@ -13,6 +14,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
     set_thread_res_uid,
 };
+use seccompiler::BpfProgram;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -33,6 +35,30 @@ pub(crate) struct Program {
     output: Option<(OwnedFd, OwnedFd)>,
     /// Whether the kernel must end the program with the jail, which no PID namespace does.
     dies_with_jail: bool,
+    fences: Fences,
+}
+
+/// What the kernel refuses the program and all that it starts, whatever it becomes.
+pub(crate) struct Fences {
+    pub(crate) landlock: Option<RulesetCreated>,
+    pub(crate) seccomp: Vec<BpfProgram>,
+}
+
+impl Fences {
+    /// The last of the program's rights go: what follows is its exec. Needs `no_new_privs`, which holds.
+    fn raise(&mut self, mut missing: impl FnMut(String)) {
+        match self.landlock.take().map(RulesetCreated::restrict_self) {
+            None => {}
+            Some(Ok(status)) if status.ruleset != RulesetStatus::NotEnforced => {}
+            Some(Ok(_)) => missing("landlock: the kernel holds none of it".into()),
+            Some(Err(error)) => missing(format!("landlock: {error}")),
+        }
+        for filter in &self.seccomp {
+            if let Err(error) = seccompiler::apply_filter(filter) {
+                return missing(format!("seccomp: {error}"));
+            }
+        }
+    }
 }
 
 impl Program {
@@ -43,6 +69,7 @@ impl Program {
         user: Option<(u32, u32)>,
         output: Option<(OwnedFd, OwnedFd)>,
         dies_with_jail: bool,
+        fences: Fences,
     ) -> Result<Self, Failure> {
         let text = |what: &str, s: String| {
             CString::new(s).map_err(|_| Failure { attempt: "exec".into(), error: format!("{what} holds a zero byte"), code: 126 })
@@ -59,12 +86,13 @@ impl Program {
             user,
             output,
             dies_with_jail,
+            fences,
         })
     }
 
-    /// Becomes the program; returns only why it could not.
-    pub(crate) fn run(self) -> Failure {
-        match self.prepare() {
+    /// Becomes the program; returns only why it could not. Layers that could not be had are handed to `missing`.
+    pub(crate) fn run(mut self, missing: impl FnMut(String)) -> Failure {
+        match self.prepare(missing) {
             Err(failure) => failure,
             Ok(()) => match self.exec() {
                 Err(failure) => failure,
@@ -72,7 +100,7 @@ impl Program {
         }
     }
 
-    fn prepare(&self) -> Result<(), Failure> {
+    fn prepare(&mut self, missing: impl FnMut(String)) -> Result<(), Failure> {
         if self.dies_with_jail {
             // Sound since the jail has one thread, whose end is the process's.
             set_parent_process_death_signal(Some(Signal::KILL)).map_err(Failure::of("tie the program to its jail"))?;
@@ -111,6 +139,7 @@ impl Program {
         chdir(&self.cwd).map_err(|e| Failure { attempt: format!("enter {}", self.cwd.display()), error: e.to_string(), code: 126 })?;
         sys::close_others_on_exec();
         sys::default_signals();
+        self.fences.raise(missing);
         Ok(())
     }
 

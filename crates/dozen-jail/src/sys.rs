@@ -130,6 +130,14 @@ pub(crate) fn empty_bounding_set() {
     }
 }
 
+/// The version of Landlock that the kernel offers.
+pub(crate) fn landlock_version() -> Result<u32, Errno> {
+    const VERSION: c_long = 1;
+    // SAFETY: with this flag no memory is read.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0 as c_long, VERSION) };
+    u32::try_from(version).map_err(|_| last())
+}
+
 /// Replaces the process. Returns only when that failed.
 pub(crate) fn exec(program: &CStr, argv: &[CString], env: &[CString]) -> Errno {
     let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();

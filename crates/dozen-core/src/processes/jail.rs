@@ -27,7 +27,8 @@ pub struct JailSpec {
     pub env: Vec<(String, String)>,
     /// The working folder, as seen inside.
     pub cwd: PathBuf,
-    /// The app's folder on the host and, where mounts are possible, where it appears inside (`/app`).
+    /// The app's folder on the host and, where mounts are possible, where it appears inside (`/app`). Where the view is the host's, what the
+    /// program may reach at its real path.
     pub mounts: Vec<Mount>,
     /// Folders that the program may write and that die with the jail. Where mounts are not possible there are none.
     #[serde(default)]
@@ -38,6 +39,13 @@ pub struct JailSpec {
     pub user: Option<(u32, u32)>,
     /// The TCP port whose listener, when it belongs to this jail, means "ready".
     pub port: Option<u16>,
+    /// Whether Landlock holds the program to its mounts, scratch folders and temporary files. Without a view of its own it then gets a folder of
+    /// its own for these, named by TMPDIR, and reads of the host what a view would show.
+    #[serde(default)]
+    pub held: bool,
+    /// The TCP ports that the program may bind besides `port` and those that the kernel chooses; `None`: any.
+    #[serde(default)]
+    pub ports: Option<Vec<u16>>,
     /// Where its output goes; `None` leaves the three standard descriptors as they were handed in.
     pub log: Option<JailLog>,
     /// Milliseconds between SIGTERM and SIGKILL when the parent is lost.

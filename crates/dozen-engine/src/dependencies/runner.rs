@@ -64,6 +64,8 @@ impl Runner<'_> {
             env: command.env,
             cwd: command.cwd,
             view: if command.mounts.is_empty() { View::Host } else { View::Minimal },
+            held: !command.mounts.is_empty(),
+            ports: None,
             mounts: command.mounts,
             scratch: Vec::new(),
             user: None,

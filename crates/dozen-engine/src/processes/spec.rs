@@ -63,6 +63,8 @@ impl Place<'_> {
             view: if self.isolation == Isolation::Session { View::Host } else { View::Minimal },
             user,
             port,
+            held: true,
+            ports: Some(Vec::new()),
             log,
             lost_grace_ms: LOST_GRACE_MS,
         }
@@ -70,13 +72,11 @@ impl Place<'_> {
 
     /// Lets the processes run `dozen`, which is the last on their PATH. One that cannot be handed on is missed only by those that need it.
     fn add_own_binary(&self, env: &mut [(String, String)], mounts: &mut Vec<Mount>) {
-        let folder = match self.isolation {
-            Isolation::Session => own_binary::folder_with(self.home),
-            Isolation::Namespaces | Isolation::UserNamespaces => own_binary::file(self.home).map(|source| {
-                mounts.push(Mount { source, target: Path::new(OWN).join(own_binary::NAME), writable: false });
-                OWN.into()
-            }),
-        };
+        // Without mounts this one only says that the file may be read.
+        let folder = own_binary::file(self.home).and_then(|source| {
+            mounts.push(Mount { source, target: Path::new(OWN).join(own_binary::NAME), writable: false });
+            if self.isolation == Isolation::Session { own_binary::folder_with(self.home) } else { Ok(OWN.into()) }
+        });
         match folder {
             Ok(folder) => {
                 for (_, path) in env.iter_mut().filter(|(name, _)| name == "PATH") {

@@ -9,6 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+pub(crate) mod fences;
+
 /// Set for the runs that these tests make of themselves, as another user or where namespaces are forbidden.
 const COPY: &str = "DOZEN_TEST_COPY";
 const HOST_VIEW: &str = "DOZEN_TEST_HOST_VIEW";
@@ -46,6 +48,8 @@ impl Bed {
             view: if host_view() { View::Host } else { View::Minimal },
             user: (root && !host_view()).then_some((61_234, 61_234)),
             port: None,
+            held: true,
+            ports: Some(Vec::new()),
             log: Some(JailLog { folder: home.path().join("logs"), release: "v1".into(), segment_bytes: 64 << 20, segments: 2 }),
             lost_grace_ms: 300,
         };
@@ -291,6 +295,9 @@ async fn a_closed_stdout_ends_nothing() {
 async fn the_environment_is_exact() {
     let (_, mut said) = Bed::new(&["env"]).run().await;
     said.sort();
+    if host_view() {
+        assert!(said.pop().is_some_and(|last| last.starts_with("TMPDIR=/tmp/dozen-")), "{said:?}");
+    }
     assert_eq!(said, ["GREETING=hello".to_owned(), format!("PATH={PATH}")]);
 }
 
