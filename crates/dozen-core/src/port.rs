@@ -7,6 +7,9 @@ use crate::ids::{DeployRef, Generation};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The ports that instances get, one each. Linux hands out ephemeral ports from 32768.
+pub const INSTANCES: std::ops::Range<u16> = 20_000..32_000;
+
 /// One deploy's place in the router.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {

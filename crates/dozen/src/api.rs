@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub(crate) mod event;
+mod peers;
 mod processes;
 mod releases;
 mod runs;
@@ -88,6 +89,9 @@ pub(crate) async fn serve(listener: tokio::net::UnixListener, router: Router) {
             continue;
         };
         let Ok(peer) = stream.peer_cred() else { continue };
+        if peer.pid().is_none_or(peers::is_in_a_jail) {
+            continue;
+        }
         dozen_engine::tasks::spawn("api", answer(stream, router.clone(), Principal::of(peer.uid())));
     }
 }

@@ -5,6 +5,7 @@ use super::{HealthChecks, health_checks};
 use crate::concurrency::formation::{UnknownType, unknown_type};
 use crate::diagnostic::{self, Diagnostic, Severity, excerpt};
 use crate::ids::TypeName;
+use crate::port::INSTANCES;
 use crate::processes::ProcessType;
 use crate::processes::rules::Rules;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,7 +83,7 @@ fn settings(shape: &mut Shape<'_, '_>, node: Node) -> DozenToml {
 }
 
 fn processes(shape: &mut Shape<'_, '_>, node: Node) -> BTreeMap<TypeName, Rules> {
-    const KNOWN: &[&str] = &["settle", "stop-timeout", "size", "overlap", "after"];
+    const KNOWN: &[&str] = &["settle", "stop-timeout", "size", "overlap", "after", "ports"];
     let mut processes = BTreeMap::new();
     let mut after_spans = Vec::new();
     for member in shape.table(node, "process").unwrap_or_default() {
@@ -100,6 +101,7 @@ fn processes(shape: &mut Shape<'_, '_>, node: Node) -> BTreeMap<TypeName, Rules>
                     after_spans.push((kind.clone(), node.span.clone()));
                     set.after = after(shape, node, at);
                 }
+                "ports" => set.ports = ports(shape, node, at),
                 _ => shape.unknown(&key, key_span, at, KNOWN),
             }
         }
@@ -130,6 +132,24 @@ fn after(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Vec<TypeName> {
         }
     }
     types
+}
+
+fn ports(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Vec<u16> {
+    let mut ports = Vec::new();
+    for (i, item) in shape.list(node, path).into_iter().enumerate() {
+        let (at, span) = (format!("{path}[{i}]"), item.span.clone());
+        match shape.count(item, &at, 1..=u32::from(u16::MAX)).and_then(|port| u16::try_from(port).ok()) {
+            // Whoever bound the port of another deploy's instance would get its requests.
+            Some(port) if INSTANCES.contains(&port) => {
+                let message = format!("{at}: {port} is one of the ports that dozen gives to instances");
+                let help = format!("Take one below {} or from {} on.", INSTANCES.start, INSTANCES.end);
+                shape.add(Severity::Error, span, message, help);
+            }
+            Some(port) => ports.push(port),
+            None => {}
+        }
+    }
+    ports
 }
 
 /// The types that could never start, since what they come after waits, directly or not, for itself.

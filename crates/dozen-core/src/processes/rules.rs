@@ -20,6 +20,8 @@ pub struct Rules {
     pub overlap: Option<bool>,
     /// The process types that must be up before it starts. Never leads back to itself.
     pub after: Vec<TypeName>,
+    /// TCP ports that its instances bind besides their own: a metrics endpoint, a debugger.
+    pub ports: Vec<u16>,
     /// The checks of its instances' health.
     pub checks: Vec<HealthCheck>,
 }

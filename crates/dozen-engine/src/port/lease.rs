@@ -1,12 +1,10 @@
 //! Ports for instances, from a range of dozen's own below the kernel's ephemeral ports.
 
 use super::guard;
+use dozen_core::port::INSTANCES as RANGE;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
-
-/// The range; Linux hands out ephemeral ports from 32768.
-const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
 /// A port that no other dozen on this machine uses while the lease lives.
 ///

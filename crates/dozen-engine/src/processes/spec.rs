@@ -64,7 +64,7 @@ impl Place<'_> {
             user,
             port,
             held: true,
-            ports: Some(Vec::new()),
+            ports: Some(release.rules(&instance.kind).ports),
             log,
             lost_grace_ms: LOST_GRACE_MS,
         }

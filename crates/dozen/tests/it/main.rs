@@ -13,6 +13,7 @@ mod disposability;
 mod docs;
 mod fuzz;
 mod guard;
+mod hostile;
 mod json;
 mod logs;
 mod node;

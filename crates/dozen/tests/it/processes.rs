@@ -16,7 +16,7 @@ const COPY: &str = "DOZEN_TEST_COPY";
 const HOST_VIEW: &str = "DOZEN_TEST_HOST_VIEW";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-fn dozen() -> PathBuf {
+pub(crate) fn dozen() -> PathBuf {
     std::env::var_os(COPY).map_or_else(|| env!("CARGO_BIN_EXE_dozen").into(), PathBuf::from)
 }
 
@@ -506,7 +506,7 @@ fn passes(command: &mut Command) {
 }
 
 /// Runs tests of this program again by a command that runs its arguments, in a folder that anybody may read.
-fn again(runner: &[&str], env: &[(&str, &str)], owner: Option<u32>, selection: &[&str]) {
+pub(crate) fn again(runner: &[&str], env: &[(&str, &str)], owner: Option<u32>, selection: &[&str]) {
     let folder = tempfile::tempdir_in("/tmp").expect("a folder");
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
     let tmp = folder.path().join("tmp");
@@ -546,6 +546,6 @@ pub(crate) fn on_a_small_disk(test: &str) {
 }
 
 /// A host that forbids user namespaces as well cannot be made to forbid only the others.
-fn has_user_namespaces() -> bool {
+pub(crate) fn has_user_namespaces() -> bool {
     Command::new("unshare").args(["--user", "--map-root-user", "true"]).status().is_ok_and(|s| s.success())
 }

@@ -25,6 +25,7 @@ after = ["worker", "cache"]
 
 [process]
 worker.settle = "2s"
+worker.ports = [9100, 9229]
 
 [scratch]
 folders = ["tmp", "storage/framework"]
@@ -51,6 +52,7 @@ httpHeaders = { X-A = "b" }
     assert_eq!((web.settle, web.stop_timeout), (Some(Duration::from_millis(500)), Some(Duration::from_secs(90))));
     assert_eq!((web.size.as_deref(), web.overlap, web.after.as_slice()), (Some("512M"), Some(false), &[kind("worker"), kind("cache")][..]));
     assert_eq!(settings.processes[&kind("worker")].settle, Some(Duration::from_secs(2)));
+    assert_eq!(settings.processes[&kind("worker")].ports, [9100, 9229]);
     assert_eq!(settings.scratch, ["tmp", "storage/framework"]);
     assert_eq!(settings.check_ignore, ["vendor/**"]);
     let check = &settings.health[&kind("web")][0];
@@ -71,13 +73,13 @@ httpHeaders = { X-A = "b" }
 
 #[test]
 fn an_unknown_key_is_an_error_with_a_suggestion() {
-    let text = "[process.web]\nstop_timeout = \"5s\"\nport = 1\n[proces.web]\n[scratch]\nfolder = []\n[check]\nx = 1\n[health.web]\ntype = \"startup\"\npaht = \"/\"\n";
+    let text = "[process.web]\nstop_timeout = \"5s\"\ncpus = 1\n[proces.web]\n[scratch]\nfolder = []\n[check]\nx = 1\n[health.web]\ntype = \"startup\"\npaht = \"/\"\n";
     let no_effect = "this key is not known and has no effect";
     assert_eq!(
         said(text),
         [
             format!("error 2:1: process.web.stop_timeout: {no_effect} / Did you mean `stop-timeout`?"),
-            format!("error 3:1: process.web.port: {no_effect} / Known here: settle, stop-timeout, size, overlap, after."),
+            format!("error 3:1: process.web.cpus: {no_effect} / Known here: settle, stop-timeout, size, overlap, after, ports."),
             format!("error 4:2: proces: {no_effect} / Did you mean `process`?"),
             format!("error 6:1: scratch.folder: {no_effect} / Did you mean `folders`?"),
             format!("error 8:1: check.x: {no_effect} / Known here: ignore."),
@@ -96,6 +98,12 @@ fn a_value_of_another_shape_is_an_error_at_its_place() {
         ("[process.web]\nsettle = \"25h\"", format!("error 2:10: process.web.settle: expected at most 24 hours / {duration}")),
         ("[process.web]\noverlap = \"no\"", "error 2:11: process.web.overlap: expected true or false, found text".to_owned()),
         ("[process.web]\nsize = \"a b\"", "error 2:8: process.web.size: `a b` is not a size / Write it as \"512M\".".to_owned()),
+        ("[process.web]\nports = [0]", "error 2:10: process.web.ports[0]: expected a whole number from 1 to 65535, found 0".to_owned()),
+        (
+            "[process.web]\nports = [20000]",
+            "error 2:10: process.web.ports[0]: 20000 is one of the ports that dozen gives to instances / Take one below 20000 or from 32000 on."
+                .to_owned(),
+        ),
         ("[process.web]\nafter = \"worker\"", "error 2:9: process.web.after: expected a list, found text".to_owned()),
         ("[process.\"w b\"]", "error 1:10: process: `w b` is not a process type: use 1 to 63 letters, digits, `_` and `-`".to_owned()),
         ("process = 1979-05-27", "error 1:11: process: expected a table, found something else".to_owned()),

@@ -20,6 +20,8 @@ pub(super) struct Wire {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     after: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<u16>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     checks: Vec<WireCheck>,
 }
 
@@ -52,6 +54,7 @@ pub(super) fn to_wire(rules: &RulesByType) -> BTreeMap<String, Wire> {
         size: rules.size.clone(),
         overlap: rules.overlap,
         after: rules.after.iter().map(ToString::to_string).collect(),
+        ports: rules.ports.clone(),
         checks: rules.checks.iter().map(WireCheck::of).collect(),
     };
     rules.iter().map(|(kind, rules)| (kind.to_string(), wire(rules))).collect()
@@ -65,6 +68,7 @@ pub(super) fn from_wire(wire: BTreeMap<String, Wire>) -> RulesByType {
         size: wire.size,
         overlap: wire.overlap,
         after: wire.after.iter().filter_map(|kind| kind.parse().ok()).collect(),
+        ports: wire.ports,
         checks: wire.checks.into_iter().filter_map(WireCheck::check).collect(),
     };
     wire.into_iter().filter_map(|(kind, wire)| Some((kind.parse().ok()?, rules(wire)))).collect()
@@ -117,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_both_files_say_is_read_back() {
-        let text = "[process.web]\nstop-timeout = \"45s\"\noverlap = false\nsize = \"512M\"\n[process.worker]\nsettle = \"2s\"\nafter = [\"web\"]\n";
+        let text = "[process.web]\nstop-timeout = \"45s\"\noverlap = false\nsize = \"512M\"\n[process.worker]\nsettle = \"2s\"\nports = [9100]\nafter = [\"web\"]\n";
         let (settings, remarks) = dozen_toml::parse(text);
         assert!(remarks.is_empty(), "{remarks:?}");
         let (app, _) = app_json::parse(
