@@ -4,6 +4,7 @@
 use crate::concurrency::{self, Command, Site};
 use crate::logs::Store;
 use crate::port::guard;
+use crate::processes;
 use dozen_core::admin::OneOff;
 use dozen_core::concurrency::Desired;
 use dozen_core::ids::{DeployRef, InstanceName, Version};
@@ -129,10 +130,11 @@ impl Driver for Local {
             Isolation::UserNamespaces => vec!["a uid of its own for each deploy (needs root)".to_owned()],
             Isolation::Session => vec![
                 "a uid of its own for each deploy (needs root)".to_owned(),
-                "namespaces: processes see this host's files and processes (the host forbids them)".to_owned(),
-                "scratch folders: processes write to /tmp only".to_owned(),
+                "namespaces: processes see this host's other processes (the host forbids them)".to_owned(),
+                "scratch folders: processes write temporary files only".to_owned(),
             ],
         };
+        missing.extend(processes::missing_fences());
         missing.extend(guard::missing());
         Capabilities { isolation: self.isolation, app_path: self.isolation != Isolation::Session, missing }
     }

@@ -109,7 +109,12 @@ pub struct Layers {
     pub view: View,
     /// Layers that could not be had, for people.
     pub missing: Vec<String>,
+    /// Whether a program ran in a jail at all.
+    pub runs: bool,
 }
+
+/// What [`isolation`] found.
+static FOUND: OnceCell<Layers> = OnceCell::const_new();
 
 /// The longest message taken from a jail.
 const MAX_MESSAGE: u64 = 256 * 1024;
@@ -167,9 +172,20 @@ pub async fn spawn(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>) -> Resu
     Ok(Jail { events, handle: JailHandle { orders } })
 }
 
+/// What the fences of this host's jails lack, once [`isolation`] was asked.
+pub fn missing_fences() -> Vec<String> {
+    FOUND.get().map(|layers| layers.missing_fences().map(str::to_owned).collect()).unwrap_or_default()
+}
+
+impl Layers {
+    /// What Landlock and seccomp cannot refuse here.
+    pub fn missing_fences(&self) -> impl Iterator<Item = &str> {
+        self.missing.iter().map(String::as_str).filter(|what| what.starts_with("landlock: ") || what.starts_with("seccomp: "))
+    }
+}
+
 /// What this host allows; tried once with a real jail, then remembered.
 pub async fn isolation(exe: &Path) -> &'static Layers {
-    static FOUND: OnceCell<Layers> = OnceCell::const_new();
     FOUND.get_or_init(|| probe(exe)).await
 }
 
@@ -179,12 +195,14 @@ async fn probe(exe: &Path) -> Layers {
         match attempt(exe, view).await {
             Ok((isolation, more)) => {
                 missing.extend(more);
-                return Layers { isolation, view, missing };
+                // Instances get a view of their own or none of the rest: without one no path of their specs would be right.
+                let isolation = if view == View::Minimal { isolation } else { Isolation::Session };
+                return Layers { isolation, view, missing, runs: true };
             }
             Err(why) => missing.push(why),
         }
     }
-    Layers { isolation: Isolation::Session, view: View::Host, missing }
+    Layers { isolation: Isolation::Session, view: View::Host, missing, runs: false }
 }
 
 async fn attempt(exe: &Path, view: View) -> Result<(Isolation, Vec<String>), String> {

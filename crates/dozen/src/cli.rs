@@ -17,6 +17,7 @@ pub(crate) mod build;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod console;
+pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
@@ -126,6 +127,11 @@ pub(crate) enum Command {
     /// On $PORT, as in a Procfile's `web: dozen static dist --spa`; without one on this machine only. Conditional and range requests, files
     /// that are compressed beside themselves (.br, .zst, .gz), clean URLs and 404.html work; static.json is read from the current folder.
     Static(static_files::StaticArgs),
+    /// Show what this machine gives, what dozen needs of it, and what to do about the difference
+    ///
+    /// Each thing is tried and not guessed at. The exit code is 1 where dozen cannot work, or where isolation is weaker than
+    /// --require-isolation asks; what is merely weak, and how to cure it, is shown.
+    Doctor(doctor::DoctorArgs),
     /// Print a script that lets bash, zsh or fish complete dozen's commands
     ///
     /// bash: `dozen completions bash > ~/.local/share/bash-completion/completions/dozen`; zsh: `dozen completions zsh > _dozen` in a folder of
@@ -172,6 +178,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Console(args) => console::run(args, settings, printer).await,
         Command::Runs(args) => runs::run(args, settings, printer).await,
         Command::Static(args) => static_files::run(args, printer).await,
+        Command::Doctor(args) => doctor::run(args, settings, printer).await,
         Command::Completions(args) => {
             completions::run(&args, printer);
             Ok(0)

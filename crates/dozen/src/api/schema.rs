@@ -16,6 +16,7 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("config-get", of::<wire::OneVar>()),
         ("config-set", of::<wire::Configured>()),
         ("config-unset", of::<wire::Configured>()),
+        ("doctor", of::<wire::Diagnosis>()),
         ("down", of::<wire::Stopped>()),
         ("events", of::<event::Event>()),
         ("open", of::<wire::Opened>()),

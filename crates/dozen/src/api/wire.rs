@@ -90,6 +90,34 @@ pub(crate) struct Process {
     pub(crate) last_exit_code: Option<i32>,
 }
 
+/// `doctor`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Diagnosis {
+    /// Whether dozen can work here, as strongly isolated as was asked for.
+    pub(crate) ready: bool,
+    /// `namespaces`, `user-namespaces` or `session`.
+    pub(crate) isolation: String,
+    /// Whether Landlock and seccomp refuse all that they could.
+    pub(crate) hardened: bool,
+    /// One by one.
+    pub(crate) checks: Vec<Check>,
+}
+
+/// One thing that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Check {
+    /// `isolation`
+    pub(crate) name: String,
+    /// `ok`, `weak` (dozen works, and says where less is held) or `missing` (it does not).
+    pub(crate) state: String,
+    /// What was found.
+    pub(crate) found: String,
+    /// What to do about it, where it is not `ok` and something is known.
+    pub(crate) cure: Option<String>,
+}
+
 /// `ps scale`
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

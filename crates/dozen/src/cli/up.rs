@@ -1,5 +1,6 @@
 //! `dozen up`: the whole way in the foreground, for one app.
 
+use super::doctor::Required;
 use super::target;
 use crate::api::event::Event;
 use crate::printer::Printer;
@@ -56,6 +57,9 @@ pub(crate) struct UpArgs {
     /// Use this Node, a version or a path, whatever the app's files say; the deploy keeps it
     #[arg(long, value_name = "VERSION|PATH")]
     use_node: Option<String>,
+    /// Refuse to run where isolation is weaker: namespaces, user-namespaces or session, and `,hardened` for all of Landlock and seccomp
+    #[arg(long, value_name = "LEVEL")]
+    require_isolation: Option<Required>,
     /// The background half of --detach
     #[arg(long, hide = true)]
     lasting: bool,
@@ -80,6 +84,9 @@ impl Code {
 
 /// Brings an app up and stays until it is told to stop.
 pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
+    if let Some(required) = args.require_isolation {
+        required.check(dozen_engine::processes::isolation(&settings.exe).await)?;
+    }
     if args.detach && !args.lasting {
         let input = args.slug.as_deref().is_some_and(slug::is_stdin);
         return detach::run(input, printer).await;

@@ -35,7 +35,7 @@ fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
     let mut victim = up(place.folder());
     victim.ready();
     let kept = victim.line("keeper.1", "keeps /");
-    let targets = targets(&place, &victim, Path::new(kept.trim_start_matches("keeps ")));
+    let (targets, guarded) = targets(&place, &victim, Path::new(kept.trim_start_matches("keeps ")));
 
     let thief = place.beside("thief");
     std::fs::create_dir(&thief).expect("made");
@@ -47,7 +47,7 @@ fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
     let hostile = up(&thief);
     let found = hostile.line("worker.1", "\"keyctl\"");
     let found: Map<String, Value> = serde_json::from_str(&found).expect("what was found");
-    assert_outcomes(found, &wanted());
+    assert_outcomes(found, &wanted(guarded));
 
     // Another one runs on as if nothing had been.
     assert_eq!(victim.page("/env/SECRET"), "correct-horse");
@@ -61,8 +61,8 @@ fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
     place.assert_nothing_left();
 }
 
-/// All that is not the thief's.
-fn targets(place: &Place, victim: &Deployed<'_>, kept: &Path) -> Value {
+/// All that is not the thief's, and whether its port is guarded.
+fn targets(place: &Place, victim: &Deployed<'_>, kept: &Path) -> (Value, bool) {
     let home = place.home();
     let slugs: Vec<PathBuf> = std::fs::read_dir(home.join("slugs")).expect("slugs").flatten().map(|e| e.path()).collect();
     let code = slugs.iter().map(|slug| slug.join("tree/web.py")).find(|code| code.exists()).expect("the victim's slug");
@@ -80,14 +80,16 @@ fn targets(place: &Place, victim: &Deployed<'_>, kept: &Path) -> Value {
             "user-namespaces"
         }
     );
-    json!({
+    let guarded = !ps["not_enforced"].as_array().expect("a list").iter().any(|what| what.to_string().contains("guard"));
+    let targets = json!({
         "files": [code, home.join("ledger.db"), key(&home), place.folder().join(".env"), kept],
         "folders": [&home, &home.join("slugs"), &home.join("logs"), place.folder()],
         "pids": [web["pid"], web["jail_pid"], victim.pid(), victim.router()],
         "ports": [web["port"], victim.port()],
         "connect": [web["port"]],
         "sockets": [socket],
-    })
+    });
+    (targets, guarded)
 }
 
 fn key(home: &Path) -> PathBuf {
@@ -107,7 +109,7 @@ fn is_session() -> bool {
 }
 
 /// The outcomes. Within a view nothing of the others exists; without one Landlock refuses it.
-fn wanted() -> Vec<(&'static str, &'static [&'static str])> {
+fn wanted(guarded: bool) -> Vec<(&'static str, &'static [&'static str])> {
     let nowhere: &[&str] = if is_session() { &["EACCES"] } else { &["ENOENT"] };
     let nobody: &[&str] = if is_session() { &["EPERM"] } else { &["ESRCH"] };
     let hidden: &[&str] = if is_session() { &["EACCES", "EPERM"] } else { &["ENOENT"] };
@@ -115,8 +117,8 @@ fn wanted() -> Vec<(&'static str, &'static [&'static str])> {
         ("bind 0", &["EACCES"]),
         ("bind 1", &["EACCES"]),
         ("API 0", if is_session() { &["refused", "ECONNRESET", "EPIPE"] } else { &["ENOENT"] }),
-        // Not enforced: the network is the host's.
-        ("connect 0", &["done"]),
+        // Without the guard this is not enforced: the network is the host's.
+        ("connect 0", if guarded { &["ECONNREFUSED"] } else { &["done"] }),
     ];
     for name in ["read 0", "read 1", "read 2", "read 3", "read 4", "write 0", "write 1", "write 2", "write 3", "write 4"] {
         all.push((name, nowhere));

@@ -11,6 +11,7 @@ mod dependencies;
 mod deployed;
 mod disposability;
 mod docs;
+mod doctor;
 mod fuzz;
 mod guard;
 mod hostile;

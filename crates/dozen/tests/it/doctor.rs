@@ -1,0 +1,94 @@
+//! End to end: what this machine gives, and who insists on more.
+
+use crate::deployed::{self, Place, Said, finish};
+use crate::processes::{again, dozen, has_user_namespaces};
+use serde_json::Value;
+
+/// Set where namespaces are forbidden.
+const SESSION: &str = "DOZEN_TEST_HOST_VIEW";
+
+fn run(place: &Place, args: &[&str]) -> Said {
+    let said = finish(place.program(&dozen().to_string_lossy()).args(args));
+    crate::json::check(args, &said.out);
+    said
+}
+
+fn is_session() -> bool {
+    std::env::var_os(SESSION).is_some()
+}
+
+#[test]
+fn each_thing_is_tried_and_what_lacks_has_a_cure() {
+    let place = Place::new(&[]);
+    let found = run(&place, &["doctor", "--json"]).ok().json();
+    let level = if is_session() {
+        "session"
+    } else if deployed::is_root() {
+        "namespaces"
+    } else {
+        "user-namespaces"
+    };
+    assert_eq!((&found["isolation"], &found["ready"], &found["hardened"]), (&level.into(), &true.into(), &true.into()), "{found}");
+    let check = |name: &str| -> Value {
+        let all = found["checks"].as_array().expect("a list");
+        all.iter().find(|c| c["name"] == name).unwrap_or_else(|| panic!("no {name}: {found}")).clone()
+    };
+    for name in ["home", "landlock", "seccomp", "port", "instance ports"] {
+        assert_eq!(check(name)["state"], "ok", "{found}");
+    }
+    let isolation = check("isolation");
+    assert_eq!(isolation["state"], if level == "namespaces" { "ok" } else { "weak" });
+    if level == "session" {
+        assert!(isolation["cure"].as_str().is_some_and(|cure| cure.contains("user.max_pid_namespaces=10000")), "{isolation}");
+    }
+    // For people the same.
+    let lines = run(&place, &["doctor"]).ok().has(&["isolation", level]);
+    assert_eq!(lines.out.contains("Nothing is missing."), found["checks"].as_array().expect("a list").iter().all(|c| c["state"] == "ok"));
+}
+
+#[test]
+fn a_home_that_cannot_be_written_fails() {
+    let place = Place::new(&[]);
+    std::fs::write(place.home(), "a file").expect("written");
+    let said = run(&place, &["doctor"]).coded(1).has(&["missing", "DOZEN_HOME"]);
+    assert!(said.out.contains("Missing: 1 of "), "{}", said.out);
+    let found = run(&place, &["doctor", "--json"]).coded(1).json();
+    assert_eq!(found["ready"], false);
+}
+
+#[test]
+fn who_insists_on_more_is_refused_before_anything_is_built() {
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n")]);
+    let given = ["namespaces", "user-namespaces", "session"];
+    let found = run(&place, &["doctor", "--json"]).ok().json()["isolation"].as_str().expect("a level").to_owned();
+    let rank = given.iter().position(|level| *level == found).expect("a level");
+    for level in &given[..rank] {
+        let words = format!("isolation by {level} is required, and this machine gives {found}");
+        run(&place, &["up", "--port", "0", "--once", "--require-isolation", level]).coded(1).has(&[&words, "dozen doctor"]);
+        run(&place, &["up", "--port", "0", "--detach", "--require-isolation", level]).coded(1).has(&[&words]);
+        run(&place, &["doctor", "--require-isolation", level]).coded(1).has(&["missing  isolation"]);
+    }
+    assert!(!place.home().join("slugs").exists() || std::fs::read_dir(place.home().join("slugs")).expect("read").next().is_none());
+    let enough = format!("{found},hardened");
+    run(&place, &["up", "--port", "0", "--once", "--require-isolation", &enough]).ok();
+    run(&place, &["doctor", "--require-isolation", &enough]).ok();
+    run(&place, &["up", "--require-isolation", "docker"]).coded(2).has(&["write namespaces, user-namespaces or session"]);
+}
+
+/// Every test here but these.
+const ALL: &[&str] = &["doctor::", "--skip", "again_"];
+
+#[test]
+fn again_as_an_ordinary_user() {
+    if deployed::is_root() {
+        again(&["setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups"], &[], Some(64_321), ALL);
+    }
+}
+
+#[test]
+fn again_where_namespaces_are_forbidden() {
+    let forbid = "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$@\"";
+    if has_user_namespaces() {
+        again(&["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh"], &[(SESSION, "1")], None, ALL);
+    }
+}
