@@ -19,6 +19,7 @@ pub(crate) mod config;
 pub(crate) mod console;
 pub(crate) mod doctor;
 pub(crate) mod down;
+pub(crate) mod drill;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod man;
@@ -94,6 +95,12 @@ pub(crate) enum Command {
     Start(lifecycle::StartArgs),
     /// Restart all processes, those of a type, or one
     Restart(lifecycle::RestartArgs),
+    /// Kill parts of a running deploy on purpose, under load, and report what its users would have seen
+    ///
+    /// In turn: an instance's process, its jail, a pause, a full /tmp, the router; after each it waits until everything is up again. Meanwhile it
+    /// asks for a page at a steady rate. The exit code is 1 where a request failed or a line of the router's log is missing. A single web process
+    /// cannot do without failures while it restarts: `dozen ps scale web=2`.
+    Drill(drill::DrillArgs),
     /// Open the app in the browser, and print its URL
     ///
     /// $BROWSER, or where there is a display the desktop's browser. Without either it prints the URL.
@@ -171,6 +178,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Stop(args) => lifecycle::stop(args, settings, printer).await,
         Command::Start(args) => lifecycle::start(args, settings, printer).await,
         Command::Restart(args) => lifecycle::restart(args, settings, printer).await,
+        Command::Drill(args) => drill::run(args, settings, printer).await,
         Command::Open(args) => open::run(args, settings, printer).await,
         Command::Releases(args) => releases::run(args, settings, printer).await,
         Command::Rollback(args) => rollback::run(args, settings, printer).await,

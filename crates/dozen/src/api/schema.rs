@@ -18,6 +18,7 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("config-unset", of::<wire::Configured>()),
         ("doctor", of::<wire::Diagnosis>()),
         ("down", of::<wire::Stopped>()),
+        ("drill", of::<wire::Drilled>()),
         ("events", of::<event::Event>()),
         ("open", of::<wire::Opened>()),
         ("ps", of::<wire::Processes>()),

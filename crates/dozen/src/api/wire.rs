@@ -118,6 +118,56 @@ pub(crate) struct Check {
     pub(crate) cure: Option<String>,
 }
 
+/// `drill`: what a user of the app would have seen.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Drilled {
+    /// `shop/dev`
+    pub(crate) deploy: String,
+    /// `v12`, when the drill began.
+    pub(crate) release: String,
+    /// Chose the instances.
+    pub(crate) seed: u64,
+    /// How many requests were made.
+    pub(crate) requests: usize,
+    /// How many got no answer, or one of 500 and more.
+    pub(crate) failed: usize,
+    /// Why, and how many each: `status 503`, `connection refused`.
+    pub(crate) causes: BTreeMap<String, usize>,
+    /// Until half of the answers were there.
+    pub(crate) median_seconds: f64,
+    /// The longest one.
+    pub(crate) slowest_seconds: f64,
+    /// The longest time in which no answer came.
+    pub(crate) longest_gap_seconds: f64,
+    /// How many instances were started again after a crash.
+    pub(crate) restarts: u64,
+    /// Answers of which the router's log has no line; `null` where the log could not be read.
+    pub(crate) router_lines_lost: Option<usize>,
+    /// What was done.
+    pub(crate) faults: Vec<Struck>,
+}
+
+/// One thing that a drill did.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Struck {
+    /// Since the drill began.
+    pub(crate) at_seconds: f64,
+    /// `kill-process`, `kill-jail`, `pause`, `fill-tmp` or `kill-router`.
+    pub(crate) fault: String,
+    /// To what: `web.1`, `router`.
+    pub(crate) target: Option<String>,
+    /// Why it could not be done.
+    pub(crate) skipped: Option<String>,
+    /// Requests that failed from then to the next one.
+    pub(crate) failed: usize,
+    /// The longest time in which no answer came.
+    pub(crate) longest_gap_seconds: f64,
+    /// When every process was up again; `null` where it never was, or nothing was done.
+    pub(crate) back_after_seconds: Option<f64>,
+}
+
 /// `ps scale`
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -73,9 +73,6 @@ async fn list(client: &mut Client, printer: &Printer) -> Result<i32> {
     }
     let width = printer.terminal().map(|(columns, _)| columns);
     printer.line(&listing::text(&answer, Timestamp::now(), width));
-    if answer.processes.iter().any(|p| p.port.is_some()) {
-        printer.line("\nPorts of processes that bind all addresses are reachable from outside this machine.");
-    }
     Ok(0)
 }
 

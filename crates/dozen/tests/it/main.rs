@@ -12,6 +12,7 @@ mod deployed;
 mod disposability;
 mod docs;
 mod doctor;
+mod drill;
 mod fuzz;
 mod guard;
 mod hostile;
