@@ -3,9 +3,11 @@
 //!
 //! **Invariant:** `now` is data and actions are data; nothing here waits, signals or asks the time.
 
-use crate::processes::{Exit, State};
+use crate::processes::rules::{HealthKind, Rules};
+use crate::processes::{Exit, Fault, State};
 use jiff::{SignedDuration, Timestamp};
 
+pub mod health;
 pub mod last_words;
 
 /// The times that rule a life.
@@ -29,6 +31,14 @@ impl Policy {
         grace: SignedDuration::from_secs(10),
         backoff: Backoff::STANDARD,
     };
+
+    /// The times of one process type: what the app says of it goes over what the platform does.
+    #[must_use]
+    pub fn with(&self, rules: &Rules) -> Self {
+        // What a file may say is far within the range of a signed duration.
+        let signed = |d: std::time::Duration| SignedDuration::try_from(d).unwrap_or(SignedDuration::MAX);
+        Self { settle: rules.settle.map_or(self.settle, signed), grace: rules.stop_timeout.map_or(self.grace, signed), ..self.clone() }
+    }
 }
 
 /// Waiting longer after each crash.
@@ -79,6 +89,10 @@ pub enum Event {
     Stop,
     /// It shall end and start again.
     Restart,
+    /// All of its checks of this kind passed.
+    Healthy(HealthKind),
+    /// One of its checks of this kind failed as often as it may.
+    Unhealthy(HealthKind),
 }
 
 /// What is to be done.
@@ -102,13 +116,28 @@ pub enum Action {
     },
     /// A `web` did not listen in time (R10).
     BootTimeout,
+    /// Its checks of this kind begin.
+    Check(HealthKind),
+    /// It takes requests from now on, or no longer, by its readiness checks.
+    Ready(bool),
+}
+
+/// What shows how an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Signs {
+    /// Whether listening, not living on, begins its being up.
+    pub listens: bool,
+    /// Whether startup checks must pass before it is up.
+    pub startup: bool,
+    /// Whether readiness checks say when it takes requests.
+    pub readiness: bool,
 }
 
 /// One instance's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life {
-    /// Whether listening, not living on, makes it up.
-    listens: bool,
+    /// What shows that it is up.
+    signs: Signs,
     /// Spreads its back-off.
     seed: u64,
     /// State.
@@ -119,30 +148,42 @@ pub struct Life {
     pub exit: Option<Exit>,
     /// How often it was started again after a crash.
     pub restarts: u32,
+    /// Whether it takes requests, where it is up.
+    pub ready: bool,
+    /// Why the platform ended it, where it did so last.
+    pub fault: Option<Fault>,
     /// Crashes in a row.
     crashes: u32,
     /// When a crashed one starts again.
     retry: Option<Timestamp>,
     /// A stopping one that starts again when it has ended.
     again: bool,
-    /// R10 was told and SIGKILL sent.
+    /// It did not start as it should, and SIGKILL was sent.
     condemned: bool,
+    /// It listens, or has settled, and its startup checks are under way.
+    checking: bool,
+    /// A stopping one that has crashed when it has ended: its liveness checks failed.
+    unwell: bool,
 }
 
 impl Life {
     /// A life begins: the caller performs the actions.
-    pub fn begin(listens: bool, seed: u64, now: Timestamp) -> (Self, Vec<Action>) {
+    pub fn begin(signs: Signs, seed: u64, now: Timestamp) -> (Self, Vec<Action>) {
         let life = Self {
-            listens,
+            signs,
             seed,
             state: State::Starting,
             since: now,
             exit: None,
             restarts: 0,
+            ready: false,
+            fault: None,
             crashes: 0,
             retry: None,
             again: false,
             condemned: false,
+            checking: false,
+            unwell: false,
         };
         (life, vec![Action::Start])
     }
@@ -150,8 +191,8 @@ impl Life {
     /// When [`Event::Tick`] is next of use, if ever.
     pub fn wake(&self, policy: &Policy) -> Option<Timestamp> {
         match self.state {
-            State::Starting if self.condemned => None,
-            State::Starting => Some(self.since + if self.listens { policy.boot } else { policy.settle }),
+            State::Starting if self.condemned || self.checking => None,
+            State::Starting => Some(self.since + if self.signs.listens { policy.boot } else { policy.settle }),
             State::Crashed => self.retry,
             State::Up | State::Stopping | State::Down => None,
         }
@@ -169,43 +210,60 @@ impl Life {
 
     /// One event. The table:
     ///
-    /// | | Listening | Tick | Ended | Stop | Restart |
-    /// |---|---|---|---|---|---|
-    /// | Starting | Up if it listens | Up after `settle`, or R10 after `boot` | Crashed | Stopping | Stopping, again |
-    /// | Up | – | – | Crashed | Stopping | Stopping, again |
-    /// | Stopping | – | – | Down, or Starting if again | not again | – |
-    /// | Crashed | – | Starting after the back-off | – | Down | Starting |
-    /// | Down | – | – | – | – | – |
+    /// | | Listening | Tick | Healthy | Unhealthy | Ended | Stop | Restart |
+    /// |---|---|---|---|---|---|---|---|
+    /// | Starting | begun if it listens | begun after `settle`, or R10 after `boot` | startup: Up | startup: killed | Crashed | Stopping | Stopping, again |
+    /// | Up | – | – | readiness: ready | readiness: not ready; liveness: Stopping, unwell | Crashed | Stopping | Stopping, again |
+    /// | Stopping | – | – | – | – | Down; Starting if again, Crashed if unwell | neither again nor unwell | again |
+    /// | Crashed | – | Starting after the back-off | – | – | – | Down | Starting |
+    /// | Down | – | – | – | – | – | – | – |
+    ///
+    /// One that has begun is Up, or is once its startup checks pass. One that is Up is ready, or is once its readiness checks pass.
     pub fn step(mut self, event: Event, policy: &Policy, now: Timestamp) -> (Self, Vec<Action>) {
         let mut todo = Vec::new();
         match (self.state, event) {
-            (State::Starting, Event::Listening) if self.listens && !self.condemned => self.enter(State::Up, now, &mut todo),
-            (State::Starting, Event::Tick) if self.condemned => {}
-            (State::Starting, Event::Tick) if self.listens => {
+            (State::Starting, Event::Listening) if self.signs.listens && !self.condemned => self.begun(now, &mut todo),
+            (State::Starting, Event::Tick) if self.condemned || self.checking => {}
+            (State::Starting, Event::Tick) if self.signs.listens => {
                 if now >= self.since + policy.boot {
-                    self.condemned = true;
+                    self.condemn(Fault::Boot);
                     todo.extend([Action::BootTimeout, Action::Kill]);
                 }
             }
             (State::Starting, Event::Tick) => {
                 if now >= self.since + policy.settle {
-                    self.enter(State::Up, now, &mut todo);
+                    self.begun(now, &mut todo);
                 }
             }
+            (State::Starting, Event::Healthy(HealthKind::Startup)) if self.checking && !self.condemned => self.up(now, &mut todo),
+            (State::Starting, Event::Unhealthy(HealthKind::Startup)) if self.checking && !self.condemned => {
+                self.condemn(Fault::Startup);
+                todo.push(Action::Kill);
+            }
+            (State::Up, Event::Healthy(HealthKind::Readiness)) if !self.ready => self.be_ready(true, &mut todo),
+            (State::Up, Event::Unhealthy(HealthKind::Readiness)) if self.ready && self.signs.readiness => self.be_ready(false, &mut todo),
+            (State::Up, Event::Unhealthy(HealthKind::Liveness)) => {
+                (self.unwell, self.fault) = (true, Some(Fault::Liveness));
+                // For how long it was up counts as in any other crash.
+                self.count_crash(policy, now);
+                self.enter(State::Stopping, now, &mut todo);
+                todo.push(Action::Terminate { grace: policy.grace });
+            }
             (State::Starting | State::Up, Event::Ended(exit)) => {
-                let long_up = self.state == State::Up && now.duration_since(self.since) >= policy.backoff.reset;
-                self.crashes = if long_up { 1 } else { self.crashes.saturating_add(1) };
-                self.exit = Some(exit);
-                self.condemned = false;
-                self.retry = Some(now + policy.backoff.wait(self.crashes, self.seed));
-                self.enter(State::Crashed, now, &mut todo);
+                if !self.condemned {
+                    self.fault = None;
+                }
+                self.count_crash(policy, now);
+                self.crash(exit, policy, now, &mut todo);
             }
             (State::Starting | State::Up, Event::Stop | Event::Restart) => {
                 self.again = event == Event::Restart;
                 self.enter(State::Stopping, now, &mut todo);
                 todo.push(Action::Terminate { grace: policy.grace });
             }
-            (State::Stopping, Event::Stop) => self.again = false,
+            (State::Stopping, Event::Stop) => (self.again, self.unwell) = (false, false),
+            (State::Stopping, Event::Restart) if self.unwell => (self.again, self.unwell) = (true, false),
+            (State::Stopping, Event::Ended(exit)) if self.unwell => self.crash(exit, policy, now, &mut todo),
             (State::Stopping, Event::Ended(exit)) => {
                 self.exit = Some(exit);
                 self.condemned = false;
@@ -232,9 +290,48 @@ impl Life {
             | (State::Up | State::Stopping, Event::Tick)
             | (State::Stopping, Event::Restart)
             | (State::Crashed, Event::Ended(_))
+            | (_, Event::Healthy(_) | Event::Unhealthy(_))
             | (State::Down, _) => {}
         }
         (self, todo)
+    }
+
+    /// It listens, or has settled: what is left are its startup checks.
+    fn begun(&mut self, now: Timestamp, todo: &mut Vec<Action>) {
+        if !self.signs.startup {
+            self.up(now, todo);
+        } else if !self.checking {
+            self.checking = true;
+            todo.push(Action::Check(HealthKind::Startup));
+        }
+    }
+
+    fn up(&mut self, now: Timestamp, todo: &mut Vec<Action>) {
+        self.checking = false;
+        self.ready = !self.signs.readiness;
+        self.enter(State::Up, now, todo);
+        todo.extend([Action::Check(HealthKind::Readiness), Action::Check(HealthKind::Liveness)]);
+    }
+
+    fn be_ready(&mut self, ready: bool, todo: &mut Vec<Action>) {
+        self.ready = ready;
+        todo.push(Action::Ready(ready));
+    }
+
+    fn condemn(&mut self, fault: Fault) {
+        (self.condemned, self.fault) = (true, Some(fault));
+    }
+
+    fn count_crash(&mut self, policy: &Policy, now: Timestamp) {
+        let long_up = self.state == State::Up && now.duration_since(self.since) >= policy.backoff.reset;
+        self.crashes = if long_up { 1 } else { self.crashes.saturating_add(1) };
+    }
+
+    fn crash(&mut self, exit: Exit, policy: &Policy, now: Timestamp, todo: &mut Vec<Action>) {
+        self.exit = Some(exit);
+        (self.condemned, self.unwell) = (false, false);
+        self.retry = Some(now + policy.backoff.wait(self.crashes, self.seed));
+        self.enter(State::Crashed, now, todo);
     }
 
     fn start(&mut self, now: Timestamp, todo: &mut Vec<Action>) {
@@ -245,6 +342,9 @@ impl Life {
 
     fn enter(&mut self, to: State, now: Timestamp, todo: &mut Vec<Action>) {
         todo.push(Action::Changed { from: self.state, to });
+        if to != State::Up {
+            (self.ready, self.checking) = (false, false);
+        }
         self.state = to;
         self.since = now;
     }
@@ -259,8 +359,16 @@ mod tests {
         Timestamp::from_millisecond(ms).expect("in range")
     }
 
-    fn walk(listens: bool, events: &[(i64, Event)]) -> (Life, Vec<Action>) {
-        let (mut life, mut all) = Life::begin(listens, 7, at(0));
+    fn listens(listens: bool) -> Signs {
+        Signs { listens, ..Signs::default() }
+    }
+
+    fn walk(web: bool, events: &[(i64, Event)]) -> (Life, Vec<Action>) {
+        walk_as(listens(web), events)
+    }
+
+    fn walk_as(signs: Signs, events: &[(i64, Event)]) -> (Life, Vec<Action>) {
+        let (mut life, mut all) = Life::begin(signs, 7, at(0));
         for (ms, event) in events {
             let (next, todo) = life.step(*event, &Policy::UP, at(*ms));
             life = next;
@@ -290,8 +398,52 @@ mod tests {
     }
 
     #[test]
+    fn what_the_app_says_of_a_type_goes_over_what_the_platform_does() {
+        let rules = Rules { stop_timeout: Some(std::time::Duration::from_millis(1_500)), ..Rules::default() };
+        let policy = Policy::UP.with(&rules);
+        assert_eq!((policy.grace, policy.settle), (SignedDuration::from_millis(1_500), Policy::UP.settle));
+        let rules = Rules { settle: Some(std::time::Duration::from_secs(3)), ..Rules::default() };
+        assert_eq!(Policy::UP.with(&rules).settle, SignedDuration::from_secs(3));
+    }
+
+    #[test]
+    fn startup_checks_decide_whether_it_comes_up() {
+        let signs = Signs { listens: true, startup: true, readiness: false };
+        let (life, todo) = walk_as(signs, &[(10, Event::Listening), (90_000, Event::Tick)]);
+        assert_eq!((life.state, life.wake(&Policy::UP)), (State::Starting, None));
+        assert_eq!(todo, [Action::Start, Action::Check(HealthKind::Startup)]);
+        assert_eq!(walk_as(signs, &[(10, Event::Healthy(HealthKind::Startup))]).0.state, State::Starting, "before it listens");
+        let (life, _) = walk_as(signs, &[(10, Event::Listening), (20, Event::Healthy(HealthKind::Startup))]);
+        assert!(life.state == State::Up && life.ready);
+        let killed = Event::Ended(Exit::Signal(9));
+        let (life, todo) = walk_as(signs, &[(10, Event::Listening), (20, Event::Unhealthy(HealthKind::Startup)), (30, killed)]);
+        assert_eq!((life.state, life.fault, life.crashes), (State::Crashed, Some(Fault::Startup), 1));
+        assert!(todo.contains(&Action::Kill));
+    }
+
+    #[test]
+    fn readiness_comes_and_goes_and_liveness_ends_it() {
+        let signs = Signs { listens: false, startup: false, readiness: true };
+        let (life, _) = walk_as(signs, &[(500, Event::Tick)]);
+        assert!(life.state == State::Up && !life.ready);
+        let (life, todo) = life.step(Event::Healthy(HealthKind::Readiness), &Policy::UP, at(600));
+        assert!(life.ready && todo == [Action::Ready(true)]);
+        let (life, todo) = life.step(Event::Unhealthy(HealthKind::Readiness), &Policy::UP, at(700));
+        assert!(!life.ready && life.state == State::Up && todo == [Action::Ready(false)]);
+        let (life, todo) = life.step(Event::Unhealthy(HealthKind::Liveness), &Policy::UP, at(800));
+        assert_eq!(life.state, State::Stopping);
+        assert!(todo.contains(&Action::Terminate { grace: Policy::UP.grace }));
+        let stopped = life.clone().step(Event::Stop, &Policy::UP, at(900)).0;
+        let ended = Event::Ended(Exit::Code(0));
+        assert_eq!(stopped.step(ended, &Policy::UP, at(1_000)).0.state, State::Down);
+        let (life, _) = life.step(ended, &Policy::UP, at(1_000));
+        assert_eq!((life.state, life.fault, life.crashes), (State::Crashed, Some(Fault::Liveness), 1));
+        assert!(life.wake(&Policy::UP).is_some());
+    }
+
+    #[test]
     fn sixty_seconds_up_forget_the_crashes() {
-        let (mut life, _) = Life::begin(false, 1, at(0));
+        let (mut life, _) = Life::begin(Signs::default(), 1, at(0));
         let mut now = 0;
         for _ in 0..5 {
             life = life.step(Event::Ended(Exit::Code(1)), &Policy::UP, at(now)).0;
@@ -319,7 +471,13 @@ mod tests {
             Just(Event::Ended(Exit::Lost)),
             Just(Event::Stop),
             Just(Event::Restart),
+            kind().prop_map(Event::Healthy),
+            kind().prop_map(Event::Unhealthy),
         ]
+    }
+
+    fn kind() -> impl Strategy<Value = HealthKind> {
+        prop::sample::select(&HealthKind::ALL[..])
     }
 
     proptest! {
@@ -332,8 +490,10 @@ mod tests {
 
         /// However events come: at most one jail runs at a time, nothing starts after Stop, and the time never goes unasked for.
         #[test]
-        fn any_history_keeps_the_invariants(listens: bool, events in proptest::collection::vec((0i64..30_000, event()), 0..60)) {
-            let (mut life, todo) = Life::begin(listens, 3, at(0));
+        fn any_history_keeps_the_invariants(
+            listens: bool, startup: bool, readiness: bool, events in proptest::collection::vec((0i64..30_000, event()), 0..60),
+        ) {
+            let (mut life, todo) = Life::begin(Signs { listens, startup, readiness }, 3, at(0));
             let mut running = todo.iter().filter(|a| **a == Action::Start).count();
             let (mut now, mut stopped) = (0, false);
             for (ms, event) in events {
@@ -352,6 +512,13 @@ mod tests {
                 prop_assert!(running <= 1);
                 prop_assert_eq!(running == 1, matches!(life.state, State::Starting | State::Up | State::Stopping));
                 if life.state == State::Crashed { prop_assert!(life.wake(&Policy::UP).is_some()); }
+                // Only what is up is ready, and where there are no readiness checks it always is.
+                prop_assert!(!life.ready || life.state == State::Up);
+                prop_assert!(readiness || life.ready == (life.state == State::Up));
+                // Whatever the health of what nobody stopped: it is waited for, or somebody was told to end it.
+                if life.state == State::Starting && !life.checking && !life.condemned {
+                    prop_assert!(life.wake(&Policy::UP).is_some());
+                }
             }
         }
     }

@@ -26,6 +26,8 @@ pub enum Web {
     Ready(Vec<Backend>),
     /// Instances were started and none listens yet: requests wait, then H20.
     Starting,
+    /// A change stopped the instances and their successors are not there yet: requests wait, then H80.
+    Held,
     /// All have crashed: H10.
     Crashed,
     /// The formation has no `web`: H14.

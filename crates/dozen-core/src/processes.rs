@@ -72,6 +72,17 @@ impl Exit {
     }
 }
 
+/// Why the platform ended a process that nobody stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It did not listen on its port in time (R10).
+    Boot,
+    /// A startup check failed.
+    Startup,
+    /// A liveness check failed.
+    Liveness,
+}
+
 /// What isolates an instance, strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isolation {
@@ -137,6 +148,8 @@ pub struct Seen {
     pub since: Timestamp,
     /// Where the router reaches it, once it listens.
     pub port: Option<u16>,
+    /// Whether it is up and its readiness checks, where it has any, passed last.
+    pub ready: bool,
     /// Whether the router was told to send it requests.
     pub routed: bool,
     /// The host's process id of its jail.
@@ -145,6 +158,8 @@ pub struct Seen {
     pub restarts: u32,
     /// How it last ended.
     pub exit: Option<Exit>,
+    /// Why the platform ended it, where it did so last.
+    pub fault: Option<Fault>,
     /// When it starts again, where it has crashed.
     pub retry: Option<Timestamp>,
     /// What isolates it.

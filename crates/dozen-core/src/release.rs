@@ -186,6 +186,16 @@ impl Release {
         self.slug.rules.get(kind).cloned().unwrap_or_default()
     }
 
+    /// Whether its processes share data on this host that two releases must not change at a time: a SQLite database, a folder of files.
+    pub fn shares_data(&self) -> bool {
+        self.attachments.iter().any(|a| a.folder.is_some())
+    }
+
+    /// Whether instances of a process type may run beside those of another release: as the app says, else where no data is shared.
+    pub fn overlaps(&self, kind: &TypeName) -> bool {
+        self.rules(kind).overlap.unwrap_or_else(|| !self.shares_data())
+    }
+
     /// The command of a process type.
     pub fn command(&self, kind: &TypeName) -> Option<&str> {
         self.slug.processes.iter().find(|p| p.name == *kind).map(|p| p.command.as_str())

@@ -7,7 +7,8 @@ use crate::ledger::{self, Intent, OneOffRow, Principal};
 use crate::processes::spec;
 use dozen_core::admin::{Command, LIMIT, OneOff};
 use dozen_core::config::{Config, Origin, Var};
-use dozen_core::disposability::Life;
+use dozen_core::disposability::health::Checks;
+use dozen_core::disposability::{Life, Signs};
 use dozen_core::ids::{Generation, InstanceName, Version};
 use dozen_core::parity::{Driver, Io};
 use dozen_core::processes::{Exit, Seen, State, Stopped};
@@ -203,13 +204,16 @@ impl Reconciler {
         spec.env = one_off.environment(spec.env);
         let key = (release.version, name.clone());
         let now = Timestamp::now();
-        let (life, _) = Life::begin(false, 0, now);
+        let (life, _) = Life::begin(Signs::default(), 0, now);
         let (incarnation, jail) = self.launch(key, spec, given).await;
         let generation = self.desired.as_ref().map_or(Generation(0), |d| d.generation);
         let instance = Instance {
             release,
             generation,
             life,
+            policy: self.site.policy.clone(),
+            checks: Checks::default(),
+            started: now,
             port: None,
             jail,
             incarnation,

@@ -5,12 +5,14 @@
 //! |---|---|
 //! | commands: what is desired, one-offs, restarts | [`Seen`] and platform lines, through [`Report`] |
 //! | events of jails (one small task each forwards them) | the route table, to the router |
+//! | what came of the tries of health checks (one task each) | |
 //! | events of the router: what has drained, that it is lost | |
-//! | the earliest time that a life or a drain waits for | |
+//! | the earliest time that a life, a check or a drain waits for | |
 //!
 //! **Invariant:** after any event the same thing happens: plan, act, route. No path of its own for a first start, a crash or a stop.
 
 use crate::disposability::Leaving;
+use crate::disposability::probe::Tried;
 use crate::home::Home;
 use crate::logs::Store;
 use crate::port::guard;
@@ -20,7 +22,8 @@ use crate::processes::spec::{self, Place};
 use crate::processes::{Jail, JailEvent, JailHandle};
 use dozen_core::admin::{Deadline, OneOff};
 use dozen_core::concurrency::{Desired, Step, plan};
-use dozen_core::disposability::{Event, Life, Policy};
+use dozen_core::disposability::health::Checks;
+use dozen_core::disposability::{Event, Life, Policy, Signs};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, Version};
 use dozen_core::parity::{Io, Report};
 use dozen_core::port::Web;
@@ -108,6 +111,12 @@ pub(crate) struct Instance {
     pub(crate) release: Arc<Release>,
     pub(crate) generation: Generation,
     pub(crate) life: Life,
+    /// The times of its process type.
+    pub(crate) policy: Policy,
+    /// The checks of its health.
+    pub(crate) checks: Checks,
+    /// When its jail was started.
+    pub(crate) started: Timestamp,
     pub(crate) port: Option<Lease>,
     pub(crate) jail: Option<JailHandle>,
     /// Tells the events of this jail from those of the one before.
@@ -145,11 +154,13 @@ pub(crate) struct Reconciler {
     /// Told when nothing runs any more and the router has ended.
     pub(crate) closing: Option<oneshot::Sender<()>>,
     pub(crate) events: mpsc::UnboundedSender<(Key, u64, JailEvent)>,
+    pub(crate) tries: mpsc::UnboundedSender<Tried>,
 }
 
 /// Runs until it is told to close and nothing is left running, or until every handle is gone.
 pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
     let (events, mut jail_events) = mpsc::unbounded_channel();
+    let (tries, mut tried) = mpsc::unbounded_channel();
     let mut reconciler = Reconciler {
         site,
         desired: None,
@@ -164,6 +175,7 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         revived: None,
         closing: None,
         events,
+        tries,
     };
     loop {
         let wake = reconciler.wake();
@@ -174,6 +186,7 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
                 None => return,
             },
             Some((key, incarnation, event)) = jail_events.recv() => reconciler.jail_event(key, incarnation, event).await,
+            Some(tried) = tried.recv() => reconciler.tried(tried).await,
             event = next_router_event(router) => reconciler.router_event(event).await,
             () = sleep_until(wake) => reconciler.tick().await,
         }
@@ -212,16 +225,18 @@ async fn sleep_until(wake: Option<Timestamp>) {
 
 impl Reconciler {
     pub(crate) fn wake(&self) -> Option<Timestamp> {
-        let lives = self.instances.values().filter_map(|i| i.life.wake(&self.site.policy));
+        let lives = self.instances.values().filter_map(|i| i.life.wake(&i.policy));
+        let checks = self.instances.values().filter_map(|i| i.checks.wake());
         let drains = self.instances.values().filter_map(|i| i.leaving.map(|l| l.until));
         let deadlines = self.one_offs.values().filter_map(|i| i.deadline.as_ref().map(|d| d.at));
-        lives.chain(drains).chain(deadlines).chain(self.revive).min()
+        lives.chain(checks).chain(drains).chain(deadlines).chain(self.revive).min()
     }
 
     pub(crate) async fn command(&mut self, command: Command) {
         match command {
             Command::Apply(desired) => {
-                if self.desired.as_ref().is_none_or(|d| d.generation <= desired.generation) {
+                // Who waits for a release while everything ends sees it end, and would have the one before it started again.
+                if self.closing.is_none() && self.desired.as_ref().is_none_or(|d| d.generation <= desired.generation) {
                     self.desired = Some(desired);
                 }
             }
@@ -352,11 +367,15 @@ impl Reconciler {
     pub(crate) async fn begin(&mut self, release: Arc<Release>, generation: Generation, name: InstanceName) {
         let seed = blake3::hash(format!("{} {name}", release.deploy).as_bytes());
         let seed = u64::from_le_bytes(seed.as_bytes()[..8].try_into().expect("32 bytes hold 8"));
-        let (life, todo) = Life::begin(name.kind.is_web(), seed, Timestamp::now());
+        let (rules, now) = (release.rules(&name.kind), Timestamp::now());
+        let (life, todo) = Life::begin(Signs::of(name.kind.is_web(), &rules.checks), seed, now);
         let instance = Instance {
             release,
             generation,
             life,
+            policy: self.site.policy.with(&rules),
+            checks: Checks::default(),
+            started: now,
             port: None,
             jail: None,
             incarnation: 0,
@@ -394,6 +413,8 @@ impl Reconciler {
         let ((incarnation, jail), ()) = tokio::join!(self.launch(key.clone(), spec, None), shut);
         if let Some(i) = self.instances.get_mut(key) {
             (i.incarnation, i.jail, i.port) = (incarnation, jail, lease);
+            i.checks = Checks::new(&i.release.rules(&key.1.kind).checks, key.1.kind.is_web());
+            i.started = Timestamp::now();
         }
         self.report(key);
     }

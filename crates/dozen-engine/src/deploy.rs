@@ -17,11 +17,11 @@ use crate::release::store;
 use dozen_core::backing::Attachment;
 use dozen_core::codebase::Source;
 use dozen_core::concurrency::formation::{First, Formation};
-use dozen_core::concurrency::{Desired, Share};
+use dozen_core::concurrency::{Desired, GivenUp, Share, outcome};
 use dozen_core::config::{Changes, Config, Mask, Origin, Var};
-use dozen_core::ids::{DeployRef, Generation, InstanceName, TypeName, Version};
+use dozen_core::ids::{DeployRef, Generation, TypeName, Version};
 use dozen_core::parity::Driver;
-use dozen_core::processes::{Exit, Seen, State};
+use dozen_core::processes::State;
 use dozen_core::release::{self, Cause, Release, Slug, Status};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ mod declared;
 mod error;
 mod formation;
 pub mod releases;
+mod roll;
 
 pub use building::{Building, build, check};
 use declared::Declared;
@@ -252,13 +253,13 @@ impl Floor {
         self.start_all(who).await?;
         let formation = self.formation(&release.slug).await?;
         let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
-        Ok(self.driver.apply(&self.desired(release, formation, scaled.generation))?)
+        Ok(self.driver.apply(&self.desired(release, formation, scaled.generation, false))?)
     }
 
     /// Waits until every instance of the release is up and records that, or says which one ended first and how.
-    pub async fn come_up(&self, who: &Principal, release: &Release) -> Result<Result<(), String>, DeployError> {
+    pub async fn come_up(&self, who: &Principal, release: &Release) -> Result<Result<(), GivenUp>, DeployError> {
         let formation = self.running(&release.slug).await?;
-        let outcome = self.observed.until(|seen| outcome(seen, release.version, &formation)).await;
+        let outcome = self.observed.until(|seen| outcome(release.version, &formation, seen)).await;
         // Where all types are stopped nothing was up.
         if outcome.is_ok() && formation.total() > 0 {
             self.ledger.commit(who, Intent::CameUp { deploy: self.deploy.clone(), version: release.version }).await?;
@@ -267,9 +268,9 @@ impl Floor {
     }
 
     /// Waits until an instance of a release ends that nobody stopped, and says which and how.
-    pub async fn falls(&self, release: &Release) -> Result<String, DeployError> {
+    pub async fn falls(&self, release: &Release) -> Result<GivenUp, DeployError> {
         let formation = self.running(&release.slug).await?;
-        Ok(self.observed.until(|seen| outcome(seen, release.version, &formation).and_then(Result::err)).await)
+        Ok(self.observed.until(|seen| outcome(release.version, &formation, seen).and_then(Result::err)).await)
     }
 
     /// Stops everything and waits until it is gone. `kill` ends the wait: everything is killed at once.
@@ -457,28 +458,6 @@ impl Floor {
         Ok(Arc::new(release))
     }
 
-    /// A new release beside a running one: its release phase, its start, the switch. Whatever fails, the old one serves on.
-    async fn roll(&self, who: &Principal, release: Arc<Release>, output: &dyn Output) -> Result<(), DeployError> {
-        let version = release.version;
-        self.phase(who, &release, output).await?;
-        let old = self.current().await.ok();
-        let formation = self.formation(&release.slug).await?;
-        let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation }).await?;
-        let running = self.running(&release.slug).await?;
-        self.driver.apply(&self.desired(release.clone(), running, scaled.generation))?;
-        let outcome = self.come_up(who, &release).await?;
-        match (outcome, old) {
-            (Ok(()), _) | (Err(_), None) => self.conclude(who, version, None).await.map(|_| ()),
-            (Err(reason), Some(old)) => {
-                let generation = self.conclude(who, version, Some(reason.clone())).await?;
-                let formation = self.running(&old.slug).await?;
-                let kept = old.version;
-                self.driver.apply(&self.desired(Arc::new(old), formation, generation))?;
-                Err(DeployError::Start { version, reason, kept })
-            }
-        }
-    }
-
     pub(crate) async fn conclude(&self, who: &Principal, version: Version, failure: Option<String>) -> Result<Generation, DeployError> {
         let status = if failure.is_some() { Status::Failed } else { Status::Succeeded };
         let conclude = Intent::Conclude { deploy: self.deploy.clone(), version, status, failure };
@@ -489,26 +468,10 @@ impl Floor {
         self.observed.seen().iter().any(|s| s.state != State::Down)
     }
 
-    fn desired(&self, release: Arc<Release>, formation: Formation, generation: Generation) -> Desired {
-        Desired { deploy: self.deploy.clone(), generation, releases: vec![Share { release, weight: 1, formation }] }
+    /// `hold` has requests wait while no instance can take them.
+    fn desired(&self, release: Arc<Release>, formation: Formation, generation: Generation, hold: bool) -> Desired {
+        Desired { deploy: self.deploy.clone(), generation, releases: vec![Share { release, weight: 1, formation }], hold }
     }
-}
-
-/// Whether a new release is up as a whole, or which of its instances ended before it was.
-fn outcome(seen: &[Seen], version: Version, formation: &Formation) -> Option<Result<(), String>> {
-    let mine = |i: &InstanceName| seen.iter().find(|s| s.release == version && s.instance == *i);
-    let mut all_up = true;
-    for instance in formation.instances() {
-        match mine(&instance) {
-            Some(s) if matches!(s.state, State::Crashed | State::Down) || s.restarts > 0 => {
-                let code = s.exit.map_or(1, Exit::code);
-                return Some(Err(format!("{instance} ended with exit code {code}")));
-            }
-            Some(s) if s.state == State::Up && (s.routed || !instance.kind.is_web()) => {}
-            _ => all_up = false,
-        }
-    }
-    all_up.then_some(Ok(()))
 }
 
 pub(crate) fn kind(name: &str) -> TypeName {

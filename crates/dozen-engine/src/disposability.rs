@@ -6,8 +6,12 @@
 use crate::concurrency::{Key, ROUTER_PACE, Reconciler, std_duration};
 use crate::processes::JailEvent;
 use dozen_core::disposability::{Action, Event, last_words};
+use dozen_core::processes::rules::HealthKind;
 use dozen_core::processes::{Exit, State};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use probe::Tried;
+
+pub(crate) mod probe;
 
 /// Out of the route table, with requests still in flight.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +42,7 @@ impl Reconciler {
             JailEvent::Wrote => self.site.store.poke(),
             JailEvent::Refused(path) => self.line(&ps, &last_words::refused(&path)),
             JailEvent::Killing => {
-                let grace = self.site.policy.grace.as_secs();
+                let grace = seconds(instance.policy.grace);
                 let text = format!("Error R12 (Exit timeout) -> At least one process failed to exit within {grace} seconds of SIGTERM");
                 self.line(&ps, &text);
                 self.line(&ps, "Stopping remaining processes with SIGKILL");
@@ -64,12 +68,12 @@ impl Reconciler {
 
     pub(crate) async fn tick(&mut self) {
         let now = Timestamp::now();
-        let policy = self.site.policy.clone();
         let due: Vec<Key> =
-            self.instances.iter().filter(|(_, i)| i.life.wake(&policy).is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
+            self.instances.iter().filter(|(_, i)| i.life.wake(&i.policy).is_some_and(|at| at <= now)).map(|(k, _)| k.clone()).collect();
         for key in due {
             self.feed(&key, Event::Tick).await;
         }
+        self.try_checks(now);
         let over: Vec<Key> =
             self.instances.iter().filter(|(_, i)| i.leaving.is_some_and(|l| l.until <= now)).map(|(k, _)| k.clone()).collect();
         for key in over {
@@ -97,7 +101,7 @@ impl Reconciler {
                 if i.leaving.is_none() {
                     self.leaving.push(lease.port());
                 }
-                i.leaving = Some(Leaving { until: Timestamp::now() + self.site.policy.grace, then });
+                i.leaving = Some(Leaving { until: Timestamp::now() + i.policy.grace, then });
                 self.report(key);
             }
             _ => self.feed(key, then).await,
@@ -125,7 +129,7 @@ impl Reconciler {
     /// Gives an instance's life an event and performs what it answers.
     pub(crate) async fn feed(&mut self, key: &Key, event: Event) {
         let Some(i) = self.instances.get_mut(key) else { return };
-        let (life, todo) = i.life.clone().step(event, &self.site.policy, Timestamp::now());
+        let (life, todo) = i.life.clone().step(event, &i.policy, Timestamp::now());
         i.life = life;
         if i.life.state != State::Up {
             i.routed = false;
@@ -151,11 +155,26 @@ impl Reconciler {
                     }
                 }
                 Action::Changed { from, to } => {
+                    if let Some(i) = self.instances.get_mut(key).filter(|_| !matches!(to, State::Starting | State::Up)) {
+                        i.checks.end();
+                    }
                     self.line(&ps, &format!("State changed from {} to {}", from.as_str(), to.as_str()));
                     self.report(key);
                 }
+                Action::Check(kind) => {
+                    if let Some(i) = self.instances.get_mut(key) {
+                        i.checks.begin(kind, i.started, Timestamp::now());
+                    }
+                }
+                Action::Ready(ready) => {
+                    self.line(
+                        &ps,
+                        if ready { "Ready: takes requests" } else { "Not ready: takes no requests until its readiness checks pass" },
+                    );
+                    self.report(key);
+                }
                 Action::BootTimeout => {
-                    let seconds = self.site.policy.boot.as_secs();
+                    let seconds = seconds(self.instances.get(key).map_or(self.site.policy.boot, |i| i.policy.boot));
                     let text =
                         format!("Error R10 (Boot timeout) -> Web process failed to bind to $PORT within {seconds} seconds of launch");
                     self.line(&ps, &text);
@@ -163,6 +182,34 @@ impl Reconciler {
                 }
             }
         }
+    }
+
+    /// Starts a task for each check that is to be tried now.
+    fn try_checks(&mut self, now: Timestamp) {
+        for (key, i) in &mut self.instances {
+            for (number, check) in i.checks.due(now) {
+                let (key, incarnation, tries) = (key.clone(), i.incarnation, self.tries.clone());
+                let (port, host) = (i.port.as_ref().map(crate::port::lease::Lease::port), format!("{}.localhost", i.release.deploy.app));
+                crate::tasks::spawn("health check", async move {
+                    let result = probe::attempt(&check, port, &host).await;
+                    // The receiver lives as long as the reconciler.
+                    let _ = tries.send(Tried { key, incarnation, number, check, result });
+                });
+            }
+        }
+    }
+
+    /// What came of a try; a jail that has ended meanwhile is not meant.
+    pub(crate) async fn tried(&mut self, tried: Tried) {
+        let Tried { key, incarnation, number, check, result } = tried;
+        let Some(i) = self.instances.get_mut(&key).filter(|i| i.incarnation == incarnation) else { return };
+        let Some(event) = i.checks.tried(number, result.is_ok(), Timestamp::now()) else { return };
+        if let (Event::Unhealthy(kind), Err(why)) = (event, &result) {
+            let tries = if check.attempts == 1 { "1 try".to_owned() } else { format!("{} tries", check.attempts) };
+            let then = if kind == HealthKind::Liveness { "; it is started anew" } else { "" };
+            self.line(&key.1.to_string(), &format!("The {} check {} failed in {tries}: {why}{then}", kind.as_str(), check.label()));
+        }
+        self.feed(&key, event).await;
     }
 
     /// Says where a process that does not listen on its port listens instead: that is what most of them do.
@@ -175,4 +222,9 @@ impl Reconciler {
         };
         self.line(&key.1.to_string(), &text);
     }
+}
+
+/// `10`, or `1.5`.
+fn seconds(d: SignedDuration) -> f64 {
+    d.as_secs_f64()
 }

@@ -122,7 +122,16 @@ impl Store {
         self.merge(self.parts()?, count, filter)
     }
 
-    /// The same, and a follower that goes on exactly where they end: no line is missed and none comes twice.
+    /// What a process itself wrote last, since it was started last: at most about so many lines. A log that cannot be read tells nothing.
+    pub fn last_words(&self, ps: &str, lines: usize) -> Vec<String> {
+        let filter = Filter { ps: Some(ps.to_owned()), source: None };
+        // Half of them may be the platform's.
+        let all = self.read_last(Some(2 * lines), &filter).unwrap_or_default();
+        let start = all.iter().rposition(|l| l.source == Source::Dozen && l.text().starts_with("Starting process")).unwrap_or(0);
+        all[start..].iter().filter(|l| l.source == Source::App).map(|l| l.text().into_owned()).collect()
+    }
+
+    /// The same as [`Store::read_last`], and a follower that goes on exactly where they end: no line is missed and none comes twice.
     ///
     /// # Errors
     /// The folder or a file in it cannot be read.

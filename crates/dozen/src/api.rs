@@ -213,14 +213,21 @@ async fn configure(
 ) -> Answer<wire::Configured> {
     let set = body.set.into_iter().map(|(k, value)| (k, Var { value, origin: Origin::Set, plain: body.plain })).collect();
     let change = ConfigChange { set, unset: body.unset, keep_plain: body.keep_plain, at: body.at };
-    let done = served.floor.configure(&who, change, &Notes).await?;
+    let done = lasting(async move { served.floor.configure(&who, change, &Notes).await.map(|done| (done, served.floor.serving)) }).await?;
+    let (done, serving) = done;
     Ok(Json(wire::Configured {
         set: done.changes.set,
         marked: done.changes.marked,
         unset: done.changes.unset,
         release: done.version.map(|v| v.to_string()),
-        serving: served.floor.serving,
+        serving,
     }))
+}
+
+/// A change of releases goes on to its end, though whoever asked for it may have gone: half of one would leave the new release beside the old.
+async fn lasting<T: Send + 'static>(work: impl Future<Output = Result<T, DeployError>> + Send + 'static) -> Result<T, Failure> {
+    let done = dozen_engine::tasks::spawn("change", work).await;
+    Ok(done.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the change ended early: {e}")))??)
 }
 
 async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {

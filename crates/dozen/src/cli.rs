@@ -242,7 +242,7 @@ pub(crate) fn hint_of_deploy(error: &DeployError) -> Option<String> {
             Some(format!("Nothing of it was started. Its output: `dozen logs -p release.{}`.", version.0))
         }
         DeployError::Start { .. } => Some(
-            "Its last lines: `dozen logs`. Config that was set with it stays set for the next release until it is set again or unset."
+            "More of it: `dozen logs`. Config that was set with it stays set for the next release until it is set again or unset."
                 .to_owned(),
         ),
         DeployError::NotUp { .. } => Some("Its last lines: `dozen logs`.".to_owned()),

@@ -5,7 +5,7 @@ use crate::port::lease::Lease;
 use dozen_core::concurrency::Desired;
 use dozen_core::disposability::last_words;
 use dozen_core::ids::{DeployRef, Generation};
-use dozen_core::logs::{Filter, LogLine, Source};
+use dozen_core::logs::{LogLine, Source};
 use dozen_core::port::{Backend, Route, RouteTable, Web};
 use dozen_core::processes::{Seen, State};
 use jiff::Timestamp;
@@ -22,10 +22,12 @@ impl Reconciler {
             state: i.life.state,
             since: i.life.since,
             port: i.port.as_ref().map(Lease::port),
+            ready: i.life.ready,
             routed: i.routed,
             pid: i.pid,
             restarts: i.life.restarts,
             exit: i.life.exit,
+            fault: i.life.fault,
             retry: i.life.retry(),
             isolation: i.isolation,
             stopped: i.stopped,
@@ -56,12 +58,7 @@ impl Reconciler {
 
     /// Says why a process that nobody stopped most likely ended, where its last lines tell.
     pub(crate) fn tell_cause(&self, ps: &str) {
-        let filter = Filter { ps: Some(ps.to_owned()), source: None };
-        // Half of them may be the platform's. A log that cannot be read tells nothing.
-        let lines = self.site.store.read_last(Some(2 * last_words::LINES), &filter).unwrap_or_default();
-        let start = lines.iter().rposition(|l| l.source == Source::Dozen && l.text().starts_with("Starting process")).unwrap_or(0);
-        let said: Vec<String> = lines[start..].iter().filter(|l| l.source == Source::App).map(|l| l.text().into_owned()).collect();
-        if let Some(cause) = last_words::cause(&said) {
+        if let Some(cause) = last_words::cause(&self.site.store.last_words(ps, last_words::LINES)) {
             self.line(ps, &format!("Likely cause: {}. {}.", cause.what, cause.cure));
         }
     }
@@ -90,12 +87,14 @@ impl Reconciler {
         let webs: Vec<(&Key, &Instance)> = self.instances.iter().filter(|((_, i), _)| i.kind.is_web()).collect();
         let ready: Vec<Backend> = webs
             .iter()
-            .filter(|(_, i)| i.routed && i.life.state == State::Up)
+            .filter(|(_, i)| i.routed && i.life.state == State::Up && i.life.ready)
             .filter_map(|(key, i)| Some(Backend { instance: key.1.to_string(), port: i.port.as_ref()?.port() }))
             .collect();
         let wanted = desired.releases.iter().any(|s| s.formation.iter().any(|(kind, n)| kind.is_web() && n > 0));
         if !ready.is_empty() {
             Web::Ready(ready)
+        } else if desired.hold {
+            Web::Held
         } else if !wanted {
             Web::None
         } else if !webs.is_empty() && webs.iter().all(|(_, i)| i.life.state == State::Crashed) {

@@ -86,6 +86,10 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
     let names: Vec<&str> = without_effect.iter().filter(|(_, declared)| *declared).map(|(name, _)| *name).collect();
     not_applied("app.json", &names, output);
     for (kind, checks) in checks {
+        let obstacles = checks.iter().filter_map(|c| Some((c, c.obstacle(kind.is_web())?)));
+        for (check, why) in obstacles {
+            output.warning(&format!("the {} check {} of {kind} is not made: {why}", check.kind.as_str(), check.label()));
+        }
         rules.entry(kind).or_default().checks = checks;
     }
     Ok(Declared { processes, formation: app_json.quantities(), dotenv: None, scratch, rules, app_json })
@@ -109,14 +113,7 @@ fn not_applied(file: &str, names: &[&str], output: &dyn Output) {
 
 fn settings_without_effect(settings: &DozenToml) -> Vec<&'static str> {
     let any = |declared: fn(&Rules) -> bool| settings.processes.values().any(declared);
-    let all = [
-        ("settle", any(|p| p.settle.is_some())),
-        ("stop-timeout", any(|p| p.stop_timeout.is_some())),
-        ("size", any(|p| p.size.is_some())),
-        ("overlap", any(|p| p.overlap.is_some())),
-        ("after", any(|p| !p.after.is_empty())),
-        ("[health]", !settings.health.is_empty()),
-    ];
+    let all = [("size", any(|p| p.size.is_some()))];
     all.into_iter().filter(|(_, declared)| *declared).map(|(name, _)| name).collect()
 }
 

@@ -81,7 +81,7 @@ pub enum DeployError {
         code: i32,
     },
     /// The new release did not come up; the old one serves.
-    #[error("{version} did not come up: {reason}; {kept} keeps serving")]
+    #[error("{version} did not come up: {reason}; {kept} keeps serving{}", .last.iter().map(|l| format!("\n  {l}")).collect::<String>())]
     Start {
         /// Which release.
         version: Version,
@@ -89,6 +89,8 @@ pub enum DeployError {
         reason: String,
         /// The old one.
         kept: Version,
+        /// What that instance wrote last, masked.
+        last: Vec<String>,
     },
     /// What was started again did not come up.
     #[error("{version} did not come up: {reason}; it is tried again")]

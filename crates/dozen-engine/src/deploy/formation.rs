@@ -1,8 +1,9 @@
 //! Changing what runs of a release without making another: how many, which types at all, and starting again.
 
-use super::{DeployError, Floor, outcome};
+use super::{DeployError, Floor};
 use crate::ledger::{Intent, Principal};
 use dozen_core::concurrency::formation::{Formation, Scale};
+use dozen_core::concurrency::outcome;
 use dozen_core::ids::{Generation, TypeName};
 use dozen_core::parity::Driver;
 use dozen_core::processes::{Seen, State};
@@ -30,7 +31,7 @@ impl Floor {
         let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
         if self.serving {
             let running = self.running(&release.slug).await?;
-            self.driver.apply(&self.desired(release, running, scaled.generation))?;
+            self.driver.apply(&self.desired(release, running, scaled.generation, false))?;
         }
         Ok(formation)
     }
@@ -76,8 +77,8 @@ impl Floor {
             let wanted = formation.without(&others);
             // What is seen of those that were stopped says how they ended then.
             let fresh = |seen: &[Seen]| seen.iter().filter(|s| s.generation >= generation).cloned().collect::<Vec<_>>();
-            let started = self.observed.until(|seen| outcome(&fresh(seen), version, &wanted)).await;
-            started.map_err(|reason| DeployError::NotUp { version, reason })?;
+            let started = self.observed.until(|seen| outcome(version, &wanted, &fresh(seen))).await;
+            started.map_err(|reason| DeployError::NotUp { version, reason: reason.to_string() })?;
             if stopped.is_empty() {
                 self.ledger.commit(who, Intent::CameUp { deploy: self.deploy.clone(), version }).await?;
             }
@@ -131,7 +132,7 @@ impl Floor {
             }
         }
         let committed = self.ledger.commit(who, Intent::Stop { deploy: self.deploy.clone(), types: stopped }).await?;
-        self.driver.apply(&self.desired(release, running, committed.generation))?;
+        self.driver.apply(&self.desired(release, running, committed.generation, false))?;
         Ok(committed.generation)
     }
 }

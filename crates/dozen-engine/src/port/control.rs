@@ -45,6 +45,8 @@ pub struct Limits {
     pub head: Duration,
     /// For an app that is starting: H20.
     pub boot: Duration,
+    /// For a change that stopped the app's instances: H80.
+    pub hold: Duration,
     /// So many requests wait for that at once: H11.
     pub waiting: usize,
     /// How long an instance that refused a connection is asked last.
@@ -59,6 +61,7 @@ impl Default for Limits {
             idle: Duration::from_secs(55),
             head: Duration::from_secs(30),
             boot: Duration::from_secs(60),
+            hold: Duration::from_secs(30),
             waiting: 1_000,
             quarantine: Duration::from_secs(5),
         }
@@ -391,6 +394,7 @@ pub(super) struct WireRoute {
 pub(super) enum WireWeb {
     Ready(Vec<WireBackend>),
     Starting,
+    Held,
     Crashed,
     None,
 }
@@ -432,6 +436,7 @@ impl WireRoute {
                 WireWeb::Ready(backends.iter().map(|b| WireBackend { instance: b.instance.clone(), port: b.port }).collect())
             }
             Web::Starting => WireWeb::Starting,
+            Web::Held => WireWeb::Held,
             Web::Crashed => WireWeb::Crashed,
             Web::None => WireWeb::None,
         };

@@ -21,6 +21,7 @@ pub(super) enum Code {
     H26,
     H27,
     H28,
+    H80,
     H81,
     H99,
 }
@@ -49,6 +50,7 @@ impl Code {
             Self::H26 => "H26",
             Self::H27 => "H27",
             Self::H28 => "H28",
+            Self::H80 => "H80",
             Self::H81 => "H81",
             Self::H99 => "H99",
         }
@@ -71,6 +73,7 @@ impl Code {
             Self::H26 => "Request error",
             Self::H27 => "Client request interrupted",
             Self::H28 => "Client connection idle",
+            Self::H80 => "Maintenance mode",
             Self::H81 => "Blank app",
             Self::H99 => "Platform error",
         }
@@ -99,6 +102,7 @@ impl Code {
             Self::H20 => "The app did not bind its $PORT in time. `dozen logs` shows how far its start came.",
             Self::H21 => "Nothing listens on the app's port any more. `dozen ps` and `dozen logs` show what became of it.",
             Self::H26 => "The request is not well-formed HTTP, or exceeds a limit of the router.",
+            Self::H80 => "The app is being changed to a new release, and that takes longer than a request waits. Try again in a moment.",
             Self::H81 => "No app that runs here answers to this host name. `dozen up` in an app's folder starts it.",
             Self::H15 | Self::H18 | Self::H27 | Self::H28 => "The connection ended early. `dozen logs` tells more.",
             Self::H99 => "The router itself failed. Try again; its own lines are in `dozen logs`.",

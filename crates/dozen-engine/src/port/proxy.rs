@@ -72,7 +72,7 @@ impl Live {
         let places = self.table.hosts.values().chain(&self.table.fallback);
         let ready = places.filter_map(|place| match &place.web {
             Stand::Ready(targets) => Some(targets),
-            Stand::Starting | Stand::Crashed | Stand::None => None,
+            Stand::Starting | Stand::Held | Stand::Crashed | Stand::None => None,
         });
         ready.flatten().map(|target| target.id).collect()
     }
@@ -89,6 +89,7 @@ pub(super) struct Place {
 pub(super) enum Stand {
     Ready(Vec<Arc<Target>>),
     Starting,
+    Held,
     Crashed,
     None,
 }
@@ -282,13 +283,16 @@ async fn choose(core: &Core, record: &mut Record, refused: Option<u64>) -> Resul
                     return Ok(busy);
                 }
             }
-            Stand::Starting => {
+            stand @ (Stand::Starting | Stand::Held) => {
+                let limits = &core.shared.limits;
+                let (limit, code) = if matches!(stand, Stand::Held) { (limits.hold, Code::H80) } else { (limits.boot, Code::H20) };
+                // The first wait sets the end of all: a change that goes on to a start does not give a request more time.
                 let waiting = match &mut waiting {
                     Some(waiting) => waiting,
-                    None => waiting.insert(Waiting::begin(&core.shared)?),
+                    None => waiting.insert(Waiting::begin(&core.shared, limit)?),
                 };
                 match tokio::time::timeout_at(waiting.until, table.changed()).await {
-                    Err(_) => return Err(Code::H20.into()),
+                    Err(_) => return Err(code.into()),
                     Ok(Err(_)) => return Err(Code::H99.into()),
                     Ok(Ok(())) => {}
                 }
@@ -323,15 +327,15 @@ impl Shared {
     }
 }
 
-/// A place among the requests that wait for an app's start.
+/// A place among the requests that wait for an app's start, or for a change of it.
 struct Waiting<'s> {
     shared: &'s Shared,
     until: tokio::time::Instant,
 }
 
 impl<'s> Waiting<'s> {
-    fn begin(shared: &'s Shared) -> Result<Self, Refusal> {
-        let waiting = Self { shared, until: tokio::time::Instant::now() + shared.limits.boot };
+    fn begin(shared: &'s Shared, limit: Duration) -> Result<Self, Refusal> {
+        let waiting = Self { shared, until: tokio::time::Instant::now() + limit };
         if shared.waiting.fetch_add(1, Ordering::Relaxed) >= shared.limits.waiting {
             return Err(Code::H11.into());
         }

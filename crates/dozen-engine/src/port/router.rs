@@ -265,6 +265,7 @@ impl House {
         for route in wire.routes {
             let web = match route.web {
                 WireWeb::Starting => Stand::Starting,
+                WireWeb::Held => Stand::Held,
                 WireWeb::Crashed => Stand::Crashed,
                 WireWeb::None => Stand::None,
                 WireWeb::Ready(backends) => {

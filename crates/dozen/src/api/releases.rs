@@ -84,7 +84,8 @@ pub(super) async fn rollback(
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::Rollback>,
 ) -> Answer<wire::RolledBack> {
-    let (to, release) = served.floor.rollback(&who, version(body.to)?, body.part.into(), &Notes).await?;
+    let (version, part) = (version(body.to)?, body.part.into());
+    let (to, release) = super::lasting(async move { served.floor.rollback(&who, version, part, &Notes).await }).await?;
     Ok(Json(wire::RolledBack { to: to.to_string(), release: release.to_string() }))
 }
 

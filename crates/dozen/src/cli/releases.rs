@@ -77,7 +77,7 @@ fn state(r: &wire::Release) -> String {
 }
 
 fn description(r: &wire::Release) -> String {
-    let why = r.failure.as_ref().map(|f| format!(" ({f})")).unwrap_or_default();
+    let why = r.failure.as_ref().and_then(|f| f.lines().next()).map(|f| format!(" ({f})")).unwrap_or_default();
     format!("{}{why}", r.description)
 }
 

@@ -20,7 +20,7 @@ pub(super) async fn run(client: &mut Client, version: Option<&str>, printer: &Pr
 fn text(r: &wire::ReleaseInfo) -> String {
     let mut lines = vec![format!("=== {} {}", r.deploy, r.version)];
     let mut add = |name: &str, value: String| lines.push(format!("{:<13}{value}", format!("{name}:")));
-    let why = r.failure.as_ref().map(|f| format!(": {f}")).unwrap_or_default();
+    let why = r.failure.as_ref().map(|f| format!(": {}", f.replace('\n', &format!("\n{:13}", "")))).unwrap_or_default();
     add("Status", format!("{}{why}", if r.current { "current" } else { &r.status }));
     add("Description", r.description.clone());
     add("Created", format!("{} UTC by {}", when(&r.created_at), r.created_by));

@@ -123,6 +123,13 @@ fn h20_never_started() {
 }
 
 #[test]
+fn h80_held_too_long() {
+    let mut stage = Stage::with(Limits { hold: Duration::from_millis(100), ..Limits::default() });
+    stage.set(Web::Held);
+    fails_with(&mut stage, "H80", "Maintenance mode");
+}
+
+#[test]
 fn h21_refused_and_another_is_asked_first() {
     let (closed, _held) = closed_port();
     let mut stage = Stage::to(ready(&[closed]));

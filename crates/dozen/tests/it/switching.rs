@@ -1,0 +1,155 @@
+//! End to end: from one release to the next on a running deploy. What must not run twice does not, and nobody's request fails for it.
+
+use crate::deployed::{Deployed, Place};
+use rustix::process::Signal;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Where the lines of these processes stand among all that was said.
+fn positions(up: &Deployed<'_>, lines: &[(&str, &str, usize)]) -> Vec<usize> {
+    for (ps, text, count) in lines {
+        up.lines(ps, text, *count);
+    }
+    let said = up.said();
+    let of = |(ps, text, count): &(&str, &str, usize)| {
+        let hit = |e: &serde_json::Value| e["ps"] == *ps && e["message"].as_str().is_some_and(|m| m.contains(text));
+        said.iter().enumerate().filter(|(_, e)| hit(e)).nth(count - 1).map(|(at, _)| at).expect("it was said")
+    };
+    lines.iter().map(of).collect()
+}
+
+#[test]
+fn a_release_that_is_given_up_says_its_last_lines() {
+    let place = Place::web("web: test \"$BREAK\" != yes || { echo no-$BREAK-no; echo password=$KEY; exit 4; }; python3 web.py\n");
+    place.write(".env", "KEY=correct-horse\n");
+    let up = place.up();
+    let refused = up.dozen(&["config", "set", "BREAK=yes"]).coded(1);
+    refused.has(&["v2 did not come up: web.1 ended with exit code 4; v1 keeps serving", "no-yes-no", "password=********"]);
+    up.line("api", "Release v2 failed: web.1 ended with exit code 4; v1 keeps serving");
+    up.until_ps(&["web.1 up"]);
+    let failure = place.ledger("select failure from releases where version = 2");
+    assert_eq!(failure, "web.1 ended with exit code 4\nno-yes-no\npassword=********");
+    up.dozen(&["releases", "info", "v2"]).ok().has(&["Status:      failed: web.1 ended with exit code 4\n             no-yes-no\n"]);
+    up.dozen(&["releases"]).ok().has(&["(web.1 ended with exit code 4)"]).lacks("no-yes-no");
+    up.stop();
+}
+
+#[test]
+fn a_change_goes_on_to_its_end_though_nobody_waits_for_it() {
+    let place = Place::web("web: test -z \"$SLOW\" || { echo wai''ting; sleep 1; exit 5; }; python3 web.py\n");
+    let up = place.up();
+    let mut asking = place.program(crate::deployed::DOZEN).args(["config", "set", "SLOW=yes"]).spawn().expect("started");
+    up.line("web.1", "waiting");
+    asking.kill().expect("killed");
+    asking.wait().expect("ended");
+    up.line("api", "Release v2 failed");
+    up.until_ps(&["web.1 up"]);
+    assert_eq!(place.ledger("select group_concat(status) from releases"), "succeeded,failed");
+    up.stop();
+}
+
+#[test]
+fn a_type_that_must_not_overlap_ends_before_its_successor_starts() {
+    let place = Place::web("web: python3 web.py\nbot: sleep 1000\n");
+    place.write("dozen.toml", "[process.bot]\noverlap = false\n");
+    let up = place.up();
+    let before = up.pid_of("web.1");
+    up.dozen(&["config", "set", "A=1"]).ok();
+    let at = positions(&up, &[("bot.1", "Process exited", 1), ("bot.1", "Starting process", 2), ("web.1", "Process exited", 1)]);
+    assert!(at.is_sorted(), "{at:?}");
+    assert_ne!(up.pid_of("web.1"), before);
+    up.stop();
+}
+
+#[test]
+fn a_type_starts_after_those_that_it_waits_for() {
+    let place = Place::web("web: python3 web.py\ncache: sleep 1000\nworker: sleep 1000\n");
+    place.write("dozen.toml", "[process.web]\nafter = [\"worker\"]\n[process.worker]\nafter = [\"cache\"]\n");
+    let up = place.up();
+    let up_line = "State changed from starting to up";
+    let at = positions(
+        &up,
+        &[("cache.1", up_line, 1), ("worker.1", "Starting process", 1), ("worker.1", up_line, 1), ("web.1", "Starting process", 1)],
+    );
+    assert!(at.is_sorted(), "{at:?}");
+    up.stop();
+}
+
+/// Reads its SQLite database for each page, with the five seconds of patience that Python's module has by itself.
+const READER: &str = r#"
+import http.server, os, sqlite3
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        try:
+            db = sqlite3.connect(os.environ["DATABASE_URL"].removeprefix("sqlite:///"))
+            status, body = 200, db.execute("select text from pages").fetchone()[0]
+            db.close()
+        except sqlite3.Error as e:
+            status, body = 500, str(e)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+    def log_message(self, *args):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Page).serve_forever()
+"#;
+
+/// Holds its database for six seconds where it is told to: longer than anybody is patient.
+const MIGRATION: &str = r#"
+import os, sqlite3, time
+
+db = sqlite3.connect(os.environ["DATABASE_URL"].removeprefix("sqlite:///"), isolation_level=None)
+db.execute("begin exclusive")
+db.execute("create table if not exists pages (text)")
+db.execute("delete from pages")
+db.execute("insert into pages values (?)", (os.environ.get("TEXT", "first"),))
+if os.environ.get("TEXT"):
+    print("migrating", flush=True)
+    time.sleep(6)
+db.execute("rollback" if os.environ.get("TEXT") == "bad" else "commit")
+raise SystemExit(os.environ.get("TEXT") == "bad")
+"#;
+
+#[test]
+fn a_migration_of_sqlite_locks_nobody_out() {
+    let place = Place::new(&[
+        ("Procfile", "release: python3 migrate.py\nweb: exec python3 web.py\n"),
+        ("web.py", READER),
+        ("migrate.py", MIGRATION),
+        ("app.json", r#"{"addons": ["sqlite"]}"#),
+    ]);
+    let up = place.up();
+    assert_eq!(up.page("/"), "first");
+    let changing = AtomicBool::new(true);
+    let answers = std::thread::scope(|threads| {
+        let load: Vec<_> = (0..4)
+            .map(|_| {
+                threads.spawn(|| {
+                    let mut answers = Vec::new();
+                    while changing.load(Ordering::SeqCst) {
+                        answers.push(up.get("/"));
+                    }
+                    answers
+                })
+            })
+            .collect();
+        let changed = up.dozen(&["config", "set", "TEXT=second"]);
+        // A migration that fails brings the old release back, and nobody notices that either.
+        let refused = up.dozen(&["config", "set", "TEXT=bad"]);
+        changing.store(false, Ordering::SeqCst);
+        changed.ok();
+        refused.coded(1).has(&["the release phase of v3"]);
+        load.into_iter().flat_map(|t| t.join().expect("asked")).collect::<Vec<_>>()
+    });
+    let wrong: Vec<_> = answers.iter().filter(|a| a.status != 200).collect();
+    assert!(wrong.is_empty(), "{} of {} failed: {:?}", wrong.len(), answers.len(), wrong[0]);
+    assert!(answers.iter().any(|a| a.body == "first") && answers.iter().any(|a| a.body == "second"));
+    assert_eq!(up.page("/"), "second");
+    let at = positions(&up, &[("web.1", "Process exited", 1), ("release.2", "migrating", 1), ("web.1", "Starting process", 2)]);
+    assert!(at.is_sorted(), "{at:?}");
+    up.signal(Signal::INT);
+    assert_eq!(up.wait().code, 0);
+    place.assert_nothing_left();
+}
