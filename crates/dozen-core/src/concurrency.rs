@@ -186,9 +186,9 @@ impl<'s> Now<'s> {
 /// Why a new release did not come up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenUp {
-    /// The first of its instances that ended.
+    /// The first of its instances that ended, or did not become ready.
     pub instance: InstanceName,
-    /// Why the platform ended it, where it did.
+    /// What the platform has against it.
     pub fault: Option<Fault>,
     /// How it ended.
     pub exit: Option<Exit>,
@@ -200,19 +200,23 @@ impl fmt::Display for GivenUp {
         match self.fault {
             Some(Fault::Boot) => write!(f, "{instance} did not listen on its port in time (R10)"),
             Some(Fault::Startup) => write!(f, "{instance} failed its startup check"),
+            Some(Fault::Readiness) => write!(f, "{instance} did not pass its readiness check"),
             Some(Fault::Liveness) => write!(f, "{instance} failed its liveness check"),
             None => write!(f, "{instance} ended with exit code {}", self.exit.map_or(1, Exit::code)),
         }
     }
 }
 
-/// Whether a release that was started has come up as a whole, or is to be given up: the first end of one of its instances, whatever the
-/// reason, decides. `None` while neither is so.
+/// Whether a release that was started has come up as a whole, or is to be given up: the first of its instances that ends, whatever the
+/// reason, or that is found not to be ready, decides. `None` while neither is so.
 pub fn outcome(version: Version, formation: &Formation, seen: &[Seen]) -> Option<Result<(), GivenUp>> {
     let mut all_up = true;
     for instance in formation.instances() {
         match seen.iter().find(|s| s.release == version && s.instance == instance) {
             Some(s) if matches!(s.state, State::Crashed | State::Down) || s.restarts > 0 => {
+                return Some(Err(GivenUp { instance, fault: s.fault, exit: s.exit }));
+            }
+            Some(s) if s.state == State::Up && s.fault == Some(Fault::Readiness) => {
                 return Some(Err(GivenUp { instance, fault: s.fault, exit: s.exit }));
             }
             Some(s) if is_ready(s) && (s.routed || !instance.kind.is_web()) => {}
@@ -397,6 +401,8 @@ mod tests {
         assert_eq!(told(&[web.clone(), seen(1, "worker.1", State::Crashed, false)]), None);
         assert_eq!(told(&[web.clone(), seen(2, "worker.1", State::Up, false)]), Some(Ok(())));
         assert_eq!(told(&[Seen { ready: false, ..web.clone() }, seen(2, "worker.1", State::Up, false)]), None);
+        let unready = Seen { ready: false, fault: Some(Fault::Readiness), ..web.clone() };
+        assert_eq!(told(&[unready]), Some(Err("web.1 did not pass its readiness check".to_owned())));
         for (fault, want) in [
             (None, "worker.1 ended with exit code 3"),
             (Some(Fault::Boot), "worker.1 did not listen on its port in time (R10)"),

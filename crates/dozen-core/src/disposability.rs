@@ -150,7 +150,7 @@ pub struct Life {
     pub restarts: u32,
     /// Whether it takes requests, where it is up.
     pub ready: bool,
-    /// Why the platform ended it, where it did so last.
+    /// Why it is not ready, or why the platform ended it, where it did so last.
     pub fault: Option<Fault>,
     /// Crashes in a row.
     crashes: u32,
@@ -241,7 +241,8 @@ impl Life {
                 todo.push(Action::Kill);
             }
             (State::Up, Event::Healthy(HealthKind::Readiness)) if !self.ready => self.be_ready(true, &mut todo),
-            (State::Up, Event::Unhealthy(HealthKind::Readiness)) if self.ready && self.signs.readiness => self.be_ready(false, &mut todo),
+            // Also one that never was: whoever waits for it is to know.
+            (State::Up, Event::Unhealthy(HealthKind::Readiness)) if self.signs.readiness => self.be_ready(false, &mut todo),
             (State::Up, Event::Unhealthy(HealthKind::Liveness)) => {
                 (self.unwell, self.fault) = (true, Some(Fault::Liveness));
                 // For how long it was up counts as in any other crash.
@@ -314,7 +315,7 @@ impl Life {
     }
 
     fn be_ready(&mut self, ready: bool, todo: &mut Vec<Action>) {
-        self.ready = ready;
+        (self.ready, self.fault) = (ready, (!ready).then_some(Fault::Readiness));
         todo.push(Action::Ready(ready));
     }
 
@@ -430,6 +431,7 @@ mod tests {
         assert!(life.ready && todo == [Action::Ready(true)]);
         let (life, todo) = life.step(Event::Unhealthy(HealthKind::Readiness), &Policy::UP, at(700));
         assert!(!life.ready && life.state == State::Up && todo == [Action::Ready(false)]);
+        assert_eq!(life.fault, Some(Fault::Readiness));
         let (life, todo) = life.step(Event::Unhealthy(HealthKind::Liveness), &Policy::UP, at(800));
         assert_eq!(life.state, State::Stopping);
         assert!(todo.contains(&Action::Terminate { grace: Policy::UP.grace }));

@@ -72,13 +72,15 @@ impl Exit {
     }
 }
 
-/// Why the platform ended a process that nobody stopped.
+/// What its platform holds against a process that nobody stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It did not listen on its port in time (R10).
     Boot,
     /// A startup check failed.
     Startup,
+    /// A readiness check failed: it is up and takes no requests.
+    Readiness,
     /// A liveness check failed.
     Liveness,
 }
@@ -158,7 +160,7 @@ pub struct Seen {
     pub restarts: u32,
     /// How it last ended.
     pub exit: Option<Exit>,
-    /// Why the platform ended it, where it did so last.
+    /// Why it is not ready, or why the platform ended it, where it did so last.
     pub fault: Option<Fault>,
     /// When it starts again, where it has crashed.
     pub retry: Option<Timestamp>,

@@ -188,7 +188,8 @@ impl Release {
 
     /// Whether its processes share data on this host that two releases must not change at a time: a SQLite database, a folder of files.
     pub fn shares_data(&self) -> bool {
-        self.attachments.iter().any(|a| a.folder.is_some())
+        // A config var of the same name leads elsewhere.
+        self.attachments.iter().any(|a| a.folder.is_some() && !self.config.vars.contains_key(&a.variable()))
     }
 
     /// Whether instances of a process type may run beside those of another release: as the app says, else where no data is shared.

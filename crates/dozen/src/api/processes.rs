@@ -46,6 +46,7 @@ fn process(seen: &Seen, usage: Usage) -> wire::Process {
     wire::Process {
         name: seen.instance.to_string(),
         state: seen.state.as_str().to_owned(),
+        ready: seen.ready,
         since: seen.since.to_string(),
         starts_again_at: seen.retry.map(|at| at.to_string()),
         release: seen.release.to_string(),

@@ -64,6 +64,8 @@ pub(crate) struct Process {
     pub(crate) name: String,
     /// `starting`, `up`, `stopping` or `crashed`.
     pub(crate) state: String,
+    /// Whether it is up and passed its readiness checks last, where it has any.
+    pub(crate) ready: bool,
     /// Since when it is in that state, RFC 3339, UTC.
     pub(crate) since: String,
     /// When it starts again, where it has crashed.

@@ -90,6 +90,22 @@ fn a_release_whose_startup_check_fails_is_given_up() {
 }
 
 #[test]
+fn a_release_that_does_not_become_ready_is_given_up() {
+    let place = Place::web("web: python3 web.py\n");
+    place.write(".env", "COLOUR=green\n");
+    place.write(
+        "dozen.toml",
+        "[health.web]\ntype = \"readiness\"\npath = \"/env/COLOUR\"\ncontent = \"green\"\nattempts = 2\nwait = \"100ms\"\n",
+    );
+    let up = place.up();
+    let refused = up.dozen(&["config", "set", "COLOUR=red"]).coded(1);
+    refused.has(&["v2 did not come up: web.1 did not pass its readiness check; v1 keeps serving"]);
+    assert_eq!(up.page("/env/COLOUR"), "green");
+    up.until_ps(&["web.1 up"]);
+    up.stop();
+}
+
+#[test]
 fn what_is_not_ready_gets_no_requests_until_it_is() {
     let place = moody("[health.web]\ntype = \"readiness\"\npath = \"/ready\"\nattempts = 1\nwait = \"50ms\"\n");
     let up = place.up();
@@ -107,6 +123,7 @@ fn what_is_not_ready_gets_no_requests_until_it_is() {
         if who == "web.1" { last.clear() } else { last.push(who) }
     }
     up.until_ps(&["web.1 up", "web.2 up"]);
+    up.dozen(&["ps"]).ok().has(&["up, not ready"]);
     tell(&up, "web.1", "/well/ready");
     answers("web.1");
     up.stop();

@@ -115,7 +115,7 @@ raise SystemExit(os.environ.get("TEXT") == "bad")
 #[test]
 fn a_migration_of_sqlite_locks_nobody_out() {
     let place = Place::new(&[
-        ("Procfile", "release: python3 migrate.py\nweb: exec python3 web.py\n"),
+        ("Procfile", "release: python3 migrate.py\nweb: test -z \"$BREAK\" && exec python3 web.py\n"),
         ("web.py", READER),
         ("migrate.py", MIGRATION),
         ("app.json", r#"{"addons": ["sqlite"]}"#),
@@ -135,19 +135,22 @@ fn a_migration_of_sqlite_locks_nobody_out() {
                 })
             })
             .collect();
+        // A start or a migration that fails brings the old release back, and nobody notices that either.
+        let broken = up.dozen(&["config", "set", "BREAK=yes"]);
+        up.dozen(&["config", "unset", "BREAK"]).ok();
         let changed = up.dozen(&["config", "set", "TEXT=second"]);
-        // A migration that fails brings the old release back, and nobody notices that either.
         let refused = up.dozen(&["config", "set", "TEXT=bad"]);
         changing.store(false, Ordering::SeqCst);
-        changed.ok();
-        refused.coded(1).has(&["the release phase of v3"]);
+        broken.coded(1).has(&["v2 did not come up: web.1 ended with exit code 1; v1 keeps serving"]);
+        changed.ok().has(&["v3"]);
+        refused.coded(1).has(&["the release phase of v4"]);
         load.into_iter().flat_map(|t| t.join().expect("asked")).collect::<Vec<_>>()
     });
     let wrong: Vec<_> = answers.iter().filter(|a| a.status != 200).collect();
     assert!(wrong.is_empty(), "{} of {} failed: {:?}", wrong.len(), answers.len(), wrong[0]);
     assert!(answers.iter().any(|a| a.body == "first") && answers.iter().any(|a| a.body == "second"));
     assert_eq!(up.page("/"), "second");
-    let at = positions(&up, &[("web.1", "Process exited", 1), ("release.2", "migrating", 1), ("web.1", "Starting process", 2)]);
+    let at = positions(&up, &[("web.1", "Process exited", 3), ("release.3", "migrating", 1), ("web.1", "Starting process", 4)]);
     assert!(at.is_sorted(), "{at:?}");
     up.signal(Signal::INT);
     assert_eq!(up.wait().code, 0);

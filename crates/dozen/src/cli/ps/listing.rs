@@ -51,8 +51,11 @@ fn processes(all: &[wire::Process], now: Timestamp, width: Option<usize>) -> Str
     listing(&COLUMNS, &rows, width, false)
 }
 
-/// `crashed (1), again in 4s`
+/// `up, not ready`, `crashed (1), again in 4s`
 fn state(p: &wire::Process, now: Timestamp) -> String {
+    if p.state == "up" && !p.ready {
+        return "up, not ready".to_owned();
+    }
     if p.state != "crashed" {
         return p.state.clone();
     }
@@ -95,6 +98,7 @@ mod tests {
         wire::Process {
             name: name.into(),
             state: "up".into(),
+            ready: true,
             since: "2026-01-02T03:00:00Z".into(),
             starts_again_at: None,
             release: "v12".into(),
@@ -113,6 +117,7 @@ mod tests {
     fn answer() -> wire::Processes {
         let crashed = wire::Process {
             state: "crashed".into(),
+            ready: false,
             starts_again_at: Some("2026-01-02T03:12:12Z".into()),
             last_exit_code: Some(1),
             restarts: 3,
@@ -149,6 +154,12 @@ mod tests {
         assert_eq!(head(80), "PROCESS STATE UPTIME RELEASE RESTARTS CPU MEMORY");
         assert_eq!(head(60), "PROCESS STATE UPTIME CPU MEMORY");
         assert_eq!(head(10), "PROCESS STATE");
+    }
+
+    #[test]
+    fn what_is_up_and_takes_no_requests_says_so() {
+        let unready = wire::Process { ready: false, ..process("web.1") };
+        assert_eq!(state(&unready, Timestamp::UNIX_EPOCH), "up, not ready");
     }
 
     #[test]
