@@ -87,6 +87,9 @@ fn compare(name: &str, text: &str) {
         // Who, and how strong: of the machine. Whether the latter has room depends on how long its process ids are.
         (r" +(ISOLATION|user-namespaces|namespaces|session)(\r?\n)", "$2"),
         (r"(\r?\n)?(\r?\nNot enforced here: [^\r\n]*)+", ""),
+        // Process ids begin anew from small ones on a machine that has given out all.
+        (r"(-|<n>) +\d{1,3}(\r?\n)", "$1 <n>$2"),
+        (r"with pid \d{1,3}\b", "with pid <n>"),
         (r"\b(root|uid \d+)\b", "<who>"),
         // The widths of columns follow from all of these.
         (r" {2,}", "  "),
