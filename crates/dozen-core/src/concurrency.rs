@@ -29,6 +29,13 @@ pub struct Desired {
     pub hold: bool,
 }
 
+impl Desired {
+    /// Whether it takes the place of what was desired before: an intent that comes late changes nothing.
+    pub fn supersedes(&self, before: &Self) -> bool {
+        self.generation >= before.generation
+    }
+}
+
 /// One release's part of a deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {

@@ -236,7 +236,7 @@ impl Reconciler {
         match command {
             Command::Apply(desired) => {
                 // Who waits for a release while everything ends sees it end, and would have the one before it started again.
-                if self.closing.is_none() && self.desired.as_ref().is_none_or(|d| d.generation <= desired.generation) {
+                if self.closing.is_none() && self.desired.as_ref().is_none_or(|before| desired.supersedes(before)) {
                     self.desired = Some(desired);
                 }
             }

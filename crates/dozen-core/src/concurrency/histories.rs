@@ -89,7 +89,7 @@ impl Model {
 
     /// As a driver does: an older intent is refused.
     fn apply(&mut self, want: Desired) {
-        if want.generation >= self.want.generation {
+        if want.supersedes(&self.want) {
             self.want = want;
         }
     }
@@ -151,12 +151,25 @@ impl Model {
                     Step::Unroute(v, i) => self.lives.get_mut(&(v, i)).expect("only what is there is unrouted").1 = false,
                     Step::Stop(v, i) => {
                         assert!(!self.lives[&(v, i.clone())].1, "stopped while routed");
+                        self.assert_may_stop(v, &i);
                         self.feed(&(v, i), Event::Stop);
                     }
                 }
             }
         }
         panic!("plan does not come to rest");
+    }
+
+    /// All types become the new release together or none does: an older one that may run beside it stops when all of the new one is ready.
+    fn assert_may_stop(&self, version: Version, instance: &InstanceName) {
+        let older = self.want.releases.iter().all(|s| s.release.version > version);
+        let overlaps = self.want.releases.iter().all(|s| s.release.overlaps(&instance.kind));
+        if older && overlaps {
+            let ready = |key: Key| self.lives.get(&key).is_some_and(|(life, _)| life.ready);
+            for share in &self.want.releases {
+                assert!(share.formation.instances().all(|i| ready((share.release.version, i))), "{version} {instance} stopped too early");
+            }
+        }
     }
 
     /// Lets time pass; what boots listens, what is checked is well, what stops ends.

@@ -61,6 +61,10 @@ impl Floor {
         let formation = self.running(&old.slug).await?;
         let alone: BTreeSet<TypeName> = formation.iter().map(|(k, _)| k.clone()).filter(|k| !release.overlaps(k)).collect();
         let hold = formation.iter().any(|(k, n)| k.is_web() && n > 0 && alone.contains(k));
+        if hold {
+            let line = format!("Requests wait until {} takes over from {}: the two must not run at a time", release.version, old.version);
+            self.observed.store().write("api", &line);
+        }
         // What the phase changes is data; types that are only not to run twice go on until their successors start.
         let first = release.shares_data() && release.command(&kind(TypeName::RELEASE)).is_some();
         if first && !alone.is_empty() {

@@ -152,7 +152,40 @@ fn a_migration_of_sqlite_locks_nobody_out() {
     assert_eq!(up.page("/"), "second");
     let at = positions(&up, &[("web.1", "Process exited", 3), ("release.3", "migrating", 1), ("web.1", "Starting process", 4)]);
     assert!(at.is_sorted(), "{at:?}");
+    up.line("api", "Requests wait until v3 takes over from v1: the two must not run at a time");
     up.signal(Signal::INT);
     assert_eq!(up.wait().code, 0);
     place.assert_nothing_left();
+}
+
+#[test]
+fn no_request_fails_while_releases_follow_each_other() {
+    let place = Place::web("web: exec python3 web.py\nworker: sleep 1000\n");
+    let up = place.up();
+    up.dozen(&["ps", "scale", "web=2"]).ok();
+    up.until_ps(&["web.1 up", "web.2 up", "worker.1 up"]);
+    let changing = AtomicBool::new(true);
+    let answers = std::thread::scope(|threads| {
+        let ask = || {
+            let mut answers = Vec::new();
+            while changing.load(Ordering::SeqCst) {
+                answers.push(up.get("/env/HEROKU_RELEASE_VERSION"));
+            }
+            answers
+        };
+        let load: Vec<_> = (0..4).map(|_| threads.spawn(ask)).collect();
+        let said: Vec<_> = ["A=1", "A=2", "A=3"].iter().map(|var| up.dozen(&["config", "set", var])).collect();
+        let restarted = up.dozen(&["ps", "restart", "web.1"]);
+        changing.store(false, Ordering::SeqCst);
+        said.into_iter().chain([restarted]).for_each(|s| drop(s.ok()));
+        load.into_iter().map(|t| t.join().expect("asked")).collect::<Vec<_>>()
+    });
+    for answers in &answers {
+        let wrong: Vec<_> = answers.iter().filter(|a| a.status != 200).collect();
+        assert!(wrong.is_empty(), "{} of {} failed: {:?}", wrong.len(), answers.len(), wrong[0]);
+        // Never back to an older release.
+        assert!(answers.is_sorted_by_key(|a| a.body.clone()), "{answers:?}");
+    }
+    assert!(answers.iter().flatten().any(|a| a.body == "v1") && up.page("/env/HEROKU_RELEASE_VERSION") == "v4");
+    up.stop();
 }
