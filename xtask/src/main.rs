@@ -12,6 +12,7 @@ mod machine;
 mod postgres;
 mod process;
 mod soak;
+mod supervise;
 mod test;
 mod tidy;
 
@@ -23,6 +24,8 @@ cargo xtask test                              everything that CI checks
 cargo xtask tidy                              the rules of the house that no compiler knows
 cargo xtask bench up [--rounds N]             `dozen up` beside the bare commands, in one run
 cargo xtask soak up [--rounds N] [--seed N]   `dozen up` under SIGKILL
+cargo xtask soak supervise [--rounds N] [--seed N] [--deploys N]
+                                              control parts and routers under SIGKILL, with load
 cargo xtask fuzz [--seconds N] [TARGET]       each fuzz target for so long (600 s), or one
 bench and soak build dozen, or take a built one with --binary PATH";
 
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(root()),
         ["bench", "up", options @ ..] => options_of(options, 5).and_then(|options| bench::up(root(), &options)),
         ["soak", "up", options @ ..] => options_of(options, 50).and_then(|options| soak::up(root(), &options)),
+        ["soak", "supervise", options @ ..] => options_of(options, 100).and_then(|options| supervise::run_all(&options)),
         ["fuzz", options @ ..] => fuzz_options(options).and_then(|options| fuzz::run(root(), &options)),
         _ => {
             eprintln!("{USAGE}");
@@ -69,19 +73,22 @@ fn fuzz_options(words: &[&str]) -> anyhow::Result<fuzz::Options> {
 struct Options {
     rounds: u32,
     seed: u64,
+    /// Of `soak supervise`.
+    deploys: u32,
     binary: Option<PathBuf>,
 }
 
 fn options_of(words: &[&str], rounds: u32) -> anyhow::Result<Options> {
-    let mut options = Options { rounds, seed: rand::random(), binary: None };
+    let mut options = Options { rounds, seed: rand::random(), deploys: 20, binary: None };
     for pair in words.chunks(2) {
         match *pair {
             ["--rounds", count] => options.rounds = count.parse()?,
+            ["--deploys", count] => options.deploys = count.parse()?,
             ["--seed", seed] => options.seed = seed.parse()?,
             ["--binary", path] => options.binary = Some(std::fs::canonicalize(path)?),
             _ => anyhow::bail!("unknown or incomplete option {pair:?}\n{USAGE}"),
         }
     }
-    anyhow::ensure!(options.rounds > 0, "--rounds must be at least 1");
+    anyhow::ensure!(options.rounds > 0 && options.deploys > 0, "--rounds and --deploys must be at least 1");
     Ok(options)
 }

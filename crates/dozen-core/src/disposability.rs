@@ -188,6 +188,40 @@ impl Life {
         (life, vec![Action::Start])
     }
 
+    /// A life that went on unwatched since it `started`: what happened is lived through with its times, so that it is as if somebody had
+    /// looked. Of what that asks for, the checks that concern it now are left to be done. `restarts` and `crashes` are those from before.
+    pub fn found(
+        signs: Signs,
+        seed: u64,
+        started: Timestamp,
+        (restarts, crashes): (u32, u32),
+        events: &[(Timestamp, Event)],
+        policy: &Policy,
+        now: Timestamp,
+    ) -> (Self, Vec<Action>) {
+        let settled = started + policy.settle;
+        let tick = (!signs.listens && settled <= now).then_some((settled, Event::Tick));
+        let mut events: Vec<(Timestamp, Event)> = events.iter().copied().chain(tick).collect();
+        events.sort_by_key(|(at, _)| *at);
+        let begun = Self { restarts, crashes, ..Self::begin(signs, seed, started).0 };
+        let (life, mut todo) = events.into_iter().fold((begun, Vec::new()), |(life, mut all), (at, event)| {
+            let (life, todo) = life.step(event, policy, at);
+            all.extend(todo);
+            (life, all)
+        });
+        todo.retain(|action| match action {
+            Action::Check(HealthKind::Startup) => life.checking,
+            Action::Check(_) => life.state == State::Up,
+            _ => false,
+        });
+        (life, todo)
+    }
+
+    /// How often it has crashed in a row.
+    pub fn crashes(&self) -> u32 {
+        self.crashes
+    }
+
     /// When [`Event::Tick`] is next of use, if ever.
     pub fn wake(&self, policy: &Policy) -> Option<Timestamp> {
         match self.state {
@@ -463,6 +497,29 @@ mod tests {
         let ended = Event::Ended(Exit::Code(0));
         assert_eq!(walk(false, &[(1, Event::Restart), (2, ended)]).0.state, State::Starting);
         assert_eq!(walk(false, &[(1, Event::Restart), (2, Event::Stop), (3, ended)]).0.state, State::Down);
+    }
+
+    #[test]
+    fn a_life_that_was_found_is_as_if_it_had_been_watched() {
+        let found = |listens, events: &[(Timestamp, Event)], now| Life::found(listens, 7, at(1_000), (2, 3), events, &Policy::UP, at(now));
+        let web = found(true, &[(at(1_300), Event::Listening)], 90_000);
+        assert_eq!((web.state, web.since, web.restarts, web.crashes()), (State::Up, at(1_300), 2, 3));
+        assert_eq!(found(true, &[], 2_000).wake(&Policy::UP), Some(at(61_000)), "its boot goes on");
+        assert_eq!(found(false, &[], 1_400).state, State::Starting);
+        let worker = found(false, &[], 9_000);
+        assert_eq!((worker.state, worker.since), (State::Up, at(1_500)));
+        let stopping = found(false, &[(at(8_000), Event::Stop)], 9_000);
+        assert_eq!((stopping.state, stopping.since), (State::Stopping, at(8_000)));
+        assert_eq!(worker.step(Event::Ended(Exit::Code(3)), &Policy::UP, at(9_000)).0.crashes(), 4, "not up for long: one more in a row");
+
+        let checked = Signs { listens: true, startup: true, readiness: true };
+        let found = |events: &[(Timestamp, Event)]| Life::found(checked, 7, at(0), (0, 0), events, &Policy::UP, at(9_000));
+        let (life, todo) = found(&[(at(300), Event::Listening)]);
+        assert_eq!((life.state, todo), (State::Starting, vec![Action::Check(HealthKind::Startup)]), "nobody knows that it passed");
+        let well = [Event::Listening, Event::Healthy(HealthKind::Startup), Event::Healthy(HealthKind::Readiness)];
+        let (life, todo) = found(&well.map(|event| (at(300), event)));
+        assert_eq!((life.state, life.ready, life.since), (State::Up, true, at(300)));
+        assert_eq!(todo, [HealthKind::Readiness, HealthKind::Liveness].map(Action::Check));
     }
 
     fn event() -> impl Strategy<Value = Event> {

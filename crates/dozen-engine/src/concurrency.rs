@@ -18,8 +18,10 @@ use crate::logs::Store;
 use crate::port::guard;
 use crate::port::lease::Lease;
 use crate::port::{Router, RouterEvent};
+use crate::processes::adoption::{Birth, Found, spawn as spawn_lasting};
+use crate::processes::notes::Notes;
 use crate::processes::spec::{self, Place};
-use crate::processes::{Jail, JailEvent, JailHandle};
+use crate::processes::{Jail, JailEvent, JailHandle, SpawnError};
 use dozen_core::admin::{Deadline, OneOff};
 use dozen_core::concurrency::{Desired, Step, plan};
 use dozen_core::disposability::health::Checks;
@@ -51,6 +53,8 @@ pub struct Site {
     pub policy: Policy,
     /// The router; `None` where only one-offs run.
     pub router: Option<Router>,
+    /// Where instances are written down that outlive this process; `None` where they end with it.
+    pub lasting: Option<Notes>,
     /// Whether the only app answers any host name.
     pub any_host: bool,
     /// Whom to tell.
@@ -61,6 +65,13 @@ pub struct Site {
 pub enum Command {
     /// Make it so.
     Apply(Desired),
+    /// Take over what another control part has left running, each with its release.
+    Adopt {
+        /// What was found.
+        found: Vec<(Found, Arc<Release>)>,
+        /// Told when all of it is seen.
+        answer: oneshot::Sender<()>,
+    },
     /// Run once.
     OneOff {
         /// Of this release.
@@ -102,6 +113,7 @@ const ROUTER_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 /// A router that does not live this long is not replaced faster than this.
 pub(crate) const ROUTER_PACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
+mod adoption;
 mod told;
 
 pub(crate) type Key = (Version, InstanceName);
@@ -161,14 +173,16 @@ pub(crate) struct Reconciler {
 pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
     let (events, mut jail_events) = mpsc::unbounded_channel();
     let (tries, mut tried) = mpsc::unbounded_channel();
+    // A router that was taken over goes by a table already.
+    let generation = site.router.as_ref().map_or(0, |router| router.generation().0);
     let mut reconciler = Reconciler {
         site,
         desired: None,
         instances: BTreeMap::new(),
         one_offs: BTreeMap::new(),
         incarnations: 0,
-        tables: 0,
-        applied: 0,
+        tables: generation,
+        applied: generation,
         routes: None,
         leaving: Vec::new(),
         revive: None,
@@ -241,7 +255,14 @@ impl Reconciler {
                 }
             }
             Command::Forget(deploy) => {
-                if let Some(desired) = self.desired.as_mut().filter(|d| d.deploy == deploy) {
+                // Where nothing was wanted yet there may still be what was taken over.
+                let desired = self.desired.get_or_insert_with(|| Desired {
+                    deploy: deploy.clone(),
+                    generation: Generation(0),
+                    releases: vec![],
+                    hold: false,
+                });
+                if desired.deploy == deploy {
                     desired.releases.clear();
                 }
                 for one_off in self.one_offs.values_mut() {
@@ -250,6 +271,13 @@ impl Reconciler {
                         jail.stop(std_duration(self.site.policy.grace));
                     }
                 }
+            }
+            Command::Adopt { found, answer } => {
+                for (found, release) in found {
+                    self.adopt(found, release).await;
+                }
+                // Whoever asked may have gone.
+                let _ = answer.send(());
             }
             Command::OneOff { release, one_off, io } => self.start_one_off(release, &one_off, io).await,
             Command::Restart { target, answer } => {
@@ -365,28 +393,10 @@ impl Reconciler {
     }
 
     pub(crate) async fn begin(&mut self, release: Arc<Release>, generation: Generation, name: InstanceName) {
-        let seed = blake3::hash(format!("{} {name}", release.deploy).as_bytes());
-        let seed = u64::from_le_bytes(seed.as_bytes()[..8].try_into().expect("32 bytes hold 8"));
         let (rules, now) = (release.rules(&name.kind), Timestamp::now());
-        let (life, todo) = Life::begin(Signs::of(name.kind.is_web(), &rules.checks), seed, now);
-        let instance = Instance {
-            release,
-            generation,
-            life,
-            policy: self.site.policy.with(&rules),
-            checks: Checks::default(),
-            started: now,
-            port: None,
-            jail: None,
-            incarnation: 0,
-            routed: false,
-            table: 0,
-            leaving: None,
-            pid: None,
-            isolation: None,
-            deadline: None,
-            stopped: None,
-        };
+        let (life, todo) = Life::begin(Signs::of(name.kind.is_web(), &rules.checks), seed(&release.deploy, &name), now);
+        let policy = self.site.policy.with(&rules);
+        let instance = Instance::new(release, generation, life, policy, now);
         let key = (instance.release.version, name);
         self.instances.insert(key.clone(), instance);
         self.perform(&key, todo).await;
@@ -404,13 +414,30 @@ impl Reconciler {
         self.line(&key.1.to_string(), &format!("Starting process with command `{}`", release.mask().apply(&command)));
         let place = self.place();
         let spec = place.spec(&release, &key.1, &command, port, Some(spec::log(&self.site.home, &release)));
+        let Some(i) = self.instances.get(key) else { return };
+        let birth = Birth {
+            release: key.0,
+            instance: key.1.clone(),
+            generation: i.generation,
+            port,
+            started: Timestamp::now(),
+            restarts: i.life.restarts,
+            crashes: i.life.crashes(),
+        };
         let uid = self.site.uid;
         let shut = async {
             if let Some(lease) = &mut lease {
                 lease.shut(uid).await;
             }
         };
-        let ((incarnation, jail), ()) = tokio::join!(self.launch(key.clone(), spec, None), shut);
+        let start = async {
+            match &self.site.lasting {
+                Some(notes) => spawn_lasting(&self.site.exe, spec, notes, &birth).await,
+                None => crate::processes::spawn(&self.site.exe, spec, None).await,
+            }
+        };
+        let (started, ()) = tokio::join!(start, shut);
+        let (incarnation, jail) = self.follow(key.clone(), started);
         if let Some(i) = self.instances.get_mut(key) {
             (i.incarnation, i.jail, i.port) = (incarnation, jail, lease);
             i.checks = Checks::new(&i.release.rules(&key.1.kind).checks, key.1.kind.is_web());
@@ -426,9 +453,14 @@ impl Reconciler {
         spec: dozen_core::processes::jail::JailSpec,
         io: Option<[std::os::fd::OwnedFd; 3]>,
     ) -> (u64, Option<JailHandle>) {
+        let started = crate::processes::spawn(&self.site.exe, spec, io).await;
+        self.follow(key, started)
+    }
+
+    pub(crate) fn follow(&mut self, key: Key, started: Result<Jail, SpawnError>) -> (u64, Option<JailHandle>) {
         self.incarnations += 1;
         let (incarnation, events) = (self.incarnations, self.events.clone());
-        match crate::processes::spawn(&self.site.exe, spec, io).await {
+        match started {
             Ok(mut jail) => {
                 let handle = jail.handle();
                 crate::tasks::spawn("jail", async move { forward(&mut jail, key, incarnation, &events).await });
@@ -446,6 +478,35 @@ impl Reconciler {
     pub(crate) fn place(&self) -> Place<'_> {
         Place { home: &self.site.home, isolation: self.site.isolation, uid: self.site.uid }
     }
+}
+
+impl Instance {
+    fn new(release: Arc<Release>, generation: Generation, life: Life, policy: Policy, started: Timestamp) -> Self {
+        Self {
+            release,
+            generation,
+            life,
+            policy,
+            checks: Checks::default(),
+            started,
+            port: None,
+            jail: None,
+            incarnation: 0,
+            routed: false,
+            table: 0,
+            leaving: None,
+            pid: None,
+            isolation: None,
+            deadline: None,
+            stopped: None,
+        }
+    }
+}
+
+/// Spreads the back-offs of instances; the same for the same instance.
+fn seed(deploy: &DeployRef, name: &InstanceName) -> u64 {
+    let hash = blake3::hash(format!("{deploy} {name}").as_bytes());
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("32 bytes hold 8"))
 }
 
 async fn forward(jail: &mut Jail, key: Key, incarnation: u64, events: &mpsc::UnboundedSender<(Key, u64, JailEvent)>) {

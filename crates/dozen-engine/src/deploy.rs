@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod adoption;
 mod building;
 mod declared;
 mod error;
@@ -241,8 +242,9 @@ impl Floor {
             Cause::Config(changes)
         };
         let release = self.make(who, slug, *config_version, None, pins, &cause).await?;
-        self.phase(who, &release, output).await?;
+        // Beside what serves it is the switch's affair.
         if !self.serving_now() {
+            self.phase(who, &release, output).await?;
             self.conclude(who, release.version, None).await?;
         }
         Ok((release, true))

@@ -4,7 +4,7 @@
 //! **Invariant:** only [`Life::step`](dozen_core::disposability::Life::step) decides; what is here performs its actions.
 
 use crate::concurrency::{Key, ROUTER_PACE, Reconciler, std_duration};
-use crate::processes::JailEvent;
+use crate::processes::{JailEvent, adoption};
 use dozen_core::disposability::{Action, Event, last_words};
 use dozen_core::processes::rules::HealthKind;
 use dozen_core::processes::{Exit, State};
@@ -119,6 +119,9 @@ impl Reconciler {
             self.report_one_off(&key.1, State::Down, Some(exit));
             self.one_offs.remove(&key.1);
             return;
+        }
+        if let Some(notes) = &self.site.lasting {
+            adoption::forget(notes, key.0, &key.1);
         }
         if let Some(i) = self.instances.get_mut(key) {
             (i.jail, i.pid, i.port, i.leaving) = (None, None, None, None);

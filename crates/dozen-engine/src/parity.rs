@@ -5,6 +5,7 @@ use crate::concurrency::{self, Command, Site};
 use crate::logs::Store;
 use crate::port::guard;
 use crate::processes;
+use crate::processes::adoption::Found;
 use dozen_core::admin::OneOff;
 use dozen_core::concurrency::Desired;
 use dozen_core::ids::{DeployRef, InstanceName, Version};
@@ -85,6 +86,13 @@ impl Local {
         let (commands, inbox) = mpsc::unbounded_channel();
         crate::tasks::spawn("driver", concurrency::run(site, inbox));
         Self { commands, isolation }
+    }
+
+    /// Takes over what another control part has left running. When this answers, all of it is seen.
+    pub async fn adopt(&self, found: Vec<(Found, Arc<Release>)>) -> Result<(), Refusal> {
+        let (answer, done) = oneshot::channel();
+        self.send(Command::Adopt { found, answer })?;
+        done.await.map_err(|_| Refusal::Gone)
     }
 
     /// Ends and starts again what `target` names: all, a process type, or one instance. Answers how many.

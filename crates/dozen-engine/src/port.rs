@@ -12,14 +12,16 @@ pub mod guard;
 pub mod lease;
 mod log;
 mod pages;
+mod planes;
 mod pool;
 mod proxy;
 pub mod router;
 pub mod sockets;
 pub mod static_files;
 mod stream;
+mod wire;
 
-pub use control::{Limits, Router, RouterEvent, RouterSpec};
+pub use control::{Left, Limits, Router, RouterEvent, RouterSpec};
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -63,6 +65,21 @@ pub enum PortError {
     /// Every port that was tried is in use.
     #[error("no port between {FIRST_PORT} and {} is free; name one", FIRST_PORT + TRIED_PORTS - 1)]
     NoneFree,
+    /// A router runs that cannot be spoken with.
+    #[error("the router that runs is of another version of dozen (protocol {theirs}); use that one, or the next after it")]
+    Version {
+        /// Its protocol.
+        theirs: u32,
+    },
+    /// A router runs and does not answer as one.
+    #[error("cannot take over the router that runs as process {pid}; end that process, and connections will find another one")]
+    TakeOver {
+        /// Its process id.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The router could not be started.
     #[error("cannot start the router ({})", .exe.display())]
     Start {

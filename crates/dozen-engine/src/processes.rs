@@ -3,13 +3,16 @@
 //! **Invariant:** everything that dozen runs for an app is started by [`spawn`]; there is no second way.
 //! **Invariant:** nobody waits for "any child": each process is reaped by its own number.
 
+pub mod adoption;
+pub mod notes;
 mod own_binary;
 mod reaping;
 pub mod spec;
 pub mod usage;
 
 use crate::tasks;
-use dozen_core::processes::jail::{CONTROL_FD, FromJail, JailSpec, PROTOCOL, ToJail, View};
+use adoption::Lasting;
+use dozen_core::processes::jail::{CONTROL_FD, FromJail, JailSpec, LASTING_FD, PROTOCOL, ToJail, View};
 use dozen_core::processes::{Exit, Isolation};
 use reaping::Target;
 use std::os::fd::OwnedFd;
@@ -20,8 +23,9 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::{OnceCell, mpsc};
+use tokio::task::JoinHandle;
 
 /// A jail that was started. Dropping it and all its handles is losing it: what is inside gets SIGTERM and, after the spec's grace, SIGKILL.
 #[derive(Debug)]
@@ -80,6 +84,9 @@ pub enum SpawnError {
     /// No socket to it.
     #[error("cannot make the control socket of a jail")]
     Socket(#[source] std::io::Error),
+    /// It cannot be written down where it would be found again.
+    #[error("cannot write down that a jail starts")]
+    Note(#[source] std::io::Error),
     /// No process.
     #[error("cannot start {program} as a jail")]
     Start {
@@ -128,6 +135,11 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// The process cannot be started or does not take the spec. What goes wrong later is a [`JailEvent::Failed`].
 pub async fn spawn(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>) -> Result<Jail, SpawnError> {
+    start(exe, spec, io, None).await
+}
+
+/// The same, of a jail that outlives this process where it is `lasting`.
+async fn start(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>, lasting: Option<Lasting>) -> Result<Jail, SpawnError> {
     use command_fds::{CommandFdExt, FdMapping};
     let (ours, theirs) = StdStream::pair().map_err(SpawnError::Socket)?;
     ours.set_nonblocking(true).map_err(SpawnError::Socket)?;
@@ -141,10 +153,12 @@ pub async fn spawn(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>) -> Resu
         Some([stdin, stdout, stderr]) => command.stdin(stdin).stdout(stdout).stderr(stderr),
         None => command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()),
     };
-    command
-        .fd_mappings(vec![FdMapping { parent_fd: theirs.into(), child_fd: CONTROL_FD }])
-        .map_err(|e| starting(std::io::Error::other(e)))?;
-    let starter = command.spawn().map_err(starting)?;
+    let mut mappings = vec![FdMapping { parent_fd: theirs.into(), child_fd: CONTROL_FD }];
+    if let Some(lasting) = &lasting {
+        mappings.push(FdMapping { parent_fd: lasting.bind().map_err(SpawnError::Socket)?, child_fd: LASTING_FD });
+    }
+    command.fd_mappings(mappings).map_err(|e| starting(std::io::Error::other(e)))?;
+    let mut starter = command.spawn().map_err(starting)?;
     // Until it says which process the jail is. Where it stays as the guard, the jail ends with it.
     let target = Target::default();
     if let Some(pid) = starter.id() {
@@ -165,11 +179,42 @@ pub async fn spawn(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>) -> Resu
     };
     sent.map_err(|source| SpawnError::Send { instance, source })?;
 
+    let group = starter.id();
+    let ends = vec![tasks::spawn("jail-starter", async move {
+        let _ = starter.wait().await;
+    })];
+    Ok(drive(Wire { reader: BufReader::new(reader), writer, target, group, ends, lasting }, Vec::new()))
+}
+
+/// A jail's socket, its processes, and what is written down of it.
+struct Wire {
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+    target: Target,
+    /// The process group of its starter, where this process started it.
+    group: Option<u32>,
+    /// Those that are waited for at its end.
+    ends: Vec<JoinHandle<()>>,
+    lasting: Option<Lasting>,
+}
+
+/// `said` are messages that were read already.
+fn drive(wire: Wire, said: Vec<FromJail>) -> Jail {
+    let Wire { reader, writer, target, group, ends, lasting } = wire;
     let (orders, queue) = mpsc::unbounded_channel();
     let (told, events) = mpsc::channel(64);
+    let end = End { group, ends, lasting, orders: orders.downgrade() };
     tasks::spawn("jail-orders", send(queue, writer, target.clone()));
-    tasks::spawn("jail-events", listen(BufReader::new(reader), starter, target, told));
-    Ok(Jail { events, handle: JailHandle { orders } })
+    tasks::spawn("jail-events", listen(reader, said, target, told, end));
+    Jail { events, handle: JailHandle { orders } }
+}
+
+/// What is to be done when a jail has ended.
+struct End {
+    group: Option<u32>,
+    ends: Vec<JoinHandle<()>>,
+    lasting: Option<Lasting>,
+    orders: mpsc::WeakUnboundedSender<ToJail>,
 }
 
 /// What the fences of this host's jails lack, once [`isolation`] was asked.
@@ -222,6 +267,7 @@ async fn attempt(exe: &Path, view: View) -> Result<(Isolation, Vec<String>), Str
         ports: Some(Vec::new()),
         log: None,
         lost_grace_ms: 0,
+        lasting: false,
     };
     let mut jail = spawn(exe, spec, None).await.map_err(|e| e.to_string())?;
     let mut found = Err("the jail ended at once".to_owned());
@@ -285,7 +331,7 @@ async fn send(mut queue: mpsc::UnboundedReceiver<ToJail>, mut writer: OwnedWrite
             ToJail::Kill => target.kill_after(KILL_PATIENCE),
             // It counts the grace itself, unless it is stopped or stuck.
             ToJail::Stop { grace_ms } => target.kill_after(Duration::from_millis(grace_ms).saturating_add(KILL_PATIENCE)),
-            ToJail::Start { .. } | ToJail::Signal { .. } => {}
+            ToJail::Start { .. } | ToJail::Signal { .. } | ToJail::Adopt { .. } | ToJail::Collect => {}
         }
         // A jail that does not read must not keep the driver from killing it: the next order may be that.
         if tokio::time::timeout(KILL_PATIENCE, writer.write_all(&line)).await.is_ok_and(|sent| sent.is_err()) {
@@ -294,42 +340,56 @@ async fn send(mut queue: mpsc::UnboundedReceiver<ToJail>, mut writer: OwnedWrite
     }
 }
 
-/// Turns messages into events, and sees to it that each process of the jail is reaped, whether somebody takes the events or not.
-async fn listen(mut reader: BufReader<OwnedReadHalf>, mut starter: Child, target: Target, told: mpsc::Sender<JailEvent>) {
-    let group = starter.id();
-    let mut adopted = false;
-    let mut ends = vec![tasks::spawn("jail-starter", async move {
-        let _ = starter.wait().await;
-    })];
-    let mut last = JailEvent::Lost;
+/// The next message that this version knows; `None` at the end.
+async fn read(reader: &mut BufReader<OwnedReadHalf>) -> Option<FromJail> {
     let mut line = Vec::new();
     loop {
         line.clear();
-        match (&mut reader).take(MAX_MESSAGE).read_until(b'\n', &mut line).await {
+        match reader.take(MAX_MESSAGE).read_until(b'\n', &mut line).await {
             Ok(1..) if line.ends_with(b"\n") => {}
-            _ => break,
+            _ => return None,
         }
-        // What this version does not know is passed over.
-        let Ok(message) = serde_json::from_slice(&line) else { continue };
+        if let Ok(message) = serde_json::from_slice(&line) {
+            return Some(message);
+        }
+    }
+}
+
+/// Turns messages into events, and sees to it that each process of the jail is reaped, whether somebody takes the events or not.
+async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, target: Target, told: mpsc::Sender<JailEvent>, end: End) {
+    let End { group, mut ends, lasting, orders } = end;
+    let mut adopted = false;
+    let mut last = JailEvent::Lost;
+    let mut said = said.into_iter();
+    loop {
+        let message = match said.next() {
+            Some(message) => message,
+            None => match read(&mut reader).await {
+                Some(message) => message,
+                None => break,
+            },
+        };
+        if let (Some(lasting), FromJail::Exited { .. } | FromJail::Failed { .. }) = (&lasting, &message) {
+            // From now on it is written down, and the jail need not stay to say it.
+            lasting.keep(&message);
+            let _ = orders.upgrade().map(|orders| orders.send(ToJail::Collect));
+        }
         let event = match message {
             FromJail::Made { pid } => {
                 adopted = true;
                 ends.extend(target.adopt(pid));
                 continue;
             }
+            FromJail::Stopping { .. } | FromJail::Told => continue,
             FromJail::Started { pid, isolation, missing, .. } => {
                 let isolation = Isolation::parse(&isolation).unwrap_or(Isolation::Session);
                 JailEvent::Started { pid, isolation, missing }
             }
-            FromJail::Listening { port } => JailEvent::Listening { port },
+            FromJail::Listening { port, .. } => JailEvent::Listening { port },
             FromJail::Wrote => JailEvent::Wrote,
             FromJail::Refused { path } => JailEvent::Refused(path),
             FromJail::Killing => JailEvent::Killing,
-            FromJail::Exited { code, signal } => JailEvent::Exited(match (code, signal) {
-                (Some(code), _) => Exit::Code(code),
-                (None, Some(signal)) => Exit::Signal(signal),
-                (None, None) => Exit::Lost,
-            }),
+            FromJail::Exited { .. } => JailEvent::Exited(adoption::exit(&message).unwrap_or(Exit::Lost)),
             FromJail::Failed { attempt, error, code } => JailEvent::Failed { attempt, error, code },
         };
         if event.is_last() {

@@ -1,27 +1,63 @@
 //! The jail's end of the socket to its driver.
 //!
+//! A lasting jail has a second socket, where the next driver comes when the first is gone. What that one has to know is said again.
+//!
 //! **Invariant:** a driver that does not read never blocks the jail; what is said waits in order.
+//! **Invariant:** the newest driver is the driver. Who drives a deploy is ruled by a lock, so the one before is gone, whether it shows or not.
 
-use dozen_core::processes::jail::{FromJail, ToJail};
+use crate::sys;
+use dozen_core::processes::jail::{FromJail, ToJail, speaks};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, listen, recv, send};
+use rustix::process::{Pid, geteuid};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The longest line taken from the driver: a spec with its whole environment.
 const MAX_MESSAGE: usize = 1024 * 1024;
+/// So much of what the next driver has not been told yet is kept for it.
+const MAX_MISSED: usize = 16;
 
 pub(crate) struct Control {
-    socket: OwnedFd,
+    /// `None` while there is no driver.
+    socket: Option<OwnedFd>,
+    /// Where the next driver comes; `None` where the jail ends with its driver.
+    next: Option<OwnedFd>,
+    /// Whether the driver has said who it is. The first one need not.
+    known: bool,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
-    lost: bool,
+    /// What every driver is told.
+    lasting: Vec<FromJail>,
+    /// What was said while there was none, for the next.
+    missed: Vec<FromJail>,
+    collected: bool,
 }
 
 impl Control {
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, incoming: Vec::new(), outgoing: Vec::new(), lost: false }
+        Self {
+            socket: Some(socket),
+            next: None,
+            known: true,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            lasting: Vec::new(),
+            missed: Vec::new(),
+            collected: false,
+        }
+    }
+
+    /// Outlives the driver from now on. To be called by the jail itself, since who listens is who is seen by those that connect, and before
+    /// its program runs: where the driver is gone already, the next one may have met a socket without anybody behind it, and taken the jail
+    /// for dead.
+    pub(crate) fn last(&mut self, next: OwnedFd) -> Result<(), Errno> {
+        listen(&next, 4)?;
+        ioctl_fionbio(&next, true)?;
+        while self.receive(RecvFlags::DONTWAIT) {}
+        self.next = Some(next).filter(|_| self.socket.is_some());
+        if self.next.is_some() { Ok(()) } else { Err(Errno::PIPE) }
     }
 
     /// Waits for one message. `None` when the driver is gone or says something else.
@@ -36,19 +72,26 @@ impl Control {
         }
     }
 
-    /// Takes what has come. Messages that this version does not know are passed over.
-    pub(crate) fn take(&mut self) -> Vec<ToJail> {
-        while !self.lost && self.receive(RecvFlags::DONTWAIT) {}
+    /// Takes what has come. Messages that this version does not know are passed over. `refuses` says whom not to take for a driver.
+    pub(crate) fn take(&mut self, refuses: impl Fn(Pid) -> bool) -> Vec<ToJail> {
+        while self.receive(RecvFlags::DONTWAIT) {}
         let mut messages = Vec::new();
         while let Some(line) = self.line() {
-            messages.extend(serde_json::from_slice::<ToJail>(&line));
+            match serde_json::from_slice::<ToJail>(&line) {
+                Ok(ToJail::Adopt { protocol, lasting }) => self.adopt(protocol, lasting),
+                Ok(ToJail::Collect) => self.collected = true,
+                Ok(message) if self.known => messages.push(message),
+                Ok(_) | Err(_) => {}
+            }
         }
+        // Behind what the one before still said.
+        self.welcome(refuses);
         messages
     }
 
-    /// Whether the driver is gone.
+    /// Whether the driver is gone and no other will come.
     pub(crate) fn lost(&self) -> bool {
-        self.lost
+        self.socket.is_none() && self.next.is_none()
     }
 
     /// Whether all that was said has left.
@@ -56,37 +99,59 @@ impl Control {
         self.outgoing.is_empty()
     }
 
-    pub(crate) fn say(&mut self, message: &FromJail) {
-        if let Ok(line) = serde_json::to_vec(message) {
-            self.outgoing.extend_from_slice(&line);
-            self.outgoing.push(b'\n');
+    pub(crate) fn say(&mut self, message: FromJail) {
+        use FromJail::{Exited, Failed, Killing, Listening, Refused, Started, Stopping};
+        let present = self.socket.is_some() && self.known;
+        if present {
+            self.write(&message);
+        }
+        match message {
+            Started { .. } | Listening { .. } | Stopping { .. } | Exited { .. } | Failed { .. } => self.lasting.push(message),
+            Refused { .. } | Killing if !present && self.missed.len() < MAX_MISSED => self.missed.push(message),
+            _ => {}
         }
         self.push();
     }
 
+    fn write(&mut self, message: &FromJail) {
+        if let Ok(line) = serde_json::to_vec(message) {
+            self.outgoing.extend_from_slice(&line);
+            self.outgoing.push(b'\n');
+        }
+    }
+
     /// Sends as much as the socket takes now.
     pub(crate) fn push(&mut self) {
-        while !self.outgoing.is_empty() && !self.lost {
-            match send(&self.socket, &self.outgoing, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        while let (false, Some(socket)) = (self.outgoing.is_empty(), &self.socket) {
+            match send(socket, &self.outgoing, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(n) => drop(self.outgoing.drain(..n)),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
-                Err(_) => self.lost = true,
+                Err(_) => self.lose(),
             }
         }
-        if self.lost {
-            self.outgoing.clear();
-        }
+    }
+
+    /// What is to be waited for.
+    pub(crate) fn poll(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let out = if self.idle() { PollFlags::empty() } else { PollFlags::OUT };
+        let socket = self.socket.as_ref().map(|socket| PollFd::new(socket, PollFlags::IN | out));
+        socket.into_iter().chain(self.next.as_ref().map(|next| PollFd::new(next, PollFlags::IN)))
+    }
+
+    /// Whether the jail has nobody to tell its end any more: it was collected, or a jail that does not last has told it.
+    pub(crate) fn over(&self) -> bool {
+        self.collected || self.next.is_none()
     }
 
     /// Waits for the last words to leave, no longer than `limit`.
     pub(crate) fn finish(&mut self, limit: Duration) {
         let end = Instant::now() + limit;
         self.push();
-        while !self.outgoing.is_empty() {
+        while let (false, Some(socket)) = (self.outgoing.is_empty(), &self.socket) {
             let left = end.saturating_duration_since(Instant::now());
             let Ok(timeout) = Timespec::try_from(left) else { return };
-            let wait = || poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&timeout));
+            let wait = || poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&timeout));
             if left.is_zero() || rustix::io::retry_on_intr(wait).is_err() {
                 return;
             }
@@ -94,28 +159,60 @@ impl Control {
         }
     }
 
-    /// One read. False at the end, when nothing has come, or when a message is too long to be meant.
-    fn receive(&mut self, flags: RecvFlags) -> bool {
-        let mut chunk = [0u8; 16 * 1024];
-        match recv(&self.socket, &mut chunk, flags) {
-            Ok((0, _)) => {
-                self.lost = true;
-                false
-            }
-            Ok((n, _)) => {
-                self.incoming.extend_from_slice(&chunk[..n]);
-                if self.incoming.len() > MAX_MESSAGE {
-                    self.lost = true;
-                }
-                !self.lost
-            }
-            Err(Errno::INTR) => true,
-            Err(Errno::AGAIN) => false,
-            Err(_) => {
-                self.lost = true;
-                false
+    /// Takes the next driver in, in place of the one before.
+    fn welcome(&mut self, refuses: impl Fn(Pid) -> bool) {
+        while let Some(socket) = self.next.as_ref().and_then(|next| accept_with(next, SocketFlags::CLOEXEC).ok()) {
+            let Some((pid, uid)) = sys::peer(socket.as_fd()) else { continue };
+            // Nobody but who runs the jail, and nobody whom it runs.
+            if uid == geteuid().as_raw() && !Pid::from_raw(pid).is_some_and(&refuses) {
+                self.lose();
+                self.socket = Some(socket);
             }
         }
+    }
+
+    /// Tells the new driver all that it has to know. One of a version that cannot be spoken with is not listened to.
+    fn adopt(&mut self, protocol: u32, lasting: bool) {
+        // The newer side knows both versions.
+        if protocol < dozen_core::processes::jail::PROTOCOL && !speaks(protocol) {
+            return self.lose();
+        }
+        self.known = true;
+        if !lasting {
+            self.next = None;
+        }
+        let missed = std::mem::take(&mut self.missed);
+        for message in self.lasting.clone().into_iter().chain(missed).chain([FromJail::Told]) {
+            self.write(&message);
+        }
+        self.push();
+    }
+
+    fn lose(&mut self) {
+        (self.socket, self.known) = (None, false);
+        self.incoming.clear();
+        self.outgoing.clear();
+    }
+
+    /// One read. False at the end, when nothing has come, or when a message is too long to be meant.
+    fn receive(&mut self, flags: RecvFlags) -> bool {
+        let Some(socket) = &self.socket else { return false };
+        let mut chunk = [0u8; 16 * 1024];
+        match recv(socket, &mut chunk, flags) {
+            Ok((n @ 1.., _)) => {
+                self.incoming.extend_from_slice(&chunk[..n]);
+                if self.incoming.len() <= MAX_MESSAGE {
+                    return true;
+                }
+            }
+            Err(Errno::INTR) => return true,
+            Err(Errno::AGAIN) => return false,
+            Ok(_) | Err(_) => {}
+        }
+        // What it has said before its end still counts.
+        self.socket = None;
+        self.outgoing.clear();
+        false
     }
 
     fn line(&mut self) -> Option<Vec<u8>> {
@@ -123,11 +220,5 @@ impl Control {
         let mut line: Vec<u8> = self.incoming.drain(..=end).collect();
         line.pop();
         Some(line)
-    }
-}
-
-impl AsFd for Control {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

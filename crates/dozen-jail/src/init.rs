@@ -56,6 +56,8 @@ pub(crate) struct Place {
     pub(crate) pid: u32,
     /// Ends when the guard does; `None` where there is none.
     pub(crate) guard: Option<OwnedFd>,
+    /// Where the next driver comes, of a jail that lasts.
+    pub(crate) next: Option<OwnedFd>,
     pub(crate) missing: Vec<String>,
 }
 
@@ -63,8 +65,34 @@ pub(crate) struct Place {
 pub(crate) fn live(spec: JailSpec, mut control: Control, place: Place) -> i32 {
     match Jail::make(spec, &mut control, place) {
         Ok(jail) => jail.run(control),
-        Err(failure) => failure.tell(&mut control),
+        Err(failure) => {
+            let code = failure.tell(&mut control);
+            keep(&mut control, &[]);
+            code
+        }
     }
+}
+
+/// Stays until the last message was collected, or until one of `ends` says something.
+fn keep(control: &mut Control, ends: &[&OwnedFd]) {
+    while !control.over() {
+        let mut fds: Vec<PollFd<'_>> = control.poll().collect();
+        let own = fds.len();
+        fds.extend(ends.iter().map(|end| PollFd::new(end, PollFlags::IN)));
+        // An error is EINTR or no memory.
+        let ready = poll(&mut fds, None);
+        if ready.is_ok() && fds[own..].iter().any(|end| !end.revents().is_empty()) {
+            return;
+        }
+        drop(fds);
+        // All orders are for processes that are gone.
+        control.take(|_| false);
+        control.push();
+    }
+}
+
+fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
 }
 
 /// Gives up the standard descriptors that belong to the app, so that who reads them sees their end when the app is gone.
@@ -111,7 +139,7 @@ struct End {
 
 impl Jail {
     fn make(mut spec: JailSpec, control: &mut Control, place: Place) -> Result<Self, Failure> {
-        let Place { isolation, pid, guard, mut missing } = place;
+        let Place { isolation, pid, guard, next, mut missing } = place;
         let signals = sys::signals().map_err(Failure::of("take the signals"))?;
         let title: String = format!("dozen:{}", spec.instance).chars().filter(|c| *c != '\0').take(15).collect();
         let _ = CString::new(title).map(|title| set_name(&title));
@@ -181,13 +209,17 @@ impl Jail {
         let program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants, fences)?;
         // Neither the app, which may have the same uid, nor a core file gets at the jail's memory or, by /proc/1, at its descriptors.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Failure::of("close the jail to its processes"))?;
+        if let Some(next) = next {
+            control.last(next).map_err(Failure::of("outlive the driver"))?;
+        }
         let leader = launch(program, &mut missing)?;
         if log.is_none() {
             release_standard_descriptors();
         }
         keep_few_capabilities();
 
-        control.say(&FromJail::Started { protocol: PROTOCOL, pid, isolation: isolation.as_str().to_owned(), missing });
+        let isolation = isolation.as_str().to_owned();
+        control.say(FromJail::Started { protocol: PROTOCOL, pid, isolation, missing, at: Some(now_ms()) });
         let look = spec.port.map(|port| (port, Instant::now(), LOOK.0));
         Ok(Self { inside, signals, guard, log, leader, end: None, kill_at: None, killed: false, look, doubts: 0, lost_grace, tmp })
     }
@@ -204,12 +236,16 @@ impl Jail {
             if empty {
                 break;
             }
-            for message in control.take() {
+            let inside = self.inside;
+            for message in control.take(|pid| inside.has(pid)) {
                 match message {
                     ToJail::Signal { number } if (1..=64).contains(&number) => self.inside.signal(number),
-                    ToJail::Stop { grace_ms } => self.stop(Duration::from_millis(grace_ms)),
+                    ToJail::Stop { grace_ms } => {
+                        self.stop(Duration::from_millis(grace_ms));
+                        control.say(FromJail::Stopping { at: now_ms() });
+                    }
                     ToJail::Kill => self.kill(),
-                    ToJail::Signal { .. } | ToJail::Start { .. } => {}
+                    ToJail::Signal { .. } | ToJail::Start { .. } | ToJail::Adopt { .. } | ToJail::Collect => {}
                 }
             }
             if !lost && (control.lost() || self.guard_lost()) {
@@ -230,11 +266,15 @@ impl Jail {
             }
             log.segment.settle(Timestamp::now());
             log.tell_refused(&mut control);
-            control.say(&FromJail::Wrote);
+            control.say(FromJail::Wrote);
         }
         drop(self.tmp);
         let End { code, signal } = self.end.unwrap_or(End { code: None, signal: Some(libc::SIGKILL) });
-        control.say(&FromJail::Exited { code, signal });
+        control.say(FromJail::Exited { code, signal });
+        // Of its children's ends nothing is left to be heard.
+        while sys::next_signal(self.signals.as_fd()).is_some() {}
+        let ends: Vec<&OwnedFd> = std::iter::once(&self.signals).chain(&self.guard).collect();
+        keep(&mut control, &ends);
         control.finish(LAST_WORDS);
         0
     }
@@ -276,8 +316,7 @@ impl Jail {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
         let guard = self.guard.as_ref();
         if !lost {
-            let out = if control.idle() { PollFlags::empty() } else { PollFlags::OUT };
-            fds.push(PollFd::new(control, PollFlags::IN | out));
+            fds.extend(control.poll());
             fds.extend(guard.map(|guard| PollFd::new(guard, PollFlags::IN)));
         }
         let pipes = self.log.iter().flat_map(|log| log.pumps.iter().filter_map(|pump| pump.pipe.as_ref()));
@@ -312,7 +351,7 @@ impl Jail {
         log.tell_refused(control);
         let now = Instant::now();
         if log.news && control.idle() && now >= log.told_at + WROTE_PAUSE {
-            control.say(&FromJail::Wrote);
+            control.say(FromJail::Wrote);
             (log.news, log.told_at) = (false, now);
         }
         if log.segment.owes() && now >= log.settle_at {
@@ -326,7 +365,7 @@ impl Jail {
         if self.kill_at.is_some_and(|at| now >= at) {
             // Only who is there to be killed is told of.
             if !self.killed && !self.reap() {
-                control.say(&FromJail::Killing);
+                control.say(FromJail::Killing);
             }
             self.kill();
         }
@@ -339,7 +378,7 @@ impl Jail {
                 Listener::None => 0,
             };
             self.look = if self.doubts >= DOUBTS {
-                control.say(&FromJail::Listening { port });
+                control.say(FromJail::Listening { port, at: Some(now_ms()) });
                 None
             } else {
                 Some((port, Instant::now() + pause, (pause * 5 / 4).min(LOOK.1)))
@@ -392,7 +431,7 @@ impl Log {
         for path in self.pumps.iter_mut().flat_map(|pump| pump.refused.drain(..)) {
             if self.refused.len() < REFUSED && !self.refused.contains(&path) {
                 self.refused.push(path.clone());
-                control.say(&FromJail::Refused { path });
+                control.say(FromJail::Refused { path });
             }
         }
     }

@@ -26,6 +26,13 @@ impl Inside {
     }
 }
 
+impl Inside {
+    /// Whether a process, by the number that this one would use, is inside. In a PID namespace strangers have the number 0, which none has.
+    pub(crate) fn has(self, pid: Pid) -> bool {
+        self == Self::Descendants && own() == Some(getpid()) && descendants().contains(&pid)
+    }
+}
+
 /// This process, by the number that the mounted /proc gives it.
 fn own() -> Option<Pid> {
     std::fs::read_link("/proc/self").ok()?.to_str()?.parse().ok().and_then(Pid::from_raw)

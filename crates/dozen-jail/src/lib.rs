@@ -11,6 +11,7 @@
 //!
 //! **Invariant:** whichever of driver, starter and jail is killed, nothing of the instance is left: the kernel ends a PID namespace with its
 //! PID 1; the jail ends what is inside when its driver is gone; the guard ends what a killed jail leaves.
+//! **Invariant:** only a jail that was told to last outlives its driver, with the app, its log and its exit status. It waits for the next one.
 
 #![deny(unsafe_code)]
 
@@ -28,7 +29,7 @@ mod sys;
 mod tmp;
 
 use control::Control;
-use dozen_core::processes::jail::{CONTROL_FD, FromJail, PROTOCOL, ToJail};
+use dozen_core::processes::jail::{CONTROL_FD, FromJail, LASTING_FD, PROTOCOL, ToJail, speaks};
 use std::time::Duration;
 
 /// The whole life of a `dozen __jail` process; answers its exit code.
@@ -39,10 +40,14 @@ pub fn enter() -> i32 {
         let _ = rustix::io::write(rustix::stdio::stderr(), b"dozen __jail: started by dozen only, with its control socket\n");
         return 2;
     };
-    sys::close_from(CONTROL_FD.cast_unsigned() + 1);
+    sys::close_from(LASTING_FD.cast_unsigned() + 1);
     let mut control = Control::new(socket);
     let refused = match control.wait() {
-        Some(ToJail::Start { spec }) if spec.protocol == PROTOCOL => return starter::start(*spec, control),
+        Some(ToJail::Start { spec }) if speaks(spec.protocol) => {
+            // Whatever else lies there is none of the jail's.
+            let next = sys::inherited(LASTING_FD).filter(|_| spec.lasting);
+            return starter::start(*spec, control, next);
+        }
         Some(ToJail::Start { spec }) => format!("protocol {} was asked for, this is {PROTOCOL}; use one version of dozen", spec.protocol),
         _ => "the first message is not a start".to_owned(),
     };
@@ -66,7 +71,7 @@ impl Failure {
 
     /// The last message of a jail that could not be. Answers the exit code.
     fn tell(self, control: &mut Control) -> i32 {
-        control.say(&FromJail::Failed { attempt: self.attempt, error: self.error, code: self.code });
+        control.say(FromJail::Failed { attempt: self.attempt, error: self.error, code: self.code });
         control.finish(Duration::from_secs(2));
         1
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 const SPACES: c_int = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// Makes the jail. Returns in the starter and, once it has ended, in the jail; answers the exit code.
-pub(crate) fn start(spec: JailSpec, mut control: Control) -> i32 {
+pub(crate) fn start(spec: JailSpec, mut control: Control, next: Option<OwnedFd>) -> i32 {
     let (isolation, spaces) =
         if geteuid().is_root() { (Isolation::Namespaces, SPACES) } else { (Isolation::UserNamespaces, SPACES | libc::CLONE_NEWUSER) };
     // Inside a user namespace they would read as "nobody" until they are mapped.
@@ -54,13 +54,13 @@ pub(crate) fn start(spec: JailSpec, mut control: Control) -> i32 {
                 let _ = write(&word_end, &[0]);
                 drop(word_end);
                 let guard = (!sibling).then_some(alive);
-                return init::live(spec, control, Place { isolation, pid: u32::from_ne_bytes(pid), guard, missing });
+                return init::live(spec, control, Place { isolation, pid: u32::from_ne_bytes(pid), guard, next, missing });
             }
             Ok(Some(pid)) => {
                 drop((alive, word_end));
                 let number = pid.as_raw_nonzero().get().cast_unsigned();
                 if sibling {
-                    control.say(&FromJail::Made { pid: number });
+                    control.say(FromJail::Made { pid: number });
                     control.finish(Duration::from_secs(2));
                 }
                 let _ = write(&alive_end, &number.to_ne_bytes());
@@ -68,7 +68,7 @@ pub(crate) fn start(spec: JailSpec, mut control: Control) -> i32 {
                 match read(&word, &mut said) {
                     Ok(1) if said[0] == 0 && sibling => return 0,
                     Ok(1) if said[0] == 0 => {
-                        drop(control);
+                        drop((control, next));
                         return guard(pid, alive_end);
                     }
                     Ok(n) => missing.push(format!("{}: {}", isolation.as_str(), String::from_utf8_lossy(&said[..n]))),
@@ -84,7 +84,7 @@ pub(crate) fn start(spec: JailSpec, mut control: Control) -> i32 {
 fn unannounced(sibling: bool, mut control: Control) -> i32 {
     let own = std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
     if let Some(pid) = own.filter(|_| sibling) {
-        control.say(&FromJail::Made { pid });
+        control.say(FromJail::Made { pid });
         control.finish(Duration::from_secs(2));
     }
     1

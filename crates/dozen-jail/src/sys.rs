@@ -8,14 +8,16 @@ use rustix::process::Pid;
 use std::ffi::{CStr, CString, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Takes the control socket that the driver left at `fd`. `None` where nothing is open there.
+/// Takes the socket that the driver left at `fd`, and keeps it from programs. `None` where nothing is open there.
 pub(crate) fn inherited(fd: c_int) -> Option<OwnedFd> {
     // SAFETY: F_GETFD only asks whether the number is open.
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return None;
     }
-    // SAFETY: it is open, and `enter` calls this once, before anything else could own the number.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    // SAFETY: it is open, and `enter` calls this once for each number, before anything else could own it: nothing is opened before.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    let _ = rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC);
+    Some(owned)
 }
 
 /// Forks with these `CLONE_*` flags. `None` in the new process, its id in the old one.
@@ -116,7 +118,7 @@ pub(crate) fn close_others_on_exec() {
 
 /// Closes every descriptor from `first` up.
 pub(crate) fn close_from(first: u32) {
-    // SAFETY: called by `enter` before it opened anything, and owns nothing from `first` up.
+    // SAFETY: called by `enter` before it opened anything; nothing owns a number from `first` up.
     let _ = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0u32) };
 }
 
@@ -136,6 +138,15 @@ pub(crate) fn landlock_version() -> Result<u32, Errno> {
     // SAFETY: with this flag no memory is read.
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0 as c_long, VERSION) };
     u32::try_from(version).map_err(|_| last())
+}
+
+/// Process and user at the other end of a Unix socket. Who is of another PID namespace has the number 0, for which rustix has no value.
+pub(crate) fn peer(socket: BorrowedFd<'_>) -> Option<(libc::pid_t, libc::uid_t)> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut size = libc::socklen_t::try_from(size_of::<libc::ucred>()).ok()?;
+    // SAFETY: `peer` is plain numbers, as large as is said, and outlives the call.
+    let done = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut size) };
+    (done == 0).then_some((peer.pid, peer.uid))
 }
 
 /// Replaces the process. Returns only when that failed.

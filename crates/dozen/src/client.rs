@@ -13,6 +13,7 @@ use dozen_engine::ledger::{Ledger, Principal};
 use dozen_engine::logs::Store;
 use dozen_engine::parity::{Local, Observed};
 use dozen_engine::port::Router;
+use dozen_engine::processes::notes::Notes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -46,6 +47,8 @@ pub(crate) struct Client {
     /// The deploy it is for.
     pub(crate) deploy: DeployRef,
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    /// Processes of the deploy run, and nobody runs the deploy.
+    left: bool,
 }
 
 impl Client {
@@ -56,7 +59,8 @@ impl Client {
             let stream = stream.with_context(|| format!("{deploy} is starting or stopping; its API does not answer"))?;
             return Self::over(deploy, stream).await;
         }
-        Self::here(settings, deploy).await
+        let left = running::is_left(&settings.home, &deploy);
+        Ok(Self { left, ..Self::here(settings, deploy).await? })
     }
 
     /// Connects to whoever runs a one-off: the deploy's `up`, or a `dozen run`.
@@ -70,7 +74,7 @@ impl Client {
     /// Serves the deploy in this process, whoever else does.
     pub(crate) async fn here(settings: &Settings, deploy: DeployRef) -> Result<Self> {
         let ledger = Ledger::open(&settings.home)?;
-        let floor = floor(settings, ledger, &deploy, None, false).await?;
+        let floor = floor(settings, ledger, &deploy, None, None, false).await?;
         let served = Arc::new(api::Served { floor, url: None, down: Notify::new() });
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         dozen_engine::tasks::spawn("api", api::answer(theirs, api::router(served), Principal::me()));
@@ -81,7 +85,7 @@ impl Client {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot speak to the API")?;
         // Its end is seen by whoever waits for an answer.
         dozen_engine::tasks::spawn("client", async move { drop(connection.with_upgrades().await) });
-        Ok(Self { deploy, sender })
+        Ok(Self { deploy, sender, left: false })
     }
 
     /// `GET`
@@ -119,6 +123,12 @@ impl Client {
         body: Bytes,
         headers: &[(header::HeaderName, &str)],
     ) -> Result<Response<Incoming>> {
+        let about_processes = method != Method::GET && !rest.starts_with("/runs") || rest.starts_with("/processes");
+        if self.left && about_processes {
+            let message = format!("{} runs without its control part, which was killed", self.deploy);
+            let hint = "`dozen up --detach` takes over what runs, `dozen down` stops it.".to_owned();
+            return Err(Told::failed(message, Some(hint)).into());
+        }
         let mut request = Request::builder().method(method).uri(api::path(&self.deploy, rest)).header(header::HOST, "dozen.localhost");
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
@@ -150,8 +160,15 @@ async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>> {
     })
 }
 
-/// Everything that acts on a deploy of this home, with or without a formation to serve.
-pub(crate) async fn floor(settings: &Settings, ledger: Ledger, deploy: &DeployRef, router: Option<Router>, serving: bool) -> Result<Floor> {
+/// Everything that acts on a deploy of this home, with or without a formation to serve. `lasting`: what it starts outlives this process.
+pub(crate) async fn floor(
+    settings: &Settings,
+    ledger: Ledger,
+    deploy: &DeployRef,
+    router: Option<Router>,
+    lasting: Option<Notes>,
+    serving: bool,
+) -> Result<Floor> {
     let store = Arc::new(Store::open(settings.home.logs(deploy))?);
     let observed = Observed::new(store.clone());
     let uid = ledger.deploy(deploy).await?.map_or_else(|| rustix::process::getuid().as_raw(), |(uid, _)| uid);
@@ -168,6 +185,7 @@ pub(crate) async fn floor(settings: &Settings, ledger: Ledger, deploy: &DeployRe
         uid,
         policy: Policy::UP,
         router,
+        lasting,
         // `up` serves one app: whatever name the router is called by, it is meant.
         any_host: true,
         report: observed.clone(),

@@ -5,6 +5,7 @@
 use anyhow::{Context, Result};
 use dozen_core::ids::DeployRef;
 use dozen_engine::home::Home;
+use dozen_engine::processes::notes::Notes;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -64,7 +65,14 @@ impl RunFolder {
         file.set_len(0).with_context(attempt)?;
         file.write_all(&serde_json::to_vec(&holder)?).with_context(attempt)?;
         let folder = File::open(&path).with_context(attempt)?;
+        // What the machine's last boot has left means nothing any more.
+        Notes::of(&path).sweep();
         Ok(Self { path, _lock: lock, folder })
+    }
+
+    /// What is written down here of what outlives the process that runs the deploy.
+    pub(crate) fn notes(&self) -> Notes {
+        Notes::of(&self.path)
     }
 
     /// Binds the API socket, in place of what a killed predecessor left.
@@ -99,6 +107,11 @@ pub(crate) fn holder(home: &Home, deploy: &DeployRef) -> Option<Holder> {
         Ok(()) => None,
         Err(_) => read_holder(&file),
     }
+}
+
+/// Whether a deploy that nobody runs was left running: its control part has ended, and not what it started.
+pub(crate) fn is_left(home: &Home, deploy: &DeployRef) -> bool {
+    Notes::of(home.run(deploy)).any()
 }
 
 /// Connects to a running deploy's API.

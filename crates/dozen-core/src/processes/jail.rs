@@ -3,14 +3,25 @@
 //! The driver starts `/proc/self/exe __jail` with a connected Unix stream socket as file descriptor 3. Each message is one line of JSON.
 //! The first to the jail is [`ToJail::Start`]. End of file on the socket means that the parent is lost: SIGTERM to everything inside,
 //! SIGKILL after `lost_grace_ms`.
+//!
+//! A lasting jail has a listening Unix socket besides, as descriptor 4. It outlives its driver: it waits there for the next one, which says
+//! [`ToJail::Adopt`] and is told again what it has to know, up to [`FromJail::Told`]. A lasting jail ends when its end was
+//! [collected](ToJail::Collect).
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The version of these messages; N speaks N−1.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The descriptor on which a jail finds its control socket.
 pub const CONTROL_FD: i32 = 3;
+/// The descriptor on which a lasting jail finds the socket where it waits for its next driver.
+pub const LASTING_FD: i32 = 4;
+
+/// Whether a driver of this version can steer a jail that speaks `protocol`. Before 2 no jail could be adopted.
+pub fn speaks(protocol: u32) -> bool {
+    (PROTOCOL - 1..=PROTOCOL).contains(&protocol)
+}
 
 /// What a jail is made of.
 #[derive(Clone, Serialize, Deserialize)]
@@ -50,6 +61,9 @@ pub struct JailSpec {
     pub log: Option<JailLog>,
     /// Milliseconds between SIGTERM and SIGKILL when the parent is lost.
     pub lost_grace_ms: u64,
+    /// Whether it outlives its driver and waits for the next one.
+    #[serde(default)]
+    pub lasting: bool,
 }
 
 impl std::fmt::Debug for JailSpec {
@@ -126,6 +140,15 @@ pub enum ToJail {
     },
     /// SIGKILL now.
     Kill,
+    /// From a new driver of a lasting jail, before anything else.
+    Adopt {
+        /// [`PROTOCOL`] of the driver.
+        protocol: u32,
+        /// Whether the jail is to outlive this driver, too.
+        lasting: bool,
+    },
+    /// The last message was taken and kept; a lasting jail may end.
+    Collect,
 }
 
 /// Jail to driver.
@@ -147,12 +170,25 @@ pub enum FromJail {
         isolation: String,
         /// Layers that could not be had, for people: `pid namespace: operation not permitted`.
         missing: Vec<String>,
+        /// When, in milliseconds since 1970.
+        #[serde(default)]
+        at: Option<i64>,
     },
     /// Something inside listens on the port.
     Listening {
         /// The port.
         port: u16,
+        /// When, in milliseconds since 1970.
+        #[serde(default)]
+        at: Option<i64>,
     },
+    /// A driver has said [`ToJail::Stop`]. For the next one, which does not know.
+    Stopping {
+        /// When, in milliseconds since 1970.
+        at: i64,
+    },
+    /// To a driver that has adopted the jail: all that happened before was told.
+    Told,
     /// Lines were written to the segment file; a reader may look. Coalesced.
     Wrote,
     /// A line said that this could not be written, since the slug is read-only. Once for each path, and for a few paths at most.

@@ -45,7 +45,9 @@ impl Reconciler {
 
     pub(crate) fn line(&self, ps: &str, message: &str) {
         let deploy = self.desired.as_ref().map(|d| d.deploy.clone());
-        let deploy = deploy.or_else(|| self.one_offs.values().next().map(|i| i.release.deploy.clone()));
+        // What was taken over or runs once has one, too.
+        let any = || self.one_offs.values().chain(self.instances.values()).next().map(|i| i.release.deploy.clone());
+        let deploy = deploy.or_else(any);
         if let Some(deploy) = deploy {
             self.line_of(&deploy, ps, message);
         }

@@ -3,6 +3,7 @@
 use crate::codebase::ReadError;
 use crate::dependencies::BuildError;
 use crate::ledger::LedgerError;
+use crate::processes::adoption::AdoptError;
 use crate::release::store::StoreError;
 use dozen_core::admin::NoCommand;
 use dozen_core::concurrency::formation::FormationError;
@@ -56,6 +57,9 @@ pub enum DeployError {
     /// A change of the formation was refused.
     #[error(transparent)]
     Formation(#[from] FormationError),
+    /// What runs cannot be taken over.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
     /// The driver has ended.
     #[error(transparent)]
     Driver(#[from] Refusal),

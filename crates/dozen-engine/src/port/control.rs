@@ -1,36 +1,30 @@
-//! The control plane's side of the router, and the messages between the two.
-//!
-//! The router is started as `EXE __router` with a connected Unix stream socket as its standard input. Each message is one line of JSON; the
-//! first, [`ToRouter::Start`], carries copies of the listeners as ancillary data. End of file on the socket means that the control plane is
-//! lost: the router ends.
+//! The control plane's side of the router.
 
+use super::wire::{FromRouter, MAX_LISTENERS, PROTOCOL, ToRouter, WireTable, line, read_message, send_with, speaks};
 use super::{Listeners, PortError};
 use crate::home::Home;
+use crate::processes::notes::Notes;
 use crate::tasks;
 use dozen_core::ids::Generation;
-use dozen_core::port::{Route, RouteTable, Web};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use dozen_core::port::RouteTable;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
-
-/// The version of these messages; N speaks N−1.
-pub(super) const PROTOCOL: u32 = 1;
-/// A longer message is refused: a table of 10,000 hosts has about 2 MB.
-pub(super) const MAX_MESSAGE: u64 = 64 * 1024 * 1024;
-/// So many listeners can be handed over.
-pub(super) const MAX_LISTENERS: usize = 8;
 
 /// How long the router waits for what, and for how many (contract, section 9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,13 +77,15 @@ pub struct RouterSpec {
     pub segment_bytes: u64,
     /// So many closed segments are kept for each deploy and worker.
     pub segments: u32,
+    /// Where a router is written down that outlives this process; `None` where it ends with it.
+    pub lasting: Option<Notes>,
 }
 
 impl RouterSpec {
     /// The default: at most two workers, the contract's limits, segments of 4 MB of which eight are kept.
     pub fn new(exe: impl Into<PathBuf>, home: Home) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { exe: exe.into(), home, workers: cores.min(2), limits: Limits::default(), segment_bytes: 4 << 20, segments: 8 }
+        Self { exe: exe.into(), home, workers: cores.min(2), limits: Limits::default(), segment_bytes: 4 << 20, segments: 8, lasting: None }
     }
 }
 
@@ -145,13 +141,47 @@ pub struct Router {
     listeners: Listeners,
     link: Link,
     table: Option<String>,
+    /// Counts the tables that it was given.
+    generation: Generation,
+    /// Where it sends requests by the table that it had when it was taken over.
+    found: BTreeSet<u16>,
     draining: BTreeSet<u16>,
+}
+
+/// What is written down of a router.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    protocol: u32,
+    port: u16,
+}
+
+/// The name of the note.
+const NAME: &str = "router";
+/// A router that does not answer its next control plane within this is stopped or stuck.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// A router that was left running.
+#[derive(Debug)]
+pub enum Left {
+    /// It serves.
+    Serving(Box<Router>),
+    /// It served on this port and is gone.
+    Gone(u16),
+}
+
+/// The process of a router.
+#[derive(Debug)]
+enum Process {
+    /// This process started it.
+    Child(Child),
+    /// It was taken over.
+    Found(u32, AsyncFd<OwnedFd>),
 }
 
 /// One process and the two tasks that speak with it.
 #[derive(Debug)]
 struct Link {
-    child: Child,
+    process: Process,
     to: mpsc::UnboundedSender<String>,
     from: mpsc::UnboundedReceiver<RouterEvent>,
 }
@@ -163,14 +193,63 @@ impl Router {
     /// The program could not be started.
     pub fn spawn(spec: RouterSpec, listeners: Listeners) -> Result<Self, PortError> {
         let link = Link::open(&spec, &listeners)?;
-        Ok(Self { spec, listeners, link, table: None, draining: BTreeSet::new() })
+        let (generation, found, draining) = (Generation(0), BTreeSet::new(), BTreeSet::new());
+        Ok(Self { spec, listeners, link, table: None, generation, found, draining })
+    }
+
+    /// Takes over the router that `notes` tell of. It outlives this process, too, where the spec says so. `None` where there was none.
+    ///
+    /// # Errors
+    /// It runs and cannot be taken over.
+    pub async fn find(spec: RouterSpec, notes: &Notes) -> Result<Option<Left>, PortError> {
+        let Some(Note { protocol, port }) = notes.read(NAME) else { return Ok(None) };
+        if !speaks(protocol) {
+            return Err(PortError::Version { theirs: protocol });
+        }
+        let Ok((stream, pid)) = notes.connect(NAME).await else {
+            notes.remove(NAME);
+            return Ok(Some(Left::Gone(port)));
+        };
+        let fail = |source: io::Error| PortError::TakeOver { pid, source };
+        let process = Process::found(pid).map_err(fail)?;
+        let answer = tokio::time::timeout(ANSWER, take_over(stream, spec.lasting.is_some())).await;
+        let (sockets, table, link) = match answer {
+            // It ended before it answered.
+            Ok(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                notes.remove(NAME);
+                return Ok(Some(Left::Gone(port)));
+            }
+            Ok(answer) => answer.map_err(fail)?,
+            Err(_) => return Err(fail(io::ErrorKind::TimedOut.into())),
+        };
+        if spec.lasting.is_none() {
+            notes.remove(NAME);
+        }
+        let (to, from) = link;
+        let generation = Generation(table.as_ref().map_or(0, |t| t.generation));
+        let ports = table.iter().flat_map(|t| &t.routes).flat_map(|route| route.web.ports()).collect();
+        let table = table.map(|table| line(&ToRouter::Set { table }));
+        let listeners = Listeners { port, sockets };
+        let link = Link { process, to, from };
+        let found = Self { spec, listeners, link, table, generation, found: ports, draining: BTreeSet::new() };
+        Ok(Some(Left::Serving(Box::new(found))))
+    }
+
+    /// The generation of the last table that the router was given, by this control plane or by the one before.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Whether the router, when it was taken over, sent requests to an instance that listens on this port.
+    pub fn routes(&self, port: u16) -> bool {
+        self.found.contains(&port)
     }
 
     /// Leads requests by this table from now on; answered by [`RouterEvent::Applied`] or [`RouterEvent::Stale`]. Never blocks.
     pub fn set(&mut self, table: &RouteTable) {
         let message = line(&ToRouter::Set { table: WireTable::of(table, &self.spec.home) });
         self.link.send(message.clone());
-        self.table = Some(message);
+        (self.table, self.generation) = (Some(message), table.generation);
     }
 
     /// Asks for [`RouterEvent::Drained`] as soon as the instance that listens on `port` is in no table and has nothing in flight.
@@ -200,7 +279,7 @@ impl Router {
     /// The program could not be started.
     pub async fn revive(&mut self) -> Result<(), PortError> {
         // A router whose socket broke may still live; two must not accept.
-        let _ = self.link.child.kill().await;
+        self.link.process.kill().await;
         self.link = Link::open(&self.spec, &self.listeners)?;
         if let Some(table) = &self.table {
             self.link.send(table.clone());
@@ -215,9 +294,12 @@ impl Router {
     pub async fn stop(mut self, grace: Duration) {
         self.link.send(line(&ToRouter::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) }));
         // The events are read on, or the router could not say its last ones.
-        let ended = tokio::time::timeout(grace + Duration::from_secs(2), self.link.child.wait()).await;
+        let ended = tokio::time::timeout(grace + Duration::from_secs(2), self.link.process.wait()).await;
         if ended.is_err() {
-            let _ = self.link.child.kill().await;
+            self.link.process.kill().await;
+        }
+        if let Some(notes) = &self.spec.lasting {
+            notes.remove(NAME);
         }
     }
 
@@ -233,7 +315,7 @@ impl Router {
 
     /// The process id, while it lives.
     pub fn pid(&self) -> Option<u32> {
-        self.link.child.id()
+        self.link.process.id()
     }
 }
 
@@ -258,11 +340,29 @@ impl Link {
             limits: spec.limits,
             segment_bytes: spec.segment_bytes,
             segments: spec.segments,
+            lasting: spec.lasting.is_some(),
         };
-        hand_over(&ours, &line(&start), listeners).map_err(fail)?;
+        let mut sockets: Vec<BorrowedFd<'_>> = listeners.sockets().iter().map(AsFd::as_fd).collect();
+        let next = match &spec.lasting {
+            Some(notes) => {
+                notes.write(NAME, &Note { protocol: PROTOCOL, port: listeners.port() }).map_err(fail)?;
+                Some(notes.bind(NAME).map_err(fail)?)
+            }
+            None => None,
+        };
+        sockets.extend(next.as_ref().map(AsFd::as_fd));
+        send_with(ours.as_fd(), &line(&start), &sockets).map_err(fail)?;
         ours.set_nonblocking(true).map_err(fail)?;
-        let (read, mut write) = UnixStream::from_std(ours).map_err(fail)?.into_split();
+        let (read, write) = UnixStream::from_std(ours).map_err(fail)?.into_split();
+        let (to, from) = Self::speak(BufReader::new(read), write);
+        Ok(Self { process: Process::Child(child), to, from })
+    }
 
+    /// Starts the two tasks.
+    fn speak(
+        mut read: impl tokio::io::AsyncBufRead + Unpin + Send + 'static,
+        mut write: OwnedWriteHalf,
+    ) -> (mpsc::UnboundedSender<String>, mpsc::UnboundedReceiver<RouterEvent>) {
         let (to, mut outgoing) = mpsc::unbounded_channel::<String>();
         tasks::spawn("router-orders", async move {
             while let Some(message) = outgoing.recv().await {
@@ -273,7 +373,6 @@ impl Link {
         });
         let (events, from) = mpsc::unbounded_channel();
         tasks::spawn("router-events", async move {
-            let mut read = BufReader::new(read);
             while let Ok(Some(message)) = read_message::<FromRouter>(&mut read).await {
                 let Some(event) = message.and_then(FromRouter::event) else { continue };
                 if events.send(event).is_err() {
@@ -281,7 +380,7 @@ impl Link {
                 }
             }
         });
-        Ok(Self { child, to, from })
+        (to, from)
     }
 
     /// A message to a router that is gone is not lost: its successor is told all that still matters.
@@ -290,156 +389,84 @@ impl Link {
     }
 }
 
-fn hand_over(socket: &StdUnixStream, start: &str, listeners: &Listeners) -> io::Result<()> {
-    let fds: Vec<BorrowedFd<'_>> = listeners.sockets().iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
-        return Err(io::Error::other("too many listeners"));
+impl Process {
+    /// Somebody else's child. That it answers after this shows that the number meant it.
+    fn found(pid: u32) -> io::Result<Self> {
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK)?;
+        #[expect(deprecated, reason = "its successor is unsafe for the sake of types that may change their descriptor; an OwnedFd cannot")]
+        let ready = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+        Ok(Self::Found(pid, ready))
     }
-    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(start.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
-    io::Write::write_all(&mut &*socket, &start.as_bytes()[sent..])
+
+    /// Waits for its end.
+    async fn wait(&mut self) {
+        // What cannot be waited for has ended.
+        match self {
+            Self::Child(child) => drop(child.wait().await),
+            Self::Found(_, ended) => drop(ended.readable().await),
+        }
+    }
+
+    async fn kill(&mut self) {
+        match self {
+            Self::Child(child) => drop(child.kill().await),
+            Self::Found(_, process) => {
+                let _ = pidfd_send_signal(process.get_ref(), Signal::KILL);
+                self.wait().await;
+            }
+        }
+    }
+
+    fn id(&self) -> Option<u32> {
+        match self {
+            Self::Child(child) => child.id(),
+            Self::Found(pid, _) => Some(*pid),
+        }
+    }
 }
 
-/// One message as its line.
-pub(super) fn line(message: &impl Serialize) -> String {
-    let mut text = serde_json::to_string(message).unwrap_or_default();
-    text.push('\n');
-    text
-}
+type Speech = (mpsc::UnboundedSender<String>, mpsc::UnboundedReceiver<RouterEvent>);
 
-/// The next message; `Some(None)` for one that this version does not know, `None` at the end.
-pub(super) async fn read_message<M: for<'de> Deserialize<'de>>(
-    from: &mut (impl tokio::io::AsyncBufRead + Unpin),
-) -> io::Result<Option<Option<M>>> {
+/// Says who is there now, and takes the listeners and the table.
+async fn take_over(stream: UnixStream, lasting: bool) -> io::Result<(Vec<TcpListener>, Option<WireTable>, Speech)> {
+    let hello = line(&ToRouter::Adopt { protocol: PROTOCOL, lasting });
+    let mut sockets: Vec<TcpListener> = Vec::new();
     let mut text = Vec::new();
-    let read = from.take(MAX_MESSAGE).read_until(b'\n', &mut text).await?;
-    if read == 0 || text.last() != Some(&b'\n') {
-        return Ok(None);
-    }
-    Ok(Some(serde_json::from_slice(&text).ok()))
-}
-
-/// Control plane to router.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "kebab-case")]
-pub(super) enum ToRouter {
-    /// First, and once; the listeners come with it.
-    Start {
-        protocol: u32,
-        workers: usize,
-        limits: Limits,
-        segment_bytes: u64,
-        segments: u32,
-    },
-    Set {
-        table: WireTable,
-    },
-    Drain {
-        port: u16,
-    },
-    InFlight {
-        port: u16,
-    },
-    Stop {
-        grace_ms: u64,
-    },
-}
-
-/// Router to control plane.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "kebab-case")]
-pub(super) enum FromRouter {
-    Started { protocol: u32 },
-    Applied { generation: u64 },
-    Stale { generation: u64, current: u64 },
-    Drained { port: u16 },
-    InFlight { port: u16, count: usize },
-    Refused { deploy: String, instance: String, port: u16 },
-    Wrote { deploy: String },
-}
-
-impl FromRouter {
-    fn event(self) -> Option<RouterEvent> {
-        Some(match self {
-            Self::Started { .. } => return None,
-            Self::Applied { generation } => RouterEvent::Applied { generation: Generation(generation) },
-            Self::Stale { generation, current } => RouterEvent::Stale { generation: Generation(generation), current: Generation(current) },
-            Self::Drained { port } => RouterEvent::Drained { port },
-            Self::InFlight { port, count } => RouterEvent::InFlight { port, count },
-            Self::Refused { deploy, instance, port } => RouterEvent::BackendRefused { deploy, instance, port },
-            Self::Wrote { deploy } => RouterEvent::Wrote { deploy },
-        })
-    }
-}
-
-/// A [`RouteTable`] on the wire: each route once, with its hosts.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct WireTable {
-    pub(super) generation: u64,
-    pub(super) routes: Vec<WireRoute>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct WireRoute {
-    pub(super) deploy: String,
-    pub(super) log: PathBuf,
-    pub(super) hosts: Vec<String>,
-    pub(super) fallback: bool,
-    pub(super) web: WireWeb,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum WireWeb {
-    Ready(Vec<WireBackend>),
-    Starting,
-    Held,
-    Crashed,
-    None,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct WireBackend {
-    pub(super) instance: String,
-    pub(super) port: u16,
-}
-
-impl WireTable {
-    fn of(table: &RouteTable, home: &Home) -> Self {
-        let mut routes: Vec<WireRoute> = Vec::new();
-        let mut known = std::collections::HashMap::new();
-        let mut of = |route: &'_ Arc<Route>, host: Option<&String>| {
-            let index = *known.entry(Arc::as_ptr(route)).or_insert_with(|| {
-                routes.push(WireRoute::of(route, home));
-                routes.len() - 1
-            });
-            match host {
-                Some(host) => routes[index].hosts.push(host.clone()),
-                None => routes[index].fallback = true,
-            }
+    let (read, mut write) = stream.into_split();
+    write.write_all(hello.as_bytes()).await?;
+    while !text.contains(&b'\n') {
+        read.readable().await?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut chunk = [0; 4096];
+        let got = read.as_ref().try_io(Interest::READABLE, || {
+            Ok(rustix::net::recvmsg(read.as_ref(), &mut [IoSliceMut::new(&mut chunk)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?)
+        });
+        let got = match got {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+            got => got?.bytes,
         };
-        for (host, route) in &table.hosts {
-            of(route, Some(host));
-        }
-        if let Some(route) = &table.fallback {
-            of(route, None);
-        }
-        Self { generation: table.generation.0, routes }
-    }
-}
-
-impl WireRoute {
-    fn of(route: &Route, home: &Home) -> Self {
-        let web = match &route.web {
-            Web::Ready(backends) => {
-                WireWeb::Ready(backends.iter().map(|b| WireBackend { instance: b.instance.clone(), port: b.port }).collect())
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                sockets.extend(fds.map(TcpListener::from));
             }
-            Web::Starting => WireWeb::Starting,
-            Web::Held => WireWeb::Held,
-            Web::Crashed => WireWeb::Crashed,
-            Web::None => WireWeb::None,
-        };
-        Self { deploy: route.deploy.to_string(), log: home.logs(&route.deploy), hosts: Vec::new(), fallback: false, web }
+        }
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        text.extend_from_slice(&chunk[..got]);
     }
+    if sockets.is_empty() {
+        return Err(io::Error::other("it gave no listeners back"));
+    }
+    let mut read = BufReader::new(io::Cursor::new(text).chain(read));
+    let table = loop {
+        match read_message::<FromRouter>(&mut read).await? {
+            Some(Some(FromRouter::Table { table })) => break table,
+            Some(_) => {}
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    };
+    Ok((sockets, table, Link::speak(read, write)))
 }

@@ -2,7 +2,7 @@
 
 use super::guard;
 use dozen_core::port::INSTANCES as RANGE;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 
@@ -37,18 +37,29 @@ impl Lease {
         guard::shut(self.port, uid).await;
     }
 
+    /// The lease of an instance that was taken over: it listens there, or will. Where somebody took the name in between there is none to
+    /// hold; the next lease of that port still finds the listener.
+    pub fn again(port: u16) -> Self {
+        Self { port, name: Self::name(port), shut: false }
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
     fn of(port: u16) -> Option<Self> {
-        let name = socket(AddressFamily::UNIX, SocketType::STREAM, None).ok()?;
-        let address = SocketAddrUnix::new_abstract_name(format!("dozen-port-{port}").as_bytes()).ok()?;
-        bind(&name, &address).ok()?;
+        let name = Self::name(port)?;
         // Whoever else may hold it is found by binding it for a moment on every address, as the app may.
         TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).ok()?;
         Some(Self { port, name: Some(name), shut: false })
+    }
+
+    fn name(port: u16) -> Option<OwnedFd> {
+        let name = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).ok()?;
+        let address = SocketAddrUnix::new_abstract_name(format!("dozen-port-{port}").as_bytes()).ok()?;
+        bind(&name, &address).ok()?;
+        Some(name)
     }
 }
 

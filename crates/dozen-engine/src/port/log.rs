@@ -2,9 +2,9 @@
 //!
 //! **Invariant:** what a client sends cannot make a line of its own or a field that is not there: values are quoted and escaped, or checked.
 
-use super::control::FromRouter;
 use super::pages::Code;
 use super::proxy::Place;
+use super::wire::FromRouter;
 use dozen_core::logs::{Source, head};
 use dozen_jail::segment::{Limits, Segment};
 use http::{Method, StatusCode};

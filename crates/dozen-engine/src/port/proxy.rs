@@ -3,11 +3,12 @@
 //! A request is checked, led to an instance by the table of this moment, sent, and its answer streamed back. What each step refuses is a
 //! [`Refusal`], which becomes a page and a log line.
 
-use super::control::{FromRouter, Limits};
+use super::control::Limits;
 use super::log::{Journal, Record};
 use super::pages::{Code, Refusal, page};
 use super::pool::{Busy, Lease, MAX_HEAD, MAX_HEADERS, Pool, Target, Unreachable};
 use super::stream::{Answer, Beat, ClientSocket, End, Flow, Progress, Reply, Upload, tokens};
+use super::wire::FromRouter;
 use dozen_core::port::RouteTable;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,

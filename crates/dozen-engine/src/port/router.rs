@@ -4,13 +4,17 @@
 //! log files of its own; all accept from the same listeners. They share the table, the counters of the instances, and nothing else.
 //!
 //! **Invariant:** no worker accepts before there is a table.
+//! **Invariant:** a router that was told to last goes by its last table while there is no control plane, and gives the next one copies of the
+//! listeners.
 //! **Invariant:** the process has no environment, no terminal and no way to new privileges.
 
-use super::control::{FromRouter, Limits, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireTable, WireWeb, line, read_message};
+use super::control::Limits;
 use super::log::Journal;
+use super::planes::Planes;
 use super::pool::{Pool, Target};
 use super::proxy::{Core, Live, Place, Shared, Stand, serve};
 use super::stream::discard;
+use super::wire::{FromRouter, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireTable, WireWeb, speaks};
 use dozen_core::ids::Generation;
 use dozen_core::port::RouteTable;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -19,15 +23,13 @@ use std::io::{self, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -73,6 +75,8 @@ struct Start {
     /// What was read of the socket behind the first message.
     rest: Vec<u8>,
     listeners: Vec<TcpListener>,
+    /// Where the next control plane comes, of a router that outlives this one.
+    next: Option<StdUnixListener>,
     workers: usize,
     limits: Limits,
     segment_bytes: u64,
@@ -83,7 +87,7 @@ struct Start {
 fn begin() -> Result<Start, RouterError> {
     let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(system("take the control socket"))?;
     let control = StdUnixStream::from(stdin);
-    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut sockets: Vec<OwnedFd> = Vec::new();
     let mut text = Vec::new();
     let end = loop {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
@@ -93,7 +97,7 @@ fn begin() -> Result<Start, RouterError> {
             .map_err(|_| RouterError::NotStarted("standard input is no socket"))?;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
-                listeners.extend(fds.map(|fd: OwnedFd| TcpListener::from(fd)));
+                sockets.extend(fds);
             }
         }
         text.extend_from_slice(&chunk[..got.bytes]);
@@ -106,10 +110,20 @@ fn begin() -> Result<Start, RouterError> {
     };
     let rest = text.split_off(end + 1);
     match serde_json::from_slice(&text) {
-        Ok(ToRouter::Start { protocol: PROTOCOL, workers, limits, segment_bytes, segments }) if !listeners.is_empty() => {
-            Ok(Start { control, rest, listeners, workers: workers.clamp(1, 256), limits, segment_bytes, segments })
+        Ok(ToRouter::Start { protocol, workers, limits, segment_bytes, segments, lasting }) if speaks(protocol) => {
+            let next = sockets.pop_if(|_| lasting).map(StdUnixListener::from);
+            if let Some(next) = &next {
+                // Who listens is who is seen by those that connect.
+                rustix::net::listen(next, 4).map_err(|e| system("wait for the next control plane")(e.into()))?;
+                next.set_nonblocking(true).map_err(system("wait for the next control plane"))?;
+            }
+            let listeners: Vec<TcpListener> = sockets.into_iter().map(TcpListener::from).collect();
+            if listeners.is_empty() {
+                return Err(RouterError::NotStarted("the start message has no listeners"));
+            }
+            Ok(Start { control, rest, listeners, next, workers: workers.clamp(1, 256), limits, segment_bytes, segments })
         }
-        Ok(_) => Err(RouterError::NotStarted("the start message has no listeners or is of another version")),
+        Ok(_) => Err(RouterError::NotStarted("the start message is of another version")),
         Err(_) => Err(RouterError::NotStarted("the start message cannot be read")),
     }
 }
@@ -145,11 +159,22 @@ fn run(start: Start) -> Result<(), RouterError> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     drop((events, stopping, tables));
-    drop(start.listeners);
-
-    let house = House { shared, table, targets: HashMap::new(), next_id: 0, draining: BTreeSet::new(), drained: Arc::new(Notify::new()) };
+    let lasts = start.next.is_some();
+    let house = House {
+        shared,
+        table,
+        targets: HashMap::new(),
+        next_id: 0,
+        draining: BTreeSet::new(),
+        drained: Arc::new(Notify::new()),
+        last: None,
+        listeners: if lasts { start.listeners } else { Vec::new() },
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the runtime"))?;
-    runtime.block_on(house.govern(start.control, start.rest, outgoing, stop, worker_ended, workers))
+    runtime.block_on(async {
+        let planes = Planes::begin(start.control, start.rest, start.next, outgoing).map_err(system("read the control socket"))?;
+        house.govern(planes, stop, worker_ended, workers).await
+    })
 }
 
 /// Two descriptors a request: the soft limit of 1,024 would be the limit of the whole house.
@@ -178,45 +203,39 @@ struct House {
     next_id: u64,
     draining: BTreeSet<u16>,
     drained: Arc<Notify>,
+    /// The table as it came, for the next control plane.
+    last: Option<WireTable>,
+    /// Copies for the next control plane; none where there will be none.
+    listeners: Vec<TcpListener>,
 }
 
 impl House {
     async fn govern(
         mut self,
-        control: StdUnixStream,
-        rest: Vec<u8>,
-        outgoing: mpsc::UnboundedReceiver<FromRouter>,
+        mut planes: Planes,
         stop: watch::Sender<Option<Duration>>,
         mut worker_ended: mpsc::UnboundedReceiver<()>,
         workers: Vec<JoinHandle<io::Result<()>>>,
     ) -> Result<(), RouterError> {
-        control.set_nonblocking(true).map_err(system("read the control socket"))?;
-        let (read, write) = UnixStream::from_std(control).map_err(system("read the control socket"))?.into_split();
-        let mut read = BufReader::new(io::Cursor::new(rest).chain(read));
-        let telling = crate::tasks::spawn("router events", tell(outgoing, write));
         let mut sigterm = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
         self.tell(FromRouter::Started { protocol: PROTOCOL });
-
-        let (messages, mut inbox) = mpsc::channel(16);
-        crate::tasks::spawn("router orders", async move {
-            while let Ok(Some(message)) = read_message::<ToRouter>(&mut read).await {
-                if messages.send(message).await.is_err() {
-                    break;
-                }
-            }
-        });
         // While a stop is under way messages are still taken: the control plane may ask what is in flight, or be lost meanwhile.
         let mut left = workers.len();
         let failed = loop {
             tokio::select! {
-                message = inbox.recv() => match message {
+                order = planes.next() => match order {
                     // The control plane is lost, and this process with it.
                     None => { let _ = stop.send(Some(Duration::ZERO)); break false }
-                    Some(None | Some(ToRouter::Start { .. })) => {}
-                    Some(Some(ToRouter::Set { table })) => self.apply(table),
-                    Some(Some(ToRouter::Drain { port })) => { self.draining.insert(port); self.mark(); self.report_drained(); }
-                    Some(Some(ToRouter::InFlight { port })) => self.tell(FromRouter::InFlight { port, count: self.count(port) }),
-                    Some(Some(ToRouter::Stop { grace_ms })) => { let _ = stop.send(Some(Duration::from_millis(grace_ms))); }
+                    Some(ToRouter::Start { .. }) => {}
+                    // There is a new one. It is told what leads requests now, and what it asked for after that.
+                    Some(ToRouter::Adopt { .. }) => {
+                        planes.hand_back(&self.listeners);
+                        self.tell(FromRouter::Table { table: self.last.clone() });
+                    }
+                    Some(ToRouter::Set { table }) => self.apply(table),
+                    Some(ToRouter::Drain { port }) => { self.draining.insert(port); self.mark(); self.report_drained(); }
+                    Some(ToRouter::InFlight { port }) => self.tell(FromRouter::InFlight { port, count: self.count(port) }),
+                    Some(ToRouter::Stop { grace_ms }) => { let _ = stop.send(Some(Duration::from_millis(grace_ms))); }
                 },
                 () = self.drained.notified() => self.report_drained(),
                 _ = sigterm.recv() => { let _ = stop.send(Some(GRACE)); }
@@ -243,7 +262,7 @@ impl House {
         }
         // The last lines are written: say so before the end. The writer ends with the last sender, which goes with `self`.
         drop(self);
-        let _ = tokio::time::timeout(Duration::from_secs(1), telling).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), planes.end()).await;
         outcome
     }
 
@@ -258,6 +277,7 @@ impl House {
             return self.tell(FromRouter::Stale { generation: wire.generation, current });
         }
         let generation = wire.generation;
+        self.last = Some(wire.clone());
         for (_, listed) in self.targets.values_mut() {
             *listed = false;
         }
@@ -327,15 +347,6 @@ impl House {
 
     fn count(&self, port: u16) -> usize {
         self.targets.values().filter(|(t, _)| t.port == port).map(|(t, _)| t.in_flight.load(Ordering::SeqCst)).sum()
-    }
-}
-
-/// Writes events until the last sender is gone.
-async fn tell(mut outgoing: mpsc::UnboundedReceiver<FromRouter>, mut write: tokio::net::unix::OwnedWriteHalf) {
-    while let Some(event) = outgoing.recv().await {
-        if write.write_all(line(&event).as_bytes()).await.is_err() {
-            return;
-        }
     }
 }
 

@@ -67,6 +67,7 @@ impl Place<'_> {
             ports: Some(release.rules(&instance.kind).ports),
             log,
             lost_grace_ms: LOST_GRACE_MS,
+            lasting: false,
         }
     }
 

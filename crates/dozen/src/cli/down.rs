@@ -2,11 +2,15 @@
 
 use super::target;
 use crate::api::wire;
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::printer::Printer;
-use crate::running;
+use crate::running::{self, RunFolder};
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
+use dozen_core::ids::DeployRef;
+use dozen_engine::ledger::{Ledger, Principal};
+use dozen_engine::port::{Left, Router, RouterSpec};
+use dozen_engine::processes::adoption;
 use http::Method;
 use serde_json::json;
 use std::time::Duration;
@@ -17,6 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Asks it to stop and waits until it has.
 pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
     let deploy = target::find(settings).await?;
+    if running::holder(&settings.home, &deploy).is_none() && running::is_left(&settings.home, &deploy) {
+        stop_left(settings, &deploy).await?;
+        return Ok(told(&deploy, printer));
+    }
     let mut client = Client::connect(settings, deploy.clone()).await?;
     let stopping: wire::Stopping = client.call(Method::POST, "/stop", &json!({})).await?;
     let ended = tokio::task::spawn_blocking(move || wait_for(stopping.pid));
@@ -24,12 +32,31 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
     if running::holder(&settings.home, &deploy).is_some() {
         bail!("{deploy} (pid {}) has not stopped within {} s", stopping.pid, PATIENCE.as_secs());
     }
+    Ok(told(&deploy, printer))
+}
+
+fn told(deploy: &DeployRef, printer: &Printer) -> i32 {
     if printer.is_json() {
         printer.json(&wire::Stopped { deploy: deploy.to_string(), stopped: true });
     } else {
         printer.confirm(&format!("Stopped {deploy}"));
     }
-    Ok(0)
+    0
+}
+
+/// Takes over what runs without a control part, and stops it. If this is killed, all of it ends at once.
+async fn stop_left(settings: &Settings, deploy: &DeployRef) -> Result<()> {
+    let run_folder = RunFolder::take(&settings.home, deploy)?;
+    let notes = run_folder.notes();
+    adoption::check(&notes)?;
+    let router = match Router::find(RouterSpec::new(&settings.exe, settings.home.clone()), &notes).await? {
+        Some(Left::Serving(router)) => Some(*router),
+        Some(Left::Gone(_)) | None => None,
+    };
+    let who = Principal::me();
+    let floor = client::floor(settings, Ledger::open(&settings.home)?, deploy, router, None, true).await?;
+    floor.take_over(&who, &notes, false).await?;
+    Ok(floor.stop(&who, std::future::pending()).await?)
 }
 
 /// Waits until the process has ended, for [`PATIENCE`] at most. One that is gone already has.

@@ -17,7 +17,9 @@ use dozen_engine::deploy::BuildOptions;
 use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::logs::{Follower, Store};
 use dozen_engine::output::Output;
-use dozen_engine::port::{self, Router, RouterSpec};
+use dozen_engine::port::{self, Left, Router, RouterSpec};
+use dozen_engine::processes::adoption;
+use dozen_engine::processes::notes::Notes;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +50,7 @@ pub(crate) struct UpArgs {
     /// Come up, then stop again; the exit code is 0 where every process was up and stayed so for a second
     #[arg(long)]
     once: bool,
-    /// Go on in the background once every process is up; `dozen down` ends it
+    /// Go on in the background once every process is up; `dozen down` ends it. Takes over what a killed one has left running
     #[arg(long, conflicts_with = "once")]
     detach: bool,
     /// Use this Python, a version or a path, whatever the app's files say; the deploy keeps it
@@ -111,10 +113,15 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
         }
     };
     let run_folder = RunFolder::take(&settings.home, &deploy)?;
+    let notes = run_folder.notes();
+    // What `up` starts in the foreground ends with it.
+    let lasting = args.lasting.then(|| notes.clone());
+    adoption::check(&notes)?;
     // Before a build that may take minutes: a port that is taken is told at once.
-    let listeners = port::bind(args.port)?;
-    let url = format!("http://{}.localhost:{}", deploy.app, listeners.port());
-    let router = Router::spawn(RouterSpec::new(&settings.exe, settings.home.clone()), listeners)?;
+    let router =
+        router(args.port, &notes, RouterSpec { lasting: lasting.clone(), ..RouterSpec::new(&settings.exe, settings.home.clone()) });
+    let router = router.await?;
+    let url = format!("http://{}.localhost:{}", deploy.app, router.port());
 
     let who = Principal::me();
     if let (None, Some(folder)) = (ledger.deploy(&deploy).await?, code.folder()) {
@@ -122,13 +129,17 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     }
     // The deploy gets its row, and with it its uid, before its driver starts.
     ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: code.folder() }).await?;
-    let floor = client::floor(settings, ledger, &deploy, Some(router), true).await?;
+    let floor = client::floor(settings, ledger, &deploy, Some(router), lasting, true).await?;
+    let found = floor.take_over(&who, &notes, args.lasting).await?;
+    if found {
+        floor.go_on(&who).await?;
+    }
     let served = Arc::new(api::Served { floor, url: Some(url), down: Notify::new() });
     let api = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, api::router(served.clone())));
 
     let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));
 
-    let mut session = Session::begin(served.clone(), printer)?;
+    let mut session = Session::begin(served.clone(), printer, found)?;
     let result = session.live(&args, &who, code).await;
     if let Err(e) = &result
         && args.lasting
@@ -144,25 +155,73 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     result
 }
 
+/// The router that was left running, or a new one where there is none or another port is asked for.
+async fn router(port: Option<u16>, notes: &Notes, spec: RouterSpec) -> Result<Router> {
+    let any = port.is_none_or(|port| port == 0);
+    let listeners = match Router::find(spec.clone(), notes).await? {
+        Some(Left::Serving(router)) if any || port == Some(router.port()) => return Ok(*router),
+        Some(Left::Serving(router)) => {
+            let listeners = port::bind(port)?;
+            router.stop(Duration::from_secs(1)).await;
+            listeners
+        }
+        Some(Left::Gone(last)) if any => port::bind(Some(last)).or_else(|_| port::bind(port))?,
+        Some(Left::Gone(_)) | None => port::bind(port)?,
+    };
+    Ok(Router::spawn(spec, listeners)?)
+}
+
 /// The terminal's side of a deploy that this process runs: its lines are printed while it is waited for, and Ctrl-C is heard.
 struct Session<'a> {
     served: Arc<api::Served>,
     printer: &'a Arc<Printer>,
     lines: Follower,
     signals: Signals,
+    /// What runs was taken over: it goes on, whatever becomes of what is brought up.
+    found: bool,
 }
 
 /// Someone asked it to stop before what was waited for came.
 struct Stopped;
 
 impl<'a> Session<'a> {
-    fn begin(served: Arc<api::Served>, printer: &'a Arc<Printer>) -> Result<Self> {
+    fn begin(served: Arc<api::Served>, printer: &'a Arc<Printer>, found: bool) -> Result<Self> {
         let (_, lines) = served.floor.observed.store().tail(Some(0), &Filter::default())?;
-        Ok(Self { served, printer, lines, signals: Signals::listen()? })
+        Ok(Self { served, printer, lines, signals: Signals::listen()?, found })
     }
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
     async fn live(&mut self, args: &UpArgs, who: &Principal, code: Code) -> Result<i32> {
+        let printer = self.printer.clone();
+        match self.launch(args, who, code).await {
+            Ok(Some(code)) => return Ok(code),
+            Ok(None) => {}
+            Err(e) if self.found && !args.once => {
+                // What served before is no worse for what was refused now.
+                let Ok(release) = self.served.floor.current().await else { return Err(e) };
+                printer.error(&e);
+                if printer.is_json() {
+                    let formation = self.served.floor.formation(&release.slug).await?;
+                    self.tell_ready(&release, &formation);
+                }
+            }
+            Err(e) => return Err(e),
+        }
+        if args.lasting {
+            printer.mute();
+        }
+        // Stopped is how one ends it, no failure.
+        let _ = self.unless_stopped(std::future::pending::<()>()).await;
+        Ok(0)
+    }
+
+    fn tell_ready(&self, release: &Release, formation: &Formation) {
+        let (deploy, release) = (self.served.floor.deploy.to_string(), release.version.to_string());
+        self.printer.json(&Event::Ready { deploy, url: self.served.url.clone().filter(|_| has_web(formation)), release });
+    }
+
+    /// Source to formation. Answers the exit code where that is all.
+    async fn launch(&mut self, args: &UpArgs, who: &Principal, code: Code) -> Result<Option<i32>> {
         // Ctrl-C before anything was launched: 128 + SIGINT, as a shell says it.
         const INTERRUPTED: i32 = 130;
         let (served, printer) = (self.served.clone(), self.printer.clone());
@@ -174,25 +233,32 @@ impl<'a> Session<'a> {
                 Code::Slug(slug) => floor.bring_up_slug(who, *slug, printer.clone()).await,
             }
         };
-        let Ok(brought) = self.unless_stopped(bring_up).await else { return Ok(INTERRUPTED) };
+        let Ok(brought) = self.unless_stopped(bring_up).await else { return Ok(Some(INTERRUPTED)) };
         let (release, new) = brought?;
         let formation = floor.formation(&release.slug).await?;
         self.announce(&release, new, &formation);
-        floor.serve(who, release.clone()).await?;
-        let Ok(up) = self.unless_stopped(floor.come_up(who, &release)).await else {
-            return Ok(if args.once { INTERRUPTED } else { 0 });
+        let found = self.found;
+        let come_up = async {
+            // Beside what was taken over, or where nothing runs.
+            if new && floor.succeeds(&release).await? {
+                return floor.succeed(who, release.clone(), &*printer).await.map(Ok);
+            }
+            floor.serve(who, release.clone()).await?;
+            if found && !new { floor.come_back(&release).await } else { floor.come_up(who, &release).await }
+        };
+        let Ok(up) = self.unless_stopped(come_up).await else {
+            return Ok(Some(if args.once { INTERRUPTED } else { 0 }));
         };
         match up? {
             Ok(()) => {
                 if printer.is_json() {
-                    let (deploy, release) = (floor.deploy.to_string(), release.version.to_string());
-                    printer.json(&Event::Ready { deploy, url: served.url.clone().filter(|_| has_web(&formation)), release });
+                    self.tell_ready(&release, &formation);
                 }
                 if args.once {
                     // Many a server binds its port first and fails at what it loads then.
                     let watched = tokio::time::timeout(WATCHED, floor.falls(&release));
-                    let Ok(fallen) = self.unless_stopped(watched).await else { return Ok(INTERRUPTED) };
-                    let Ok(reason) = fallen else { return Ok(0) };
+                    let Ok(fallen) = self.unless_stopped(watched).await else { return Ok(Some(INTERRUPTED)) };
+                    let Ok(reason) = fallen else { return Ok(Some(0)) };
                     let message = format!("{} {} came up and did not stay up: {}", floor.deploy, release.version, reason?);
                     bail!(client::Told::failed(message, Some("Its last lines: `dozen logs`.".to_owned())));
                 }
@@ -204,12 +270,7 @@ impl<'a> Session<'a> {
             // The person sees its output, and it is started again; the next `config set` or `up` may cure it.
             Err(_) => {}
         }
-        if args.lasting {
-            printer.mute();
-        }
-        // Stopped is how one ends it, no failure.
-        let _ = self.unless_stopped(std::future::pending::<()>()).await;
-        Ok(0)
+        Ok(None)
     }
 
     fn announce(&self, release: &Release, new: bool, formation: &Formation) {

@@ -12,8 +12,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+mod family;
 pub(crate) mod http;
 
+pub(crate) use family::{children, start_time};
 pub(crate) use http::{Answer, ask};
 
 /// No wait of a test is longer.
@@ -180,24 +182,6 @@ fn link(from: &Path, name: &str) {
     std::fs::create_dir_all(&shared).expect("made");
     std::fs::create_dir_all(from.parent().expect("a parent")).expect("made");
     std::os::unix::fs::symlink(shared, from).expect("linked");
-}
-
-/// The children of a process.
-pub(crate) fn children(pid: i32) -> Vec<i32> {
-    let mut found = Vec::new();
-    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        found.extend(list.split_whitespace().filter_map(|n| n.parse::<i32>().ok()));
-    }
-    found
-}
-
-/// When a process started, in ticks since the machine did. `None` for one that has ended.
-fn start_time(pid: i32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold blanks and brackets; the state of a zombie is Z.
-    let rest: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    (rest.first() != Some(&"Z")).then(|| rest.get(19).map(|t| (*t).to_owned()))?
 }
 
 impl Drop for Place {
@@ -395,14 +379,7 @@ impl<'a> Deployed<'a> {
 
     /// Remembers all processes below it, so that none is overlooked when it is gone. Answers their pids.
     pub(crate) fn family(&self) -> Vec<i32> {
-        let mut all = vec![self.pid()];
-        let mut next = 0;
-        while next < all.len() {
-            all.extend(children(all[next]));
-            next += 1;
-        }
-        self.place.family.lock().expect("no panic").extend(all.iter().filter_map(|pid| Some((*pid, start_time(*pid)?))));
-        all
+        self.place.family_of(self.pid())
     }
 
     /// Its router's pid.

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start programs and threads as they need them")]
 
 mod admin;
+mod adoption;
 mod backing;
 mod codebase;
 mod concurrency;

@@ -28,6 +28,7 @@ pub(super) async fn run(input: bool, printer: &Printer) -> Result<i32> {
     let pid = lasting.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
     let pipe = lasting.stdout.take().context("the lasting half has no output")?;
     let mut events = BufReader::new(pipe).lines();
+    let mut failed = false;
     loop {
         let line = tokio::select! {
             line = events.next_line() => line.context("cannot read what the lasting half says")?,
@@ -45,8 +46,10 @@ pub(super) async fn run(input: bool, printer: &Printer) -> Result<i32> {
         } else {
             show(&event, printer);
         }
+        failed |= matches!(event, Event::Error { .. });
         if let Event::Ready { .. } = event {
-            return Ok(0);
+            // What was taken over goes on, though what was to take its place has failed.
+            return Ok(i32::from(failed));
         }
     }
     let status = lasting.wait().await.context("cannot wait for the lasting half")?;
