@@ -4,6 +4,7 @@
 //! **Invariant:** level-triggered: it may be called at any time, as often as one likes, and after any fault; the same input gives the same steps.
 
 use crate::ids::{DeployRef, Generation, InstanceName, TypeName, Version};
+use crate::processes::size::Size;
 use crate::processes::{Exit, Fault, Seen, State};
 use crate::release::Release;
 use formation::Formation;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub mod formation;
 #[cfg(test)]
 mod histories;
+pub mod resize;
 
 /// What a deploy shall be running.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +47,13 @@ pub struct Share {
     pub weight: u32,
     /// How many of each process type.
     pub formation: Formation,
+}
+
+impl Share {
+    /// The size of a type's instances: what `ps scale` said, else what the app declares, else none.
+    pub fn size(&self, kind: &TypeName) -> Option<Size> {
+        self.formation.size(kind).or_else(|| self.release.slug.rules.get(kind)?.size)
+    }
 }
 
 /// One step towards what is wanted.
@@ -291,6 +300,8 @@ mod tests {
             fault: None,
             retry: None,
             isolation: None,
+            size: None,
+            missing: vec![],
             stopped: None,
         }
     }

@@ -3,10 +3,12 @@
 
 use crate::ids::{DeployRef, Generation, InstanceName, TypeName, Version};
 use jiff::{SignedDuration, Timestamp};
+use size::Size;
 
 pub mod jail;
 pub mod procfile;
 pub mod rules;
+pub mod size;
 
 /// A line of the Procfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,6 +168,10 @@ pub struct Seen {
     pub retry: Option<Timestamp>,
     /// What isolates it.
     pub isolation: Option<Isolation>,
+    /// The size that it was last started with; `None` where nothing says one.
+    pub size: Option<Size>,
+    /// Layers of its jail that could not be had, for people.
+    pub missing: Vec<String>,
     /// Why it was told to end, of a one-off.
     pub stopped: Option<Stopped>,
 }

@@ -222,6 +222,8 @@ impl Reconciler {
             leaving: None,
             pid: None,
             isolation: None,
+            size: None,
+            missing: Vec::new(),
             deadline: Some(one_off.deadline(now)),
             stopped: None,
         };

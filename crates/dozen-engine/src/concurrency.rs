@@ -23,12 +23,15 @@ use crate::processes::notes::Notes;
 use crate::processes::spec::{self, Place};
 use crate::processes::{Jail, JailEvent, JailHandle, SpawnError};
 use dozen_core::admin::{Deadline, OneOff};
+use dozen_core::concurrency::resize::resize;
 use dozen_core::concurrency::{Desired, Step, plan};
 use dozen_core::disposability::health::Checks;
 use dozen_core::disposability::{Event, Life, Policy, Signs};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, Version};
 use dozen_core::parity::{Io, Report};
 use dozen_core::port::Web;
+use dozen_core::processes::jail::JailSpec;
+use dozen_core::processes::size::{Limits, Size};
 use dozen_core::processes::{Isolation, Seen, State, Stopped};
 use dozen_core::release::Release;
 use jiff::Timestamp;
@@ -140,6 +143,9 @@ pub(crate) struct Instance {
     pub(crate) leaving: Option<Leaving>,
     pub(crate) pid: Option<u32>,
     pub(crate) isolation: Option<Isolation>,
+    /// What it was last started with.
+    pub(crate) size: Option<Size>,
+    pub(crate) missing: Vec<String>,
     /// Of a one-off that has not been told to stop.
     pub(crate) deadline: Option<Deadline>,
     /// Of a one-off that has: why.
@@ -339,6 +345,9 @@ impl Reconciler {
             let seen: Vec<Seen> = self.instances.iter().map(|(key, i)| self.seen(key, i)).collect();
             let steps = plan(&desired, &seen, Timestamp::now());
             let mut acted = false;
+            for key in resize(&desired, &seen) {
+                acted |= self.resize(&key).await;
+            }
             for step in steps {
                 tracing::debug!(?step, generation = desired.generation.0);
                 acted |= self.act(&desired, step).await;
@@ -383,6 +392,15 @@ impl Reconciler {
         }
     }
 
+    /// Has an instance start again with the size that is wanted now; answers whether it was not about to already.
+    async fn resize(&mut self, key: &Key) -> bool {
+        let idle = self.instances.get(key).is_some_and(|i| i.leaving.is_none());
+        if idle {
+            self.leave(key, Event::Restart).await;
+        }
+        idle
+    }
+
     /// Changes an instance; `change` says whether it did.
     pub(crate) fn change(&mut self, key: Key, change: impl FnOnce(&mut Instance) -> bool) -> bool {
         let changed = self.instances.get_mut(&key).is_some_and(change);
@@ -413,6 +431,9 @@ impl Reconciler {
         let port = lease.as_ref().map(Lease::port);
         self.line(&key.1.to_string(), &format!("Starting process with command `{}`", release.mask().apply(&command)));
         let place = self.place();
+        let share = self.desired.as_ref().and_then(|d| d.releases.iter().find(|s| s.release.version == key.0));
+        // One of a release that is no longer wanted, and serves until another does, keeps what it had.
+        let size = share.map_or(i.size, |share| share.size(&key.1.kind));
         let spec = place.spec(&release, &key.1, &command, port, Some(spec::log(&self.site.home, &release)));
         let Some(i) = self.instances.get(key) else { return };
         let birth = Birth {
@@ -423,7 +444,9 @@ impl Reconciler {
             started: Timestamp::now(),
             restarts: i.life.restarts,
             crashes: i.life.crashes(),
+            size,
         };
+        let spec = JailSpec { limits: Some(Limits::of(size).into()), ..spec };
         let uid = self.site.uid;
         let shut = async {
             if let Some(lease) = &mut lease {
@@ -439,7 +462,7 @@ impl Reconciler {
         let (started, ()) = tokio::join!(start, shut);
         let (incarnation, jail) = self.follow(key.clone(), started);
         if let Some(i) = self.instances.get_mut(key) {
-            (i.incarnation, i.jail, i.port) = (incarnation, jail, lease);
+            (i.incarnation, i.jail, i.port, i.size) = (incarnation, jail, lease, size);
             i.checks = Checks::new(&i.release.rules(&key.1.kind).checks, key.1.kind.is_web());
             i.started = Timestamp::now();
         }
@@ -447,12 +470,7 @@ impl Reconciler {
     }
 
     /// Starts a jail and a task that forwards its events. A jail that cannot even be started reports that as its one event.
-    pub(crate) async fn launch(
-        &mut self,
-        key: Key,
-        spec: dozen_core::processes::jail::JailSpec,
-        io: Option<[std::os::fd::OwnedFd; 3]>,
-    ) -> (u64, Option<JailHandle>) {
+    pub(crate) async fn launch(&mut self, key: Key, spec: JailSpec, io: Option<[std::os::fd::OwnedFd; 3]>) -> (u64, Option<JailHandle>) {
         let started = crate::processes::spawn(&self.site.exe, spec, io).await;
         self.follow(key, started)
     }
@@ -497,6 +515,8 @@ impl Instance {
             leaving: None,
             pid: None,
             isolation: None,
+            size: None,
+            missing: Vec::new(),
             deadline: None,
             stopped: None,
         }

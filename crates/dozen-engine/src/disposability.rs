@@ -7,7 +7,7 @@ use crate::concurrency::{Key, ROUTER_PACE, Reconciler, std_duration};
 use crate::processes::{JailEvent, adoption};
 use dozen_core::disposability::{Action, Event, last_words};
 use dozen_core::processes::rules::HealthKind;
-use dozen_core::processes::{Exit, State};
+use dozen_core::processes::{Exit, State, size};
 use jiff::{SignedDuration, Timestamp};
 use probe::Tried;
 
@@ -29,7 +29,8 @@ impl Reconciler {
         let Some(instance) = found.filter(|i| i.incarnation == incarnation) else { return };
         let ps = key.1.to_string();
         match event {
-            JailEvent::Started { pid, isolation, .. } => {
+            JailEvent::Started { pid, isolation, missing } => {
+                instance.missing = missing;
                 instance.pid = Some(pid);
                 instance.isolation = Some(isolation);
                 if one_off {
@@ -41,6 +42,12 @@ impl Reconciler {
             JailEvent::Listening { .. } => self.feed(&key, Event::Listening).await,
             JailEvent::Wrote => self.site.store.poke(),
             JailEvent::Refused(path) => self.line(&ps, &last_words::refused(&path)),
+            JailEvent::Memory { used, quota, vastly } => {
+                size::exceeded(used, quota, vastly).iter().for_each(|line| self.line(&ps, line));
+                if vastly {
+                    self.line(&ps, "Stopping process with SIGKILL");
+                }
+            }
             JailEvent::Killing => {
                 let grace = seconds(instance.policy.grace);
                 let text = format!("Error R12 (Exit timeout) -> At least one process failed to exit within {grace} seconds of SIGTERM");

@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Once;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -55,6 +56,15 @@ pub enum JailEvent {
     Wrote,
     /// It could not write this path of the slug.
     Refused(String),
+    /// It uses more memory than its size.
+    Memory {
+        /// So many bytes.
+        used: u64,
+        /// Its size.
+        quota: u64,
+        /// So much more that all of it was killed.
+        vastly: bool,
+    },
     /// The grace ended and what was left got SIGKILL.
     Killing,
     /// The program and all that it started are gone. The last event.
@@ -141,6 +151,11 @@ pub async fn spawn(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>) -> Resu
 /// The same, of a jail that outlives this process where it is `lasting`.
 async fn start(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>, lasting: Option<Lasting>) -> Result<Jail, SpawnError> {
     use command_fds::{CommandFdExt, FdMapping};
+    static FIRST: Once = Once::new();
+    FIRST.call_once(|| {
+        dozen_jail::cgroup::make_room();
+        dozen_jail::cgroup::sweep();
+    });
     let (ours, theirs) = StdStream::pair().map_err(SpawnError::Socket)?;
     ours.set_nonblocking(true).map_err(SpawnError::Socket)?;
     let socket = UnixStream::from_std(ours).map_err(SpawnError::Socket)?;
@@ -262,6 +277,7 @@ async fn attempt(exe: &Path, view: View) -> Result<(Isolation, Vec<String>), Str
         scratch: Vec::new(),
         view,
         user: None,
+        limits: None,
         port: None,
         held: true,
         ports: Some(Vec::new()),
@@ -388,6 +404,7 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, targe
             FromJail::Listening { port, .. } => JailEvent::Listening { port },
             FromJail::Wrote => JailEvent::Wrote,
             FromJail::Refused { path } => JailEvent::Refused(path),
+            FromJail::Memory { used, quota, vastly } => JailEvent::Memory { used, quota, vastly },
             FromJail::Killing => JailEvent::Killing,
             FromJail::Exited { .. } => JailEvent::Exited(adoption::exit(&message).unwrap_or(Exit::Lost)),
             FromJail::Failed { attempt, error, code } => JailEvent::Failed { attempt, error, code },
@@ -409,5 +426,9 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, targe
         }
     };
     let _ = tokio::time::timeout(END_PATIENCE, all).await;
+    if last == JailEvent::Lost {
+        // Nobody else removes the cgroup of a jail that was killed.
+        let _ = tokio::task::spawn_blocking(dozen_jail::cgroup::sweep).await;
+    }
     let _ = told.send(last).await;
 }

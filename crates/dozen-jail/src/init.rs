@@ -2,8 +2,9 @@
 //!
 //! **Invariant:** stopped means that nothing is left inside. `Exited` is said when the last process is gone, with the leader's exit.
 
+use crate::cgroup::{Cgroup, Excess};
 use crate::control::Control;
-use crate::inside::{Inside, Listener, listens};
+use crate::inside::{Inside, Listener, counts_by_namespace, listens};
 use crate::program::{Fences, Program};
 use crate::pump::Pump;
 use crate::segment::{Limits, Segment};
@@ -119,6 +120,7 @@ struct Jail {
     doubts: u32,
     lost_grace: Duration,
     tmp: Option<Tmp>,
+    cgroup: Option<Cgroup>,
 }
 
 struct Log {
@@ -162,6 +164,8 @@ impl Jail {
             Segment::open(&log.folder, &spec.instance, &log.release, limits).map_err(Failure::of(&attempt))
         });
         let segment = segment.transpose()?;
+        // While the host's files are seen; what is opened now serves to the end.
+        let cgroup = spec.limits.map(|limits| Cgroup::make(&limits, &spec.instance, pid, &mut missing));
         let user = if isolation == Isolation::UserNamespaces || !geteuid().is_root() { None } else { spec.user };
         match (spec.view, alone) {
             (View::Minimal, true) => {
@@ -206,13 +210,17 @@ impl Jail {
                 (Some(Log { segment, pumps, news: false, told_at: now, settle_at: now, refused: Vec::new() }), Some((out_end, err_end)))
             }
         };
-        let program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants, fences)?;
+        let mut program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants, fences)?;
+        // The kernel counts a user's processes for each user namespace, so that this is the jail's own number.
+        if isolation == Isolation::UserNamespaces && cgroup.as_ref().is_some_and(|c| !c.counts) && counts_by_namespace() {
+            program.tasks = spec.limits.map(|limits| limits.tasks);
+        }
         // Neither the app, which may have the same uid, nor a core file gets at the jail's memory or, by /proc/1, at its descriptors.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Failure::of("close the jail to its processes"))?;
         if let Some(next) = next {
             control.last(next).map_err(Failure::of("outlive the driver"))?;
         }
-        let leader = launch(program, &mut missing)?;
+        let leader = launch(program, cgroup.as_ref(), &mut missing)?;
         if log.is_none() {
             release_standard_descriptors();
         }
@@ -221,7 +229,7 @@ impl Jail {
         let isolation = isolation.as_str().to_owned();
         control.say(FromJail::Started { protocol: PROTOCOL, pid, isolation, missing, at: Some(now_ms()) });
         let look = spec.port.map(|port| (port, Instant::now(), LOOK.0));
-        Ok(Self { inside, signals, guard, log, leader, end: None, kill_at: None, killed: false, look, doubts: 0, lost_grace, tmp })
+        Ok(Self { inside, signals, guard, log, leader, end: None, kill_at: None, killed: false, look, doubts: 0, lost_grace, tmp, cgroup })
     }
 
     fn run(mut self, mut control: Control) -> i32 {
@@ -254,6 +262,7 @@ impl Jail {
             }
             control.push();
             self.pump(&mut control);
+            self.weigh(&mut control);
             self.timers(&mut control);
             self.wait(&control, lost);
         }
@@ -268,7 +277,11 @@ impl Jail {
             log.tell_refused(&mut control);
             control.say(FromJail::Wrote);
         }
-        drop(self.tmp);
+        drop(self.tmp.take());
+        // The kernel's kill may have come after the last look.
+        self.weigh(&mut control);
+        // Gone before its end is known: whoever waits for that finds nothing left.
+        self.cgroup = None;
         let End { code, signal } = self.end.unwrap_or(End { code: None, signal: Some(libc::SIGKILL) });
         control.say(FromJail::Exited { code, signal });
         // Of its children's ends nothing is left to be heard.
@@ -306,7 +319,22 @@ impl Jail {
         self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
     }
 
+    /// Tells of too much memory; far too much is the end of all inside.
+    fn weigh(&mut self, control: &mut Control) {
+        let Some(memory) = self.cgroup.as_mut().and_then(|c| c.memory.as_mut()) else { return };
+        let quota = memory.quota;
+        if let Some(Excess { used, vastly }) = memory.look(Instant::now()) {
+            control.say(FromJail::Memory { used, quota, vastly });
+            if vastly {
+                self.kill();
+            }
+        }
+    }
+
     fn kill(&mut self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
         self.inside.signal(libc::SIGKILL);
         self.killed = true;
         self.kill_at = Some(Instant::now() + KILL_PAUSE);
@@ -322,7 +350,10 @@ impl Jail {
         let pipes = self.log.iter().flat_map(|log| log.pumps.iter().filter_map(|pump| pump.pipe.as_ref()));
         fds.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         let log = self.log.as_ref();
+        let memory = self.cgroup.as_ref().and_then(|c| c.memory.as_ref());
+        fds.extend(memory.into_iter().flat_map(|m| m.wakes()).map(|(fd, flags)| PollFd::new(fd, flags)));
         let due = [
+            memory.and_then(|m| m.look_at),
             self.kill_at,
             self.look.map(|(_, at, _)| at),
             log.filter(|log| log.news && control.idle()).map(|log| log.told_at + WROTE_PAUSE),
@@ -444,14 +475,14 @@ impl End {
 }
 
 /// Forks the program and waits until it runs or says why not. What it says on its way of layers that it lacks is added to `missing`.
-fn launch(program: Program, missing: &mut Vec<String>) -> Result<Pid, Failure> {
+fn launch(program: Program, cgroup: Option<&Cgroup>, missing: &mut Vec<String>) -> Result<Pid, Failure> {
     let broken = Failure::of("start the program");
     let (report, report_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
     let Some(leader) = sys::fork_into(0).map_err(&broken)? else {
         let tell = |words: &[&str]| {
             let _ = write(&report_end, format!("{}\0", words.join("\n")).as_bytes());
         };
-        let failure = program.run(|what| tell(&[&what]));
+        let failure = program.run(cgroup, |what| tell(&[&what]));
         tell(&[&failure.code.to_string(), &failure.attempt, &failure.error]);
         std::process::exit(failure.code);
     };
@@ -470,9 +501,10 @@ fn launch(program: Program, missing: &mut Vec<String>) -> Result<Pid, Failure> {
     Ok(leader)
 }
 
-/// The rights to signal processes of another uid and to see their sockets in /proc; nothing else, once the program runs.
+/// The rights to signal processes of another uid and to see their sockets in /proc, and to remove the jail's cgroup from a top folder that not
+/// even its owner may write; nothing else, once the program runs.
 fn keep_few_capabilities() {
-    let keep = CapabilitySet::KILL | CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
+    let keep = CapabilitySet::KILL | CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE;
     let Ok(had) = capabilities(None) else { return };
     let few = had.permitted & keep;
     let _ = set_capabilities(None, CapabilitySets { effective: few, permitted: few, inheritable: CapabilitySet::empty() });

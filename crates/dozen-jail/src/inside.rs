@@ -33,6 +33,13 @@ impl Inside {
     }
 }
 
+/// Whether the kernel counts a user's processes for each user namespace (from Linux 5.14 on), and not for the whole host.
+pub(crate) fn counts_by_namespace() -> bool {
+    let release = rustix::system::uname();
+    let mut numbers = release.release().to_str().unwrap_or_default().split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(5), Some(14))
+}
+
 /// This process, by the number that the mounted /proc gives it.
 fn own() -> Option<Pid> {
     std::fs::read_link("/proc/self").ok()?.to_str()?.parse().ok().and_then(Pid::from_raw)

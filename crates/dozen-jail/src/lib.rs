@@ -15,6 +15,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod cgroup;
 mod control;
 mod init;
 mod inside;

@@ -2,12 +2,13 @@
 //!
 //! **Invariant:** the program gets its three standard descriptors, the environment of its spec and nothing else of dozen's.
 
+use crate::cgroup::Cgroup;
 use crate::{Failure, sys};
 use ::landlock::{RulesetCreated, RulesetStatus};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{
-    Gid, Resource, Rlimit, Signal, Uid, chdir, ioctl_tiocsctty, set_parent_process_death_signal, setrlimit, setsid, umask,
+    Gid, Resource, Rlimit, Signal, Uid, chdir, getrlimit, ioctl_tiocsctty, set_parent_process_death_signal, setrlimit, setsid, umask,
 };
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{
@@ -36,6 +37,8 @@ pub(crate) struct Program {
     /// Whether the kernel must end the program with the jail, which no PID namespace does.
     dies_with_jail: bool,
     fences: Fences,
+    /// So many processes and threads of the program's user, in its user namespace.
+    pub(crate) tasks: Option<u32>,
 }
 
 /// What the kernel refuses the program and all that it starts, whatever it becomes.
@@ -87,11 +90,14 @@ impl Program {
             output,
             dies_with_jail,
             fences,
+            tasks: None,
         })
     }
 
     /// Becomes the program; returns only why it could not. Layers that could not be had are handed to `missing`.
-    pub(crate) fn run(mut self, missing: impl FnMut(String)) -> Failure {
+    pub(crate) fn run(mut self, cgroup: Option<&Cgroup>, mut missing: impl FnMut(String)) -> Failure {
+        // First, with the rights of the jail.
+        cgroup.into_iter().flat_map(Cgroup::enter).for_each(|refused| missing(format!("cgroup: {refused}")));
         match self.prepare(missing) {
             Err(failure) => failure,
             Ok(()) => match self.exec() {
@@ -121,6 +127,12 @@ impl Program {
         }
         let zero = Rlimit { current: Some(0), maximum: Some(0) };
         setrlimit(Resource::Core, zero).map_err(Failure::of("forbid core files"))?;
+        if let Some(tasks) = self.tasks.map(u64::from) {
+            // Never above what the host allows.
+            let least = |had: Option<u64>| Some(had.map_or(tasks, |had| had.min(tasks)));
+            let had = getrlimit(Resource::Nproc);
+            let _ = setrlimit(Resource::Nproc, Rlimit { current: least(had.current), maximum: least(had.maximum) });
+        }
         umask(Mode::from_raw_mode(0o022));
 
         sys::empty_bounding_set();

@@ -1,10 +1,12 @@
 //! The formation: how many of each process type run. Changed by words like `web=2 worker+1`, printed as words that can be pasted back.
 //!
 //! **Invariant:** a formation never counts `release`, and never more than [`MAX_QUANTITY`] of a type.
+//! **Invariant:** its sizes are those that `ps scale` set; what the app declares is the release's.
 
 use crate::diagnostic::{did_you_mean, excerpt};
 use crate::ids::{InstanceName, TypeName};
 use crate::processes::ProcessType;
+use crate::processes::size::{Size, SizeError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -12,9 +14,18 @@ use std::str::FromStr;
 /// The most instances that a type may have. More is a slip of the keyboard on any host that runs this.
 pub const MAX_QUANTITY: u32 = 1000;
 
-/// How many of each process type.
+/// How many of each process type, and of what size where somebody said so.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Formation(BTreeMap<TypeName, u32>);
+pub struct Formation(BTreeMap<TypeName, Part>);
+
+/// One process type's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Part {
+    /// How many.
+    pub count: u32,
+    /// The size that `ps scale` gave it; `None` leaves it to what the app declares.
+    pub size: Option<Size>,
+}
 
 /// What the types run as before anyone scaled them, where app.json does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +43,21 @@ pub struct Scale {
     pub kind: TypeName,
     /// To what, or by how many.
     pub change: Change,
-    /// What stands after the colon: the size that its instances get. A [`Formation`] holds counts only and leaves it to the caller.
-    pub size: Option<String>,
+    /// What stands after the colon; without it the size stays.
+    pub size: Option<Resize>,
 }
+
+/// How a size changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resize {
+    /// `:512M`
+    To(Size),
+    /// `:default`, what the app declares.
+    Default,
+}
+
+/// The word for [`Resize::Default`].
+const DEFAULT: &str = "default";
 
 /// How a count changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +89,14 @@ pub enum FormationError {
     /// A number that is out of range by itself.
     #[error("`{0}` asks for more than {MAX_QUANTITY} instances of a process type")]
     TooMany(String),
+    /// What stands after the colon is no size.
+    #[error("{word}: {why}")]
+    Size {
+        /// The word of `ps scale`.
+        word: String,
+        /// Why.
+        why: SizeError,
+    },
     /// `release` runs once per release.
     #[error("`release` is the release phase: it runs once for every release and cannot be scaled, stopped or started")]
     Release,
@@ -112,8 +143,8 @@ impl Formation {
             First::WebOnly => u32::from(kind.is_web()),
         };
         let counts = types.iter().map(|t| &t.name).filter(|kind| !kind.is_release()).map(|kind| {
-            let count = self.0.get(kind).or_else(|| declared.get(kind)).copied().unwrap_or_else(|| first(kind));
-            (kind.clone(), count.min(MAX_QUANTITY))
+            let new = || Part { count: declared.get(kind).copied().unwrap_or_else(|| first(kind)).min(MAX_QUANTITY), size: None };
+            (kind.clone(), self.0.get(kind).copied().unwrap_or_else(new))
         });
         let unknown = declared.keys().filter(|kind| types.iter().all(|t| t.name != **kind));
         (Self(counts.collect()), unknown.map(|kind| unknown_type(kind, types)).collect())
@@ -138,14 +169,20 @@ impl Formation {
             };
             let out_of_range = || FormationError::Range { kind: kind.clone(), has, word: scale.to_string() };
             let count = count.filter(|n| *n <= MAX_QUANTITY).ok_or_else(out_of_range)?;
-            next.0.insert(kind.clone(), count);
+            let size = match scale.size {
+                None => next.size(kind),
+                Some(Resize::To(size)) => Some(size),
+                Some(Resize::Default) => None,
+            };
+            next.0.insert(kind.clone(), Part { count, size });
         }
         Ok(next)
     }
 
     /// What of it runs while these types are stopped: none of them, though it is remembered how many there were.
     pub fn without(&self, stopped: &BTreeSet<TypeName>) -> Self {
-        Self(self.0.iter().map(|(kind, count)| (kind.clone(), if stopped.contains(kind) { 0 } else { *count })).collect())
+        let left = |kind: &TypeName, part: &Part| if stopped.contains(kind) { Part { count: 0, ..*part } } else { *part };
+        Self(self.0.iter().map(|(kind, part)| (kind.clone(), left(kind, part))).collect())
     }
 
     /// The types of `types` that `names` name; where they name none, all but `release`.
@@ -163,12 +200,17 @@ impl Formation {
 
     /// How many of a type.
     pub fn count(&self, kind: &TypeName) -> u32 {
-        self.0.get(kind).copied().unwrap_or_default()
+        self.0.get(kind).map_or(0, |part| part.count)
+    }
+
+    /// The size that `ps scale` gave a type.
+    pub fn size(&self, kind: &TypeName) -> Option<Size> {
+        self.0.get(kind)?.size
     }
 
     /// Types and counts, zeros among them, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&TypeName, u32)> {
-        self.0.iter().map(|(kind, count)| (kind, *count))
+        self.0.iter().map(|(kind, part)| (kind, part.count))
     }
 
     /// Every instance, by type and number.
@@ -178,33 +220,41 @@ impl Formation {
 
     /// How many instances in all.
     pub fn total(&self) -> u32 {
-        self.0.values().sum()
+        self.0.values().map(|part| part.count).sum()
     }
 }
 
 impl fmt::Display for Formation {
-    /// `web=2 worker=1`, which [`parse_scale`] reads.
+    /// `web=2:512M worker=1`, which [`parse_scale`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (kind, count)) in self.0.iter().enumerate() {
+        for (i, (kind, part)) in self.0.iter().enumerate() {
             let blank = if i == 0 { "" } else { " " };
-            write!(f, "{blank}{kind}={count}")?;
+            write!(f, "{blank}{kind}={}", part.count)?;
+            part.size.map_or(Ok(()), |size| write!(f, ":{size}"))?;
         }
         Ok(())
     }
 }
 
-impl FromIterator<(TypeName, u32)> for Formation {
+impl FromIterator<(TypeName, Part)> for Formation {
     /// From what was stored; `release` and counts beyond the bound never were.
+    fn from_iter<I: IntoIterator<Item = (TypeName, Part)>>(parts: I) -> Self {
+        let parts = parts.into_iter().filter(|(kind, _)| !kind.is_release());
+        Self(parts.map(|(kind, part)| (kind, Part { count: part.count.min(MAX_QUANTITY), ..part })).collect())
+    }
+}
+
+impl FromIterator<(TypeName, u32)> for Formation {
+    /// Without sizes.
     fn from_iter<I: IntoIterator<Item = (TypeName, u32)>>(counts: I) -> Self {
-        let counts = counts.into_iter().filter(|(kind, _)| !kind.is_release());
-        Self(counts.map(|(kind, count)| (kind, count.min(MAX_QUANTITY))).collect())
+        counts.into_iter().map(|(kind, count)| (kind, Part { count, size: None })).collect()
     }
 }
 
 impl FromStr for Scale {
     type Err = FormationError;
 
-    /// Reads `web=2`, `web+1`, `web-1`, each perhaps with `:size`: `^([\w-]+)([=+-]\d+)(?::([\w-]+))?$`.
+    /// Reads `web=2`, `web+1`, `web-1`, each perhaps with `:size`: `^([\w-]+)([=+-]\d+)(?::([\w.-]+))?$`.
     fn from_str(word: &str) -> Result<Self, FormationError> {
         let syntax = || FormationError::Syntax(excerpt(word));
         let (change, size) = match word.split_once(':') {
@@ -212,7 +262,7 @@ impl FromStr for Scale {
             None => (word, None),
         };
         let is_word = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        if size.is_some_and(|s| !is_word(s)) {
+        if size.is_some_and(|s| !is_word(&s.replace('.', ""))) {
             return Err(syntax());
         }
         // The sign is the last one: `my-worker-1` takes one from `my-worker`.
@@ -228,7 +278,11 @@ impl FromStr for Scale {
             b'+' => Change::Up(number),
             _ => Change::Down(number),
         };
-        Ok(Self { kind: kind.parse().map_err(|_| syntax())?, change, size: size.map(str::to_owned) })
+        let resize = |size: &str| match size {
+            DEFAULT => Ok(Resize::Default),
+            size => size.parse().map(Resize::To).map_err(|why| FormationError::Size { word: excerpt(word), why }),
+        };
+        Ok(Self { kind: kind.parse().map_err(|_| syntax())?, change, size: size.map(resize).transpose()? })
     }
 }
 
@@ -241,7 +295,11 @@ impl fmt::Display for Scale {
             Change::Down(n) => ('-', n),
         };
         write!(f, "{}{sign}{number}", self.kind)?;
-        self.size.as_ref().map_or(Ok(()), |size| write!(f, ":{size}"))
+        match self.size {
+            None => Ok(()),
+            Some(Resize::To(size)) => write!(f, ":{size}"),
+            Some(Resize::Default) => write!(f, ":{DEFAULT}"),
+        }
     }
 }
 
@@ -276,14 +334,16 @@ mod tests {
 
     #[test]
     fn words_are_read_and_written() {
-        let size = || Some("standard-2x".to_owned());
+        let size = |word: &str| Some(Resize::To(word.parse().expect("a size")));
         for (word, want) in [
             ("web=2", Scale { kind: kind("web"), change: Change::To(2), size: None }),
             ("web+1", Scale { kind: kind("web"), change: Change::Up(1), size: None }),
             ("my-worker-1", Scale { kind: kind("my-worker"), change: Change::Down(1), size: None }),
             ("w-1=3", Scale { kind: kind("w-1"), change: Change::To(3), size: None }),
             ("web--1", Scale { kind: kind("web-"), change: Change::Down(1), size: None }),
-            ("web=0:standard-2x", Scale { kind: kind("web"), change: Change::To(0), size: size() }),
+            ("web=0:1G", Scale { kind: kind("web"), change: Change::To(0), size: size("standard-2x") }),
+            ("web+0:1536M", Scale { kind: kind("web"), change: Change::Up(0), size: size("1.5G") }),
+            ("web-1:default", Scale { kind: kind("web"), change: Change::Down(1), size: Some(Resize::Default) }),
             ("_A=1000", Scale { kind: kind("_A"), change: Change::To(1000), size: None }),
         ] {
             assert_eq!(word.parse(), Ok(want.clone()), "{word}");
@@ -307,6 +367,9 @@ mod tests {
             "web=1.5",
         ] {
             assert!(matches!(bad.parse::<Scale>(), Err(FormationError::Syntax(_))), "{bad:?}");
+        }
+        for bad in ["web=1:huge", "web=1:512", "web=1:9999G"] {
+            assert!(matches!(bad.parse::<Scale>(), Err(FormationError::Size { .. })), "{bad:?}");
         }
         for bad in ["web=1001", "web+99999999999999999999"] {
             assert_eq!(bad.parse::<Scale>(), Err(FormationError::TooMany(bad.to_owned())));
@@ -336,6 +399,22 @@ mod tests {
         ] {
             assert_eq!(scale(from, words).as_ref().map_err(String::as_str), Err(why));
         }
+    }
+
+    #[test]
+    fn a_size_stays_until_it_is_changed() {
+        let types = types(&["web", "worker"]);
+        let scale = |from: &Formation, words: &str| from.scale(&parse_scale(&[words]).expect("valid"), &types).expect("scaled");
+        let sized = scale(&formation("web=1 worker=1"), "web=2:standard-1x");
+        assert_eq!(sized.to_string(), "web=2:512M worker=1");
+        assert_eq!(scale(&sized, "web+1").to_string(), "web=3:512M worker=1");
+        assert_eq!(scale(&sized, "web=0 worker+0:unlimited").to_string(), "web=0:512M worker=1:unlimited");
+        assert_eq!(scale(&sized, "web+0:default").to_string(), "web=2 worker=1");
+        // What is printed can be pasted back.
+        assert_eq!(scale(&formation("web=1 worker=1"), &sized.to_string()), sized);
+        let (next, _) = sized.next(&types, &BTreeMap::new(), First::OneOfEach);
+        assert_eq!(next, sized);
+        assert_eq!(sized.without(&BTreeSet::from([kind("web")])).to_string(), "web=0:512M worker=1");
     }
 
     #[test]

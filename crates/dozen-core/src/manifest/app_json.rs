@@ -6,6 +6,7 @@ use crate::concurrency::formation::MAX_QUANTITY;
 use crate::config::{ConfigError, check_name};
 use crate::diagnostic::{self, Diagnostic, Severity};
 use crate::ids::TypeName;
+use crate::processes::size::Size;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -65,7 +66,7 @@ pub struct Quantity {
     /// How many, at most [`MAX_QUANTITY`].
     pub quantity: Option<u32>,
     /// Of what size.
-    pub size: Option<String>,
+    pub size: Option<Size>,
 }
 
 /// A backing service that the app needs.
@@ -117,6 +118,11 @@ impl AppJson {
     /// The counts that it declares, for [`Formation::first`](crate::concurrency::formation::Formation::first).
     pub fn quantities(&self) -> BTreeMap<TypeName, u32> {
         self.formation.iter().filter_map(|(kind, q)| Some((kind.clone(), q.quantity?))).collect()
+    }
+
+    /// The sizes that `formation` declares.
+    pub fn sizes(&self) -> BTreeMap<TypeName, Size> {
+        self.formation.iter().filter_map(|(kind, q)| Some((kind.clone(), q.size?))).collect()
     }
 
     /// The config vars that must have a value and that nothing here gives one.
@@ -254,13 +260,20 @@ fn formation(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> BTreeMap<Type
             let at = &join(&path, &key);
             match key.as_str() {
                 "quantity" => quantity.quantity = shape.count(node, at, 0..=MAX_QUANTITY),
-                "size" => quantity.size = shape.text(node, at),
+                "size" => quantity.size = size(shape, node, at),
                 _ => shape.unknown(&key, key_span, at, &["quantity", "size"]),
             }
         }
         formation.insert(kind, quantity);
     }
     formation
+}
+
+/// A name that another platform gives a size is no reason not to run the app.
+fn size(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Option<Size> {
+    let span = node.span.clone();
+    let size = shape.text(node, path)?.parse::<Size>();
+    size.map_err(|e| shape.add(Severity::Warning, span, format!("{path}: left out, {e}"), "")).ok()
 }
 
 fn add_on(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Option<AddOn> {

@@ -8,6 +8,7 @@ use crate::ids::TypeName;
 use crate::port::INSTANCES;
 use crate::processes::ProcessType;
 use crate::processes::rules::Rules;
+use crate::processes::size::Size;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
@@ -177,14 +178,10 @@ fn waiting_for_ever(processes: &BTreeMap<TypeName, Rules>) -> BTreeSet<&TypeName
 }
 
 /// A size as `ps scale` writes it after the colon.
-fn size(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Option<String> {
+fn size(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Option<Size> {
     let span = node.span.clone();
-    let size = shape.text(node, path)?;
-    let fits = !size.is_empty() && size.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if !fits {
-        shape.add(Severity::Error, span, format!("{path}: `{}` is not a size", excerpt(&size)), "Write it as \"512M\".");
-    }
-    fits.then_some(size)
+    let size = shape.text(node, path)?.parse::<Size>();
+    size.map_err(|e| shape.add(Severity::Error, span, format!("{path}: {e}"), "Write it as \"512M\".")).ok()
 }
 
 fn folders(shape: &mut Shape<'_, '_>, node: Node) -> Vec<String> {

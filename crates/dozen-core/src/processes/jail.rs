@@ -8,6 +8,7 @@
 //! [`ToJail::Adopt`] and is told again what it has to know, up to [`FromJail::Told`]. A lasting jail ends when its end was
 //! [collected](ToJail::Collect).
 
+use super::size::Limits;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -48,6 +49,9 @@ pub struct JailSpec {
     pub view: View,
     /// The uid and gid to run as, where the jail is made by root; `None` keeps the caller's.
     pub user: Option<(u32, u32)>,
+    /// What the host holds it to; `None` sets no limits.
+    #[serde(default)]
+    pub limits: Option<JailLimits>,
     /// The TCP port whose listener, when it belongs to this jail, means "ready".
     pub port: Option<u16>,
     /// Whether Landlock holds the program to its mounts, scratch folders and temporary files. Without a view of its own it then gets a folder of
@@ -104,6 +108,23 @@ pub struct Scratch {
     pub target: PathBuf,
     /// So much can be written to it.
     pub bytes: u64,
+}
+
+/// What a jail's program may use: [`Limits`] on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailLimits {
+    /// Bytes of memory: above it the driver is told, at one and a half times the program is killed.
+    pub memory: Option<u64>,
+    /// Its part of the processors, relative to others; 100 is usual.
+    pub weight: u32,
+    /// Processes and threads.
+    pub tasks: u32,
+}
+
+impl From<Limits> for JailLimits {
+    fn from(Limits { memory, weight, tasks }: Limits) -> Self {
+        Self { memory, weight, tasks }
+    }
 }
 
 /// Where a jail writes what its processes say.
@@ -195,6 +216,15 @@ pub enum FromJail {
     Refused {
         /// As the app wrote it.
         path: String,
+    },
+    /// It uses more memory than its size.
+    Memory {
+        /// So many bytes.
+        used: u64,
+        /// Its size.
+        quota: u64,
+        /// So much more that all of it was killed.
+        vastly: bool,
     },
     /// The grace ended: SIGKILL was sent to what was left.
     Killing,

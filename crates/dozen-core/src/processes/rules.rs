@@ -1,6 +1,7 @@
 //! What an app says of its process types besides their commands: dozen.toml's `[process.<type>]` and the checks of their health.
 
 use crate::ids::TypeName;
+use crate::processes::size::Size;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub struct Rules {
     /// Between SIGTERM and SIGKILL.
     pub stop_timeout: Option<Duration>,
     /// The size of its instances.
-    pub size: Option<String>,
+    pub size: Option<Size>,
     /// Whether a new release's instances start while the old ones still run; `false` stops the old ones first.
     pub overlap: Option<bool>,
     /// The process types that must be up before it starts. Never leads back to itself.

@@ -56,6 +56,7 @@ impl Reconciler {
             table: self.tables,
             pid,
             isolation,
+            size: birth.size,
             ..Instance::new(release, birth.generation, life, policy, birth.started)
         };
         self.instances.insert(key.clone(), instance);

@@ -30,6 +30,8 @@ impl Reconciler {
             fault: i.life.fault,
             retry: i.life.retry(),
             isolation: i.isolation,
+            size: i.size,
+            missing: i.missing.clone(),
             stopped: i.stopped,
         }
     }

@@ -69,6 +69,7 @@ impl Runner<'_> {
             mounts: command.mounts,
             scratch: Vec::new(),
             user: None,
+            limits: None,
             port: None,
             log: None,
             lost_grace_ms: 0,

@@ -9,8 +9,8 @@ use dozen_core::config::{Config, ConfigError, Origin, Var, dotenv};
 use dozen_core::dependencies::aptfile;
 use dozen_core::diagnostic::{Diagnostic, has_errors};
 use dozen_core::ids::TypeName;
-use dozen_core::manifest::{AppJson, DozenToml, app_json, dozen_toml};
-use dozen_core::processes::rules::{Rules, RulesByType};
+use dozen_core::manifest::{AppJson, app_json, dozen_toml};
+use dozen_core::processes::rules::RulesByType;
 use dozen_core::processes::{ProcessType, procfile};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -69,7 +69,6 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
         for unknown in settings.unknown_types(&processes) {
             output.warning(&format!("dozen.toml: {unknown}"));
         }
-        not_applied("dozen.toml", &settings_without_effect(&settings), output);
         scratch = settings.scratch;
         rules = settings.processes;
         checks.extend(settings.health);
@@ -92,6 +91,10 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
         }
         rules.entry(kind).or_default().checks = checks;
     }
+    // app.json wins: an app that brings both has its dozen.toml for what app.json cannot say.
+    for (kind, size) in app_json.sizes() {
+        rules.entry(kind).or_default().size = Some(size);
+    }
     Ok(Declared { processes, formation: app_json.quantities(), dotenv: None, scratch, rules, app_json })
 }
 
@@ -109,12 +112,6 @@ fn not_applied(file: &str, names: &[&str], output: &dyn Output) {
     if !names.is_empty() {
         output.warning(&format!("{file}: {} is understood and not applied yet", names.join(", ")));
     }
-}
-
-fn settings_without_effect(settings: &DozenToml) -> Vec<&'static str> {
-    let any = |declared: fn(&Rules) -> bool| settings.processes.values().any(declared);
-    let all = [("size", any(|p| p.size.is_some()))];
-    all.into_iter().filter(|(_, declared)| *declared).map(|(name, _)| name).collect()
 }
 
 /// The `.env` of a folder.

@@ -322,9 +322,10 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
         }
         Intent::Scale { deploy, formation } => {
             c.execute("DELETE FROM formations WHERE deploy = ?1", [deploy.to_string()])?;
-            let mut insert = c.prepare("INSERT INTO formations (deploy, process_type, quantity) VALUES (?1, ?2, ?3)")?;
+            let mut insert = c.prepare("INSERT INTO formations (deploy, process_type, quantity, size) VALUES (?1, ?2, ?3, ?4)")?;
             for (kind, quantity) in formation.iter() {
-                insert.execute(params![deploy.to_string(), kind.as_str(), quantity])?;
+                let size = formation.size(kind).map(|size| size.to_string());
+                insert.execute(params![deploy.to_string(), kind.as_str(), quantity, size])?;
             }
             Ok(0)
         }

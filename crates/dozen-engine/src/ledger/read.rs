@@ -3,7 +3,7 @@
 use super::{Ledger, LedgerError, Problem};
 use dozen_core::backing::{Attachment, ResourceKind, ServiceUrl};
 use dozen_core::codebase::Commit;
-use dozen_core::concurrency::formation::Formation;
+use dozen_core::concurrency::formation::{Formation, Part};
 use dozen_core::config::Config;
 use dozen_core::ids::{AppName, DeployRef, Generation, SlugId, TypeName, Version};
 use dozen_core::processes::ProcessType;
@@ -201,15 +201,15 @@ impl Ledger {
     pub async fn formation(&self, deploy: &DeployRef) -> Result<Option<Formation>, LedgerError> {
         let name = deploy.to_string();
         self.run("read the formation", move |c| {
-            let mut q = c.prepare("SELECT process_type, quantity FROM formations WHERE deploy = ?1")?;
-            let rows = q.query_map([name], |r| Ok((r.get::<_, String>(0)?, r.get::<_, u32>(1)?)))?;
-            let counts = rows
+            let mut q = c.prepare("SELECT process_type, quantity, size FROM formations WHERE deploy = ?1")?;
+            let rows = q.query_map([name], |r| Ok((r.get::<_, String>(0)?, r.get::<_, u32>(1)?, r.get::<_, Option<String>>(2)?)))?;
+            let parts = rows
                 .map(|r| {
-                    let (kind, quantity) = r?;
-                    Ok((parse(&kind)?, quantity))
+                    let (kind, count, size) = r?;
+                    Ok((parse(&kind)?, Part { count, size: size.as_deref().map(parse).transpose()? }))
                 })
                 .collect::<Result<BTreeMap<_, _>, Problem>>()?;
-            Ok((!counts.is_empty()).then(|| counts.into_iter().collect()))
+            Ok((!parts.is_empty()).then(|| parts.into_iter().collect()))
         })
         .await
     }

@@ -74,6 +74,7 @@ CREATE TABLE formations (
     deploy        TEXT NOT NULL REFERENCES deploys (name),
     process_type  TEXT NOT NULL,
     quantity      INTEGER NOT NULL CHECK (quantity >= 0),
+    size          TEXT,                        -- '512M'; NULL leaves it to what the app declares
     PRIMARY KEY (deploy, process_type)
 ) STRICT;
 

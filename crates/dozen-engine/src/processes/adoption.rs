@@ -7,6 +7,7 @@ use super::reaping::Target;
 use super::{Jail, KILL_PATIENCE, SpawnError, Wire, drive, read, start};
 use dozen_core::ids::{Generation, InstanceName, Version};
 use dozen_core::processes::jail::{FromJail, JailSpec, PROTOCOL, ToJail, speaks};
+use dozen_core::processes::size::Size;
 use dozen_core::processes::{Exit, Isolation};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ pub struct Birth {
     pub restarts: u32,
     /// How often it has crashed in a row.
     pub crashes: u32,
+    /// The size that it is held to.
+    pub size: Option<Size>,
 }
 
 /// An instance that was left running, or had ended since.
@@ -89,6 +92,8 @@ struct Note {
     restarts: u32,
     crashes: u32,
     #[serde(default)]
+    size: Option<String>,
+    #[serde(default)]
     end: Option<FromJail>,
 }
 
@@ -121,6 +126,7 @@ pub async fn spawn(exe: &Path, spec: JailSpec, notes: &Notes, birth: &Birth) -> 
         started: birth.started.as_millisecond(),
         restarts: birth.restarts,
         crashes: birth.crashes,
+        size: birth.size.map(|size| size.to_string()),
         end: None,
     };
     notes.write(&lasting.name, &note).map_err(SpawnError::Note)?;
@@ -184,6 +190,7 @@ async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
         started: time(note.started)?,
         restarts: note.restarts,
         crashes: note.crashes,
+        size: note.size.and_then(|size| size.parse().ok()),
     };
     let gone = Found { birth, jail: None, pid: None, isolation: None, listening: None, stopping: None, end: Exit::Lost };
     if let Some(end) = note.end {
@@ -260,7 +267,18 @@ mod tests {
 
     fn note(protocol: u32) -> Note {
         let (started, end) = (1_000, None);
-        Note { protocol, release: 3, instance: "web.1".into(), generation: 5, port: Some(20_001), started, restarts: 2, crashes: 1, end }
+        Note {
+            protocol,
+            release: 3,
+            instance: "web.1".into(),
+            generation: 5,
+            port: Some(20_001),
+            started,
+            restarts: 2,
+            crashes: 1,
+            size: None,
+            end,
+        }
     }
 
     /// A jail as the version before this one makes it, as far as a driver can tell: its words, and not one that came later.

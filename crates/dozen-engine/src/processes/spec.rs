@@ -5,6 +5,7 @@ use crate::home::Home;
 use dozen_core::ids::InstanceName;
 use dozen_core::processes::Isolation;
 use dozen_core::processes::jail::{JailLog, JailSpec, Mount, PROTOCOL, Scratch, View};
+use dozen_core::processes::size::Limits;
 use dozen_core::release::Release;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,7 @@ impl Place<'_> {
         }
     }
 
-    /// The jail of an instance.
+    /// The jail of an instance, without a size.
     pub fn spec(&self, release: &Release, instance: &InstanceName, command: &str, port: Option<u16>, log: Option<JailLog>) -> JailSpec {
         let tree = self.home.slug(&release.slug.id).join("tree");
         let app = self.app(release);
@@ -62,6 +63,7 @@ impl Place<'_> {
             mounts,
             view: if self.isolation == Isolation::Session { View::Host } else { View::Minimal },
             user,
+            limits: Some(Limits::of(None).into()),
             port,
             held: true,
             ports: Some(release.rules(&instance.kind).ports),

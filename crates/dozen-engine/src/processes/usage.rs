@@ -1,10 +1,11 @@
-//! What instances use of this host, as /proc tells: processor time and memory of the processes in each jail.
+//! What instances use of this host, as /proc and the cgroup of an instance with a size tell: processor time and memory of the processes in each jail.
 //!
 //! Nothing is measured until someone asks. Who asks again soon gets the processor time in between; who asks once gets the average of the
 //! instance's life, so that a single `ps` need not wait for a second look.
 //!
 //! **Invariant:** what cannot be read is absent, never 0.
 
+use dozen_jail::cgroup::Hierarchies;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,8 +26,10 @@ pub struct Usage {
 pub enum Measure {
     /// Shared pages are divided among those that share them.
     Pss,
-    /// Shared pages count for each: some process's share could not be read.
+    /// Shared pages count for each: some process's share could not be read, or there are too many to ask.
     Rss,
+    /// What the kernel holds against the instance's size, without the cache of files.
+    Cgroup,
 }
 
 impl Measure {
@@ -35,6 +38,7 @@ impl Measure {
         match self {
             Self::Pss => "pss",
             Self::Rss => "rss",
+            Self::Cgroup => "cgroup",
         }
     }
 }
@@ -65,6 +69,7 @@ impl Meter {
     /// What each of these jails uses, by the jail's pid. Jails that are not asked for are forgotten.
     pub fn read(&self, jails: &[u32]) -> BTreeMap<u32, Usage> {
         let table = Table::of(jails);
+        let hierarchies = Hierarchies::read();
         let now = Instant::now();
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         looks.retain(|jail, _| jails.contains(jail));
@@ -81,7 +86,9 @@ impl Meter {
             };
             looks.entry(*jail).and_modify(|l| l.add(look)).or_insert(Looks { base: look, last: look });
             let leader = inside.iter().copied().min_by_key(|pid| table.0.get(pid).map(|p| (p.started, *pid)));
-            all.insert(*jail, Usage { leader, cpu, memory: memory(&inside) });
+            // An instance with a size is measured as that is.
+            let charged = leader.and_then(|pid| hierarchies.memory_of(pid)).map(|bytes| (bytes, Measure::Cgroup));
+            all.insert(*jail, Usage { leader, cpu, memory: charged.or_else(|| memory(&inside)) });
         }
         all
     }
@@ -200,6 +207,9 @@ fn parse(stat: &str) -> Option<Process> {
     })
 }
 
+/// Of so many processes shares are looked up. That waits for each that is just forking, and so for ever where a fork bomb does.
+const FEW: usize = 200;
+
 /// What these processes have in memory. Where one's share of what is shared cannot be read, all are counted the other way.
 fn memory(pids: &[u32]) -> Option<(u64, Measure)> {
     let sum = |file: &str, key: &str| {
@@ -215,7 +225,8 @@ fn memory(pids: &[u32]) -> Option<(u64, Measure)> {
         }
         sum
     };
-    let pss = sum("smaps_rollup", "Pss:").map(|bytes| (bytes, Measure::Pss));
+    let shares = || sum("smaps_rollup", "Pss:").map(|bytes| (bytes, Measure::Pss));
+    let pss = (pids.len() <= FEW).then(shares).flatten();
     pss.or_else(|| sum("status", "VmRSS:").map(|bytes| (bytes, Measure::Rss)))
 }
 

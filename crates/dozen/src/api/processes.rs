@@ -23,6 +23,7 @@ pub(super) async fn list(State(served): Shared) -> Answer<wire::Processes> {
     let types = formation.iter().map(|(kind, quantity)| wire::ProcessType {
         name: kind.to_string(),
         quantity,
+        size: formation.size(kind).or(release.rules(kind).size).map(|size| size.to_string()),
         stopped: stopped.contains(kind),
         command: mask.apply(release.command(kind).unwrap_or_default()).into_owned(),
     });
@@ -54,10 +55,12 @@ fn process(seen: &Seen, usage: Usage) -> wire::Process {
         cpu_percent: usage.cpu.map(|percent| (percent * 10.0).round() / 10.0),
         memory_bytes: usage.memory.map(|(bytes, _)| bytes),
         memory_measure: usage.memory.map(|(_, measure)| measure.as_str().to_owned()),
+        size: seen.size.map(|size| size.to_string()),
         port: seen.port,
         pid: usage.leader,
         jail_pid: seen.pid,
         isolation: seen.isolation.map(Isolation::as_str).map(str::to_owned),
+        missing: seen.missing.clone(),
         last_exit_code: seen.exit.map(Exit::code),
     }
 }
@@ -69,9 +72,6 @@ pub(super) async fn scale(
     Json(body): Json<wire::Scale>,
 ) -> Answer<wire::Formation> {
     let changes = dozen_core::concurrency::formation::parse_scale(&body.changes).map_err(|e| Failure::usage(e.to_string()))?;
-    if let Some(sized) = changes.iter().find(|c| c.size.is_some()) {
-        return Err(Failure::usage(format!("`{sized}` names a size, and sizes are not enforced yet; write it without")));
-    }
     let formation = served.floor.scale(&who, &changes).await?;
     let stopped = names(&served.floor.stopped().await?);
     Ok(Json(wire::Formation { formation: formation.to_string(), serving: served.floor.serving, stopped }))

@@ -50,6 +50,9 @@ pub(crate) struct ProcessType {
     pub(crate) name: String,
     /// How many the formation says.
     pub(crate) quantity: u32,
+    /// The size of its instances, `512M`: what `ps scale` said, else what the app declares; `null` where nobody said.
+    #[serde(default)]
+    pub(crate) size: Option<String>,
     /// Whether none of it runs all the same, until it is started.
     pub(crate) stopped: bool,
     /// What its shell runs, masked.
@@ -78,8 +81,12 @@ pub(crate) struct Process {
     pub(crate) cpu_percent: Option<f64>,
     /// Bytes of memory of all its processes.
     pub(crate) memory_bytes: Option<u64>,
-    /// How they are counted: `pss`, shared pages divided among those that share them, or `rss`, counted for each.
+    /// How they are counted: `pss`, shared pages divided among those that share them, `rss`, counted for each, or `cgroup`, what the kernel
+    /// holds against its size.
     pub(crate) memory_measure: Option<String>,
+    /// The size that it was started with, `512M`.
+    #[serde(default)]
+    pub(crate) size: Option<String>,
     /// Where the router reaches it; a `web` only.
     pub(crate) port: Option<u16>,
     /// The host's process id of the app's own first process.
@@ -88,6 +95,9 @@ pub(crate) struct Process {
     pub(crate) jail_pid: Option<u32>,
     /// `namespaces`, `user-namespaces` or `session`.
     pub(crate) isolation: Option<String>,
+    /// What this machine does not let its jail have, for people.
+    #[serde(default)]
+    pub(crate) missing: Vec<String>,
     /// How it last ended, as a shell says it.
     pub(crate) last_exit_code: Option<i32>,
 }
@@ -174,7 +184,7 @@ pub(crate) struct Struck {
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Scale {
-    /// `web=2`, `worker+1`.
+    /// `web=2`, `worker+1`, `web=2:512M`.
     pub(crate) changes: Vec<String>,
 }
 

@@ -27,9 +27,10 @@ pub(crate) struct PsArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Change how many of each type run; alone, print it so that it can be pasted back
+    /// Change how many of each type run, and of what size; alone, print it so that it can be pasted back
     Scale {
-        /// `web=3` for three, `worker+1` for one more, `worker-1` for one less; several at once, all or none
+        /// `web=3` for three, `worker+1` for one more, `worker-1` for one less, `web=3:512M` for three of 512 MiB, `web+0:default` for the
+        /// size that the app declares; several at once, all or none
         #[arg(value_name = "TYPE=N")]
         changes: Vec<String>,
     },

@@ -49,7 +49,8 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Page).se
 const BOTH: &str = "web: exec python3 web.py\nworker: exec sleep 1000\n";
 
 fn shop() -> Place {
-    Place::new(&[("Procfile", BOTH), ("web.py", WEB)])
+    // What has a size is not restarted for want of it.
+    Place::new(&[("Procfile", BOTH), ("web.py", WEB), ("dozen.toml", "[process.web]\nsize = \"512M\"\n")])
 }
 
 /// `up --detach`, to the end of its foreground half; answers the router's port besides.

@@ -47,7 +47,7 @@ fn what_makes_no_sense_changes_nothing() {
         up.dozen(&["ps", "scale", words[0], words[1]]).coded(code).has(&[needle]);
     }
     up.dozen(&["ps", "scale", "worke=2"]).coded(1).has(&["did you mean"]);
-    up.dozen(&["ps", "scale", "web=1:huge"]).coded(2).has(&["size"]);
+    up.dozen(&["ps", "scale", "web=1:huge"]).coded(2).has(&["web=1:huge: `huge` is not a size: write `512M`"]);
     assert_eq!(up.dozen(&["ps", "scale"]).ok().out, "web=1 worker=1\n");
     up.dozen(&["ps", "restart", "clock"]).coded(1).has(&["runs no process clock"]);
     up.dozen(&["ps", "restrat"]).coded(2).has(&["restart"]);

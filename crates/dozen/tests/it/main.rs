@@ -27,6 +27,7 @@ mod processes;
 mod release;
 mod scratch;
 mod shell;
+mod sizes;
 mod slug;
 mod static_files;
 mod steering;

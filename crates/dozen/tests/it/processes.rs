@@ -47,6 +47,7 @@ impl Bed {
             scratch: Vec::new(),
             view: if host_view() { View::Host } else { View::Minimal },
             user: (root && !host_view()).then_some((61_234, 61_234)),
+            limits: None,
             port: None,
             held: true,
             ports: Some(Vec::new()),

@@ -49,7 +49,7 @@ fn every_shape_is_read() {
     assert_eq!(app.env["OLD_STYLE"], var(None, false));
     assert_eq!(app.required().collect::<Vec<_>>(), ["EMPTY"]);
     assert_eq!(app.quantities(), BTreeMap::from([(kind("web"), 2), (kind("worker"), 0)]));
-    assert_eq!(app.formation[&kind("web")].size.as_deref(), Some("standard-1x"));
+    assert_eq!(app.formation[&kind("web")].size, "512M".parse().ok());
     let add_on = |plan: &str, alias: Option<&str>| AddOn { plan: plan.to_owned(), alias: alias.map(str::to_owned) };
     assert_eq!(app.addons, [add_on("sqlite", None), add_on("heroku-postgresql:mini", Some("MAIN"))]);
     assert_eq!(app.buildpacks, ["heroku/python", "https://example.com/pack"]);

@@ -50,7 +50,10 @@ httpHeaders = { X-A = "b" }
     assert_eq!(diagnostics, []);
     let web = &settings.processes[&kind("web")];
     assert_eq!((web.settle, web.stop_timeout), (Some(Duration::from_millis(500)), Some(Duration::from_secs(90))));
-    assert_eq!((web.size.as_deref(), web.overlap, web.after.as_slice()), (Some("512M"), Some(false), &[kind("worker"), kind("cache")][..]));
+    assert_eq!(
+        (web.size.map(|s| s.to_string()).as_deref(), web.overlap, web.after.as_slice()),
+        (Some("512M"), Some(false), &[kind("worker"), kind("cache")][..])
+    );
     assert_eq!(settings.processes[&kind("worker")].settle, Some(Duration::from_secs(2)));
     assert_eq!(settings.processes[&kind("worker")].ports, [9100, 9229]);
     assert_eq!(settings.scratch, ["tmp", "storage/framework"]);
@@ -97,7 +100,7 @@ fn a_value_of_another_shape_is_an_error_at_its_place() {
         ("[process.web]\nsettle = \"-5s\"", format!("error 2:10: process.web.settle: expected a duration / {duration}")),
         ("[process.web]\nsettle = \"25h\"", format!("error 2:10: process.web.settle: expected at most 24 hours / {duration}")),
         ("[process.web]\noverlap = \"no\"", "error 2:11: process.web.overlap: expected true or false, found text".to_owned()),
-        ("[process.web]\nsize = \"a b\"", "error 2:8: process.web.size: `a b` is not a size / Write it as \"512M\".".to_owned()),
+        ("[process.web]\nsize = \"a b\"", "error 2:8: process.web.size: `a b` is not a size: write `512M` or `1.5G`, `unlimited`, or one of Heroku's such as `standard-1x` / Write it as \"512M\".".to_owned()),
         ("[process.web]\nports = [0]", "error 2:10: process.web.ports[0]: expected a whole number from 1 to 65535, found 0".to_owned()),
         (
             "[process.web]\nports = [20000]",

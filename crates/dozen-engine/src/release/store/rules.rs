@@ -51,7 +51,7 @@ pub(super) fn to_wire(rules: &RulesByType) -> BTreeMap<String, Wire> {
     let wire = |rules: &Rules| Wire {
         settle: rules.settle.map(millis),
         stop_timeout: rules.stop_timeout.map(millis),
-        size: rules.size.clone(),
+        size: rules.size.map(|size| size.to_string()),
         overlap: rules.overlap,
         after: rules.after.iter().map(ToString::to_string).collect(),
         ports: rules.ports.clone(),
@@ -65,7 +65,7 @@ pub(super) fn from_wire(wire: BTreeMap<String, Wire>) -> RulesByType {
     let rules = |wire: Wire| Rules {
         settle: wire.settle.map(Duration::from_millis),
         stop_timeout: wire.stop_timeout.map(Duration::from_millis),
-        size: wire.size,
+        size: wire.size.and_then(|size| size.parse().ok()),
         overlap: wire.overlap,
         after: wire.after.iter().filter_map(|kind| kind.parse().ok()).collect(),
         ports: wire.ports,

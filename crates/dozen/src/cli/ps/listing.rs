@@ -3,6 +3,7 @@
 use crate::api::wire;
 use crate::printer::{Column, listing};
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 
 const COLUMNS: [Column<(wire::Process, Timestamp)>; 10] = [
     Column { title: "PROCESS", rank: 0, cell: |(p, _)| p.name.clone() },
@@ -31,7 +32,8 @@ pub(super) fn text(answer: &wire::Processes, now: Timestamp, width: Option<usize
     }
     for t in &answer.types {
         let stopped = if t.stopped { ", stopped" } else { "" };
-        lines.push(format!("{} ({}{stopped}): {}", t.name, t.quantity, t.command));
+        let size = t.size.as_ref().map(|size| format!(":{size}")).unwrap_or_default();
+        lines.push(format!("{} ({}{size}{stopped}): {}", t.name, t.quantity, t.command));
     }
     lines.push(String::new());
     lines.push(match (answer.processes.is_empty(), answer.types.iter().any(|t| t.stopped)) {
@@ -39,9 +41,13 @@ pub(super) fn text(answer: &wire::Processes, now: Timestamp, width: Option<usize
         (true, false) => "No processes.".to_owned(),
         (false, _) => processes(&answer.processes, now, width),
     });
-    if !answer.not_enforced.is_empty() {
+    // Of cgroups each instance says it itself; once does.
+    let cgroups: BTreeSet<&str> =
+        answer.processes.iter().flat_map(|p| p.missing.iter().map(String::as_str)).filter(|m| m.starts_with("cgroup")).collect();
+    let all: Vec<&str> = answer.not_enforced.iter().map(String::as_str).chain(cgroups).collect();
+    if !all.is_empty() {
         lines.push(String::new());
-        lines.extend(answer.not_enforced.iter().map(|what| format!("Not enforced here: {what}")));
+        lines.extend(all.iter().map(|what| format!("Not enforced here: {what}")));
     }
     lines.join("\n")
 }
@@ -106,10 +112,12 @@ mod tests {
             cpu_percent: Some(12.34),
             memory_bytes: Some(25 << 20),
             memory_measure: Some("pss".into()),
+            size: None,
             port: Some(5000),
             pid: Some(4711),
             jail_pid: Some(4700),
             isolation: Some("user-namespaces".into()),
+            missing: vec![],
             last_exit_code: None,
         }
     }
@@ -127,7 +135,7 @@ mod tests {
             pid: None,
             ..process("worker.1")
         };
-        let of = |name: &str, stopped| wire::ProcessType { name: name.into(), quantity: 1, stopped, command: "x".into() };
+        let of = |name: &str, stopped| wire::ProcessType { name: name.into(), quantity: 1, size: None, stopped, command: "x".into() };
         wire::Processes {
             deploy: "shop/dev".into(),
             serving: true,
@@ -160,6 +168,16 @@ mod tests {
     fn what_is_up_and_takes_no_requests_says_so() {
         let unready = wire::Process { ready: false, ..process("web.1") };
         assert_eq!(state(&unready, Timestamp::UNIX_EPOCH), "up, not ready");
+    }
+
+    #[test]
+    fn sizes_and_what_is_missing_are_shown() {
+        let mut answer = answer();
+        answer.types[1].size = Some("512M".into());
+        answer.processes.iter_mut().for_each(|p| p.missing = vec!["cgroup (pids): permission denied".into()]);
+        let text = text(&answer, Timestamp::UNIX_EPOCH, None);
+        assert!(text.contains("\nweb (1:512M): x\n"), "{text}");
+        assert!(text.ends_with("\nNot enforced here: cgroup (pids): permission denied"), "{text}");
     }
 
     #[test]
