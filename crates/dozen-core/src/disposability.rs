@@ -501,7 +501,8 @@ mod tests {
 
     #[test]
     fn a_life_that_was_found_is_as_if_it_had_been_watched() {
-        let found = |listens, events: &[(Timestamp, Event)], now| Life::found(listens, 7, at(1_000), (2, 3), events, &Policy::UP, at(now));
+        let found =
+            |web, events: &[(Timestamp, Event)], now| Life::found(listens(web), 7, at(1_000), (2, 3), events, &Policy::UP, at(now)).0;
         let web = found(true, &[(at(1_300), Event::Listening)], 90_000);
         assert_eq!((web.state, web.since, web.restarts, web.crashes()), (State::Up, at(1_300), 2, 3));
         assert_eq!(found(true, &[], 2_000).wake(&Policy::UP), Some(at(61_000)), "its boot goes on");
