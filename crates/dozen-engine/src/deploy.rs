@@ -21,7 +21,7 @@ use dozen_core::concurrency::{Desired, GivenUp, Share, outcome};
 use dozen_core::config::{Changes, Config, Mask, Origin, Var};
 use dozen_core::ids::{DeployRef, Generation, TypeName, Version};
 use dozen_core::parity::Driver;
-use dozen_core::processes::State;
+use dozen_core::processes::{Isolation, State};
 use dozen_core::release::{self, Cause, Release, Slug, Status};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -452,7 +452,10 @@ impl Floor {
         let made = self.ledger.commit(who, release).await?;
         let row = self.ledger.release(&self.deploy, Version(made.number)).await?;
         let release = self.load(&row).await?;
-        if let Some((uid, _)) = self.ledger.deploy(&self.deploy).await?.filter(|_| rustix::process::getuid().is_root()) {
+        let own = rustix::process::getuid();
+        if let Some((uid, _)) = self.ledger.deploy(&self.deploy).await?.filter(|_| own.is_root()) {
+            // Only where root makes the jails do their processes get the deploy's uid.
+            let uid = if self.driver.capabilities().isolation == Isolation::Namespaces { uid } else { own.as_raw() };
             for folder in release.attachments.iter().filter_map(|a| a.folder.as_ref()) {
                 crate::backing::hand_over(folder, uid).map_err(|source| DeployError::File { file: folder.clone(), source })?;
             }

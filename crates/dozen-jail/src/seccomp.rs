@@ -26,7 +26,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_syslog,
     // Another kernel, or more of this one.
     libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
+    KEXEC_FILE_LOAD,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
@@ -73,6 +73,8 @@ const UNKNOWN: &[c_long] = &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::S
 
 /// Since Linux 6.15; libc does not have it yet.
 const OPEN_TREE_ATTR: c_long = 467;
+/// libc does not have it for every C library.
+const KEXEC_FILE_LOAD: c_long = if cfg!(target_arch = "x86_64") { 320 } else { 294 };
 /// New namespaces: an own user namespace would open most of the kernel to whoever has one.
 const SPACES: [i32; 8] = [
     libc::CLONE_NEWUSER,
@@ -82,9 +84,8 @@ const SPACES: [i32; 8] = [
     libc::CLONE_NEWIPC,
     libc::CLONE_NEWUTS,
     libc::CLONE_NEWCGROUP,
-    CLONE_NEWTIME,
+    libc::CLONE_NEWTIME,
 ];
-const CLONE_NEWTIME: i32 = 0x80;
 /// Typing into the terminal that one was started from, and pasting into it.
 const TERMINAL: [u64; 2] = [0x5412, 0x541c];
 /// Families of sockets that apps speak. The others (VSOCK, ALG, PACKET, …) reach the hypervisor, or kernel code that few have read.

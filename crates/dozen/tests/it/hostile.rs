@@ -26,6 +26,7 @@ const SESSION: &str = "DOZEN_TEST_HOST_VIEW";
 #[test]
 fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
     let place = Place::named("victim", &[("web.py", WEB), (".env", "SECRET=correct-horse\n")]);
+    place.write("app.json", r#"{"addons": ["sqlite"]}"#);
     place.write("Procfile", "web: python3 web.py\nkeeper: cd $(mktemp -d) && echo s > secret && echo keeps $PWD/secret && sleep 1000\n");
     let up = |folder: &Path| {
         let mut command = place.program(&dozen().to_string_lossy());
@@ -34,8 +35,10 @@ fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
     };
     let mut victim = up(place.folder());
     victim.ready();
+    let database = victim.page("/env/DATABASE_URL");
+    assert_eq!(victim.page("/add/word"), "1");
     let kept = victim.line("keeper.1", "keeps /");
-    let (targets, guarded) = targets(&place, &victim, Path::new(kept.trim_start_matches("keeps ")));
+    let (targets, guarded) = targets(&place, &victim, &[kept.trim_start_matches("keeps "), database.trim_start_matches("sqlite://")]);
 
     let thief = place.beside("thief");
     std::fs::create_dir(&thief).expect("made");
@@ -51,6 +54,7 @@ fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
 
     // Another one runs on as if nothing had been.
     assert_eq!(victim.page("/env/SECRET"), "correct-horse");
+    assert_eq!(victim.page("/add/word"), "2");
     hostile.line("worker.1", "staying");
     hostile.family();
     hostile.signal(Signal::INT);
@@ -62,7 +66,7 @@ fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
 }
 
 /// All that is not the thief's, and whether its port is guarded.
-fn targets(place: &Place, victim: &Deployed<'_>, kept: &Path) -> (Value, bool) {
+fn targets(place: &Place, victim: &Deployed<'_>, more: &[&str]) -> (Value, bool) {
     let home = place.home();
     let slugs: Vec<PathBuf> = std::fs::read_dir(home.join("slugs")).expect("slugs").flatten().map(|e| e.path()).collect();
     let code = slugs.iter().map(|slug| slug.join("tree/web.py")).find(|code| code.exists()).expect("the victim's slug");
@@ -82,7 +86,7 @@ fn targets(place: &Place, victim: &Deployed<'_>, kept: &Path) -> (Value, bool) {
     );
     let guarded = !ps["not_enforced"].as_array().expect("a list").iter().any(|what| what.to_string().contains("guard"));
     let targets = json!({
-        "files": [code, home.join("ledger.db"), key(&home), place.folder().join(".env"), kept],
+        "files": [code, home.join("ledger.db"), key(&home), place.folder().join(".env"), more[0], more[1]],
         "folders": [&home, &home.join("slugs"), &home.join("logs"), place.folder()],
         "pids": [web["pid"], web["jail_pid"], victim.pid(), victim.router()],
         "ports": [web["port"], victim.port()],
@@ -120,9 +124,8 @@ fn wanted(guarded: bool) -> Vec<(&'static str, &'static [&'static str])> {
         // Without the guard this is not enforced: the network is the host's.
         ("connect 0", if guarded { &["ECONNREFUSED"] } else { &["done"] }),
     ];
-    for name in ["read 0", "read 1", "read 2", "read 3", "read 4", "write 0", "write 1", "write 2", "write 3", "write 4"] {
-        all.push((name, nowhere));
-    }
+    all.extend(["read 0", "read 1", "read 2", "read 3", "read 4", "read 5"].map(|name| (name, nowhere)));
+    all.extend(["write 0", "write 1", "write 2", "write 3", "write 4", "write 5"].map(|name| (name, nowhere)));
     all.extend(["list 0", "list 1", "list 2", "list 3"].map(|name| (name, nowhere)));
     all.extend(["signal 0", "signal 1", "signal 2", "signal 3", "ptrace 0", "ptrace 1", "ptrace 2", "ptrace 3"].map(|name| (name, nobody)));
     let looks =

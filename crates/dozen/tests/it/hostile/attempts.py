@@ -155,6 +155,10 @@ attempt("write /proc/sysrq-trigger", lambda: write("/proc/sysrq-trigger"))
 attempt("write /sys", lambda: write("/sys/kernel/uevent_helper"))
 attempt("read /etc/shadow", lambda: read("/etc/shadow"))
 
+if "TMPDIR" not in os.environ:
+    room = os.statvfs("/tmp")
+    attempt("fill /tmp", lambda: "%d MiB" % (room.f_frsize * room.f_blocks >> 20))
+
 # What is somebody else's.
 each("read", "files", read)
 each("write", "files", write)

@@ -52,6 +52,9 @@ const REFUSED: &[(&str, &[&str])] = &[
 /// Takes the outcome of each of these and asserts it; the rest begins with `may` and went well.
 #[track_caller]
 pub(crate) fn assert_outcomes(mut found: Map<String, Value>, more: &[(&str, &[&str])]) {
+    if !host_view() {
+        assert_eq!(found.remove("fill /tmp"), Some("1024 MiB".into()), "memory is not without limit");
+    }
     for (name, wanted) in REFUSED.iter().chain(more) {
         let outcome = found.remove(*name).unwrap_or_else(|| panic!("{name} was not tried: {found:?}"));
         assert!(wanted.contains(&outcome.as_str().expect("a word")), "{name}: {outcome}, and not one of {wanted:?}");
@@ -112,6 +115,13 @@ async fn what_no_app_may_is_refused_and_what_apps_need_works() {
     assert_eq!(exit, Exit::Code(0), "{said:?}");
     let found: Map<String, Value> = serde_json::from_str(&said.concat()).unwrap_or_else(|e| panic!("{e}: {said:?}"));
     assert_outcomes(found, &wanted);
+}
+
+#[tokio::test]
+async fn limits_are_only_lowered() {
+    let own = |what| rustix::process::getrlimit(what).current.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+    let (exit, said) = Bed::shell("ulimit -c; ulimit -n").run().await;
+    assert_eq!((exit, said), (Exit::Code(0), vec!["0".to_owned(), own(rustix::process::Resource::Nofile)]));
 }
 
 #[tokio::test]
