@@ -179,7 +179,9 @@ fn a_killed_control_part_loses_no_request_line_or_process() {
     let control = lasting(&place)[0];
     let router = place.left().into_iter().find(|(_, line)| line.ends_with("__router")).expect("a router").0;
     assert!(!children(control).contains(&router), "it was taken over");
-    kill(router, Signal::KILL);
+    let drilled = place.dozen(&["drill", "--only", "kill-router", "--rate", "10", "--json"]).json();
+    assert!(drilled["faults"][0]["skipped"].is_null() && drilled["faults"][0]["target"] == "router", "{drilled}");
+    until("the end of the router", || !place.left().iter().any(|(pid, _)| *pid == router));
     assert_eq!(get(port, "/").body, "hello");
     assert!(place.family_of(control).len() > 1, "it is the new one's child");
     // It still steers what it took over.

@@ -3,6 +3,7 @@
 use crate::api::wire;
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -105,8 +106,7 @@ impl Drop for Hit {
 pub(crate) fn strike(fault: Fault, seen: &wire::Processes, control: u32, random: u64) -> io::Result<Hit> {
     let mut hit = Hit { target: "router".into(), gone: None, paused: Vec::new(), filled: None };
     if fault == Fault::KillRouter {
-        let router =
-            children(control).into_iter().find(|pid| is_router(*pid)).ok_or_else(|| io::Error::other("its router was not found"))?;
+        let router = router_of(control).ok_or_else(|| io::Error::other("its router was not found"))?;
         kill(router, Signal::KILL)?;
         hit.gone = Some(Gone { pid: router, holder: router });
         return Ok(hit);
@@ -158,6 +158,20 @@ fn kill(pid: u32, signal: Signal) -> io::Result<()> {
 
 fn pid_of(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw)
+}
+
+/// The deploy's router: a child of the control part, or one that it took over, which has the same listeners.
+fn router_of(control: u32) -> Option<u32> {
+    let all = || std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    let listeners = sockets(control);
+    let shares = |pid: &u32| is_router(*pid) && !sockets(*pid).is_disjoint(&listeners);
+    children(control).into_iter().find(|pid| is_router(*pid)).or_else(|| all().find(shares))
+}
+
+/// The sockets that a process has open, by their numbers.
+fn sockets(pid: u32) -> HashSet<PathBuf> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    fds.filter_map(|fd| std::fs::read_link(fd.path()).ok().filter(|to| to.to_string_lossy().starts_with("socket:"))).collect()
 }
 
 fn is_router(pid: u32) -> bool {
