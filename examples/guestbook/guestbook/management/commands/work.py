@@ -19,7 +19,9 @@ log = logging.getLogger("guestbook.worker")
 
 def asked_to_stop(wait=0.0):
     """Waits up to `wait` seconds for a stop signal. They are blocked elsewhere, so none can cut a job in two."""
-    return signal.sigtimedwait(STOP, wait) is not None
+    came = signal.sigtimedwait(STOP, wait)
+    # Python answers a wait that a pause (SIGSTOP, SIGCONT) has outlasted with a signal that never came.
+    return came is not None and came.si_signo in STOP
 
 
 class Command(BaseCommand):
