@@ -17,7 +17,7 @@ fn once_says_whether_it_comes_up() {
     place.assert_nothing_left();
     // It listens first, and fails at what it loads then.
     let late = "import http.server, os, threading\nserver = http.server.HTTPServer(('127.0.0.1', int(os.environ['PORT'])), None)\n\
-                threading.Timer(0.3, lambda: os._exit(5)).start()\nserver.serve_forever()\n";
+                threading.Timer(0.9, lambda: os._exit(5)).start()\nserver.serve_forever()\n";
     place.write("late.py", late);
     place.write("Procfile", "web: exec python3 late.py\n");
     place.once().coded(1).has(&["shop/dev v3 came up and did not stay up: web.1 ended with exit code 5"]);
