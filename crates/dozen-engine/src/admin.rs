@@ -7,7 +7,6 @@ use crate::ledger::{self, Intent, OneOffRow, Principal};
 use crate::processes::spec;
 use dozen_core::admin::{Command, LIMIT, OneOff};
 use dozen_core::config::{Config, Origin, Var};
-use dozen_core::disposability::health::Checks;
 use dozen_core::disposability::{Life, Signs};
 use dozen_core::ids::{Generation, InstanceName, Version};
 use dozen_core::parity::{Driver, Io};
@@ -208,24 +207,10 @@ impl Reconciler {
         let (incarnation, jail) = self.launch(key, spec, given).await;
         let generation = self.desired.as_ref().map_or(Generation(0), |d| d.generation);
         let instance = Instance {
-            release,
-            generation,
-            life,
-            policy: self.site.policy.clone(),
-            checks: Checks::default(),
-            started: now,
-            port: None,
             jail,
             incarnation,
-            routed: false,
-            table: 0,
-            leaving: None,
-            pid: None,
-            isolation: None,
-            size: None,
-            missing: Vec::new(),
             deadline: Some(one_off.deadline(now)),
-            stopped: None,
+            ..Instance::new(release, generation, life, self.site.policy.clone(), now)
         };
         self.one_offs.insert(name.clone(), instance);
         self.report_one_off(&name, State::Starting, None);

@@ -499,7 +499,7 @@ impl Reconciler {
 }
 
 impl Instance {
-    fn new(release: Arc<Release>, generation: Generation, life: Life, policy: Policy, started: Timestamp) -> Self {
+    pub(crate) fn new(release: Arc<Release>, generation: Generation, life: Life, policy: Policy, started: Timestamp) -> Self {
         Self {
             release,
             generation,
