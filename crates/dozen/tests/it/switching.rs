@@ -1,7 +1,9 @@
 //! End to end: from one release to the next on a running deploy. What must not run twice does not, and nobody's request fails for it.
 
-use crate::deployed::{Deployed, Place};
+use crate::deployed::{Deployed, PATIENCE, Place};
 use rustix::process::Signal;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where the lines of these processes stand among all that was said.
@@ -187,5 +189,69 @@ fn no_request_fails_while_releases_follow_each_other() {
         assert!(answers.is_sorted_by_key(|a| a.body.clone()), "{answers:?}");
     }
     assert!(answers.iter().flatten().any(|a| a.body == "v1") && up.page("/env/HEROKU_RELEASE_VERSION") == "v4");
+    up.stop();
+}
+
+/// Holds a request until it is told, over an upgraded connection on which it says what it was started with.
+const HOLDER: &str = r#"
+import http.server, os, threading
+
+told = threading.Event()
+greeting = os.environ.get("GREETING", "first").encode()
+
+class Page(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        if self.headers.get("Upgrade"):
+            self.wfile.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: greet\r\nConnection: Upgrade\r\n\r\n")
+            while line := self.rfile.readline():
+                if line == b"tell\n":
+                    told.set()
+                self.wfile.write(greeting + b"\n")
+            self.close_connection = True
+            return
+        if self.path == "/held":
+            print("holding", flush=True)
+            told.wait()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(greeting)))
+        self.end_headers()
+        self.wfile.write(greeting)
+
+    def log_message(self, *args):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Page).serve_forever()
+"#;
+
+#[test]
+fn what_is_in_flight_ends_with_the_old_release_or_its_grace() {
+    let place = Place::new(&[("Procfile", "web: exec python3 web.py\n"), ("web.py", HOLDER)]);
+    let up = place.up();
+    let mut tunnel = TcpStream::connect(("127.0.0.1", up.port())).expect("the router listens");
+    tunnel.set_read_timeout(Some(PATIENCE)).expect("set");
+    tunnel.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: greet\r\nConnection: Upgrade\r\n\r\n").expect("sent");
+    let mut said = BufReader::new(tunnel.try_clone().expect("copied")).lines().map_while(Result::ok);
+    assert!(said.next().expect("an answer").contains("101"));
+    assert!(said.any(|line| line.is_empty()), "the head has no end");
+    std::thread::scope(|threads| {
+        let held = threads.spawn(|| up.page("/held"));
+        up.line("web.1", "holding");
+        up.dozen(&["config", "set", "GREETING=second"]).ok();
+        assert_eq!(up.page("/"), "second");
+        // The old release still has both, and answers them as itself.
+        tunnel.write_all(b"hello\n").expect("sent");
+        assert_eq!(said.next().expect("the tunnel goes on"), "first");
+        assert!(!held.is_finished());
+        tunnel.write_all(b"tell\n").expect("sent");
+        assert_eq!(held.join().expect("answered"), "first");
+        assert_eq!(said.next().expect("the tunnel goes on"), "first");
+    });
+    // A connection that never ends does not keep it for ever.
+    assert_eq!(said.next(), None, "the grace ends");
+    up.line("web.1", "Process exited");
+    up.until_ps(&["web.1 up"]);
+    assert_eq!(up.page("/"), "second");
     up.stop();
 }
