@@ -333,6 +333,9 @@ impl Reconciler {
                 self.applied = generation.0;
                 self.instances.iter().filter(|(_, i)| i.routed).for_each(|(key, _)| self.report(key));
             }
+            RouterEvent::Weak { missing } => {
+                self.line("router", &format!("The router keeps rights that it should not have: {}", missing.join("; ")))
+            }
             RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {}
         }
     }

@@ -60,9 +60,13 @@ impl Home {
     pub fn own_binaries(&self) -> PathBuf {
         self.root.join("bin")
     }
+    /// The logs of all deploys.
+    pub fn all_logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
     /// A deploy's log segments.
     pub fn logs(&self, deploy: &DeployRef) -> PathBuf {
-        self.root.join("logs").join(deploy.app.as_str()).join(deploy.deploy.as_str())
+        self.all_logs().join(deploy.app.as_str()).join(deploy.deploy.as_str())
     }
     /// The folders of a deploy's resources.
     pub fn resources(&self, deploy: &DeployRef) -> PathBuf {

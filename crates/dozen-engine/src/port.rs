@@ -27,6 +27,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 
+/// The uid and gid of the routers of this host, where dozen is root: just below those of deploys, which begin at 480000.
+pub(crate) const ROUTER: u32 = 479_999;
 /// The first port that is tried where none is named.
 pub const FIRST_PORT: u16 = 8000;
 /// So many ports from [`FIRST_PORT`] upward are tried.

@@ -33,12 +33,7 @@ const NEWEST: ABI = ABI::V7;
 /// Makes the ruleset, in the jail, once its view is what the program will see. `tmp` is the program's own folder where it has no view. What
 /// the kernel lacks is added to `missing`; `None` where it lacks all.
 pub(crate) fn ruleset(spec: &JailSpec, tmp: Option<&Path>, missing: &mut Vec<String>) -> Result<Option<RulesetCreated>, Failure> {
-    let abi = match sys::landlock_version() {
-        Ok(version) => version,
-        Err(Errno::OPNOTSUPP) => return nothing(missing, "it is switched off; start the kernel with `lsm=landlock,...`"),
-        Err(Errno::NOSYS) => return nothing(missing, "this kernel has none (needs Linux 5.13)"),
-        Err(error) => return nothing(missing, &error.to_string()),
-    };
+    let Some(abi) = version(missing) else { return Ok(None) };
     // The first version forbids to move a file from one folder to another, whatever the rules: too much for where mounts do the work.
     let files = spec.held && (abi >= 2 || spec.view == View::Host);
     let lacks = [
@@ -51,9 +46,26 @@ pub(crate) fn ruleset(spec: &JailSpec, tmp: Option<&Path>, missing: &mut Vec<Str
     make(spec, tmp, files).map(Some).map_err(Failure::of("make the Landlock rules"))
 }
 
-fn nothing(missing: &mut Vec<String>, why: &str) -> Result<Option<RulesetCreated>, Failure> {
+/// What the kernel offers; `None` where that is nothing, which is added to `missing`.
+fn version(missing: &mut Vec<String>) -> Option<u32> {
+    let why = match sys::landlock_version() {
+        Ok(version) => return Some(version),
+        Err(Errno::OPNOTSUPP) => "it is switched off; start the kernel with `lsm=landlock,...`".to_owned(),
+        Err(Errno::NOSYS) => "this kernel has none (needs Linux 5.13)".to_owned(),
+        Err(error) => error.to_string(),
+    };
     missing.push(format!("landlock: {why}"));
-    Ok(None)
+    None
+}
+
+/// The ruleset of a process that needs the working folder only, and binds and signals nothing.
+pub(crate) fn one_folder(missing: &mut Vec<String>) -> Option<RulesetCreated> {
+    version(missing)?;
+    let make = || {
+        let asked = Ruleset::default().scope(Scope::from_all(NEWEST))?.handle_access(AccessFs::from_all(NEWEST))?;
+        allow(asked.handle_access(AccessNet::BindTcp)?.create()?, &[".".into()], AccessFs::from_all(NEWEST))
+    };
+    make().map_err(|error: RulesetError| missing.push(format!("landlock: {error}"))).ok()
 }
 
 fn make(spec: &JailSpec, tmp: Option<&Path>, files: bool) -> Result<RulesetCreated, RulesetError> {

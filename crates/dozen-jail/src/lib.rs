@@ -25,9 +25,12 @@ mod program;
 mod pump;
 mod seccomp;
 pub mod segment;
+mod shed;
 mod starter;
 mod sys;
 mod tmp;
+
+pub use shed::shed;
 
 use control::Control;
 use dozen_core::processes::jail::{CONTROL_FD, FromJail, LASTING_FD, PROTOCOL, ToJail, speaks};

@@ -49,7 +49,7 @@ pub(crate) struct Fences {
 
 impl Fences {
     /// The last of the program's rights go: what follows is its exec. Needs `no_new_privs`, which holds.
-    fn raise(&mut self, mut missing: impl FnMut(String)) {
+    pub(crate) fn raise(&mut self, mut missing: impl FnMut(String)) {
         match self.landlock.take().map(RulesetCreated::restrict_self) {
             None => {}
             Some(Ok(status)) if status.ruleset != RulesetStatus::NotEnforced => {}

@@ -125,6 +125,11 @@ pub(crate) fn filters(strangers: bool) -> Result<Vec<BpfProgram>, BackendError> 
     Ok(vec![first, filter(unknown, libc::ENOSYS)?, filter(families, libc::EAFNOSUPPORT)?, filter(protocols, libc::EPROTONOSUPPORT)?])
 }
 
+/// EPERM for running any program.
+pub(crate) fn no_programs() -> Result<BpfProgram, BackendError> {
+    filter([libc::SYS_execve, libc::SYS_execveat].into_iter().map(|n| (n, Vec::new())).collect(), libc::EPERM)
+}
+
 /// What matches gets this error, everything else passes. Calls of another architecture (32-bit programs) end the process.
 fn filter(rules: BTreeMap<i64, Vec<SeccompRule>>, error: i32) -> Result<BpfProgram, BackendError> {
     let here = TargetArch::try_from(std::env::consts::ARCH)?;

@@ -1,20 +1,22 @@
 //! The control plane's side of the router.
 
-use super::wire::{FromRouter, MAX_LISTENERS, PROTOCOL, ToRouter, WireTable, line, read_message, send_with, speaks};
-use super::{Listeners, PortError};
+use super::wire::{FromRouter, Held, MAX_LISTENERS, PROTOCOL, ToRouter, WireTable, line, read_message, send_with, speaks};
+use super::{Listeners, PortError, ROUTER};
 use crate::home::Home;
 use crate::processes::notes::Notes;
 use crate::tasks;
-use dozen_core::ids::Generation;
+use dozen_core::ids::{DeployRef, Generation};
 use dozen_core::port::RouteTable;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -129,6 +131,11 @@ pub enum RouterEvent {
     Wrote {
         /// `shop/dev`
         deploy: String,
+    },
+    /// The router keeps rights that it should have given up.
+    Weak {
+        /// Which, for people.
+        missing: Vec<String>,
     },
     /// The router process ended. Call [`Router::revive`]; until then connections wait in the listeners' backlog.
     Lost,
@@ -247,9 +254,30 @@ impl Router {
 
     /// Leads requests by this table from now on; answered by [`RouterEvent::Applied`] or [`RouterEvent::Stale`]. Never blocks.
     pub fn set(&mut self, table: &RouteTable) {
+        for route in table.hosts.values().chain(&table.fallback) {
+            if let Err(error) = self.open_logs(&route.deploy) {
+                tracing::warn!(%error, deploy = %route.deploy, "the router cannot write its log");
+            }
+        }
         let message = line(&ToRouter::Set { table: WireTable::of(table, &self.spec.home) });
         self.link.send(message.clone());
         (self.table, self.generation) = (Some(message), table.generation);
+    }
+
+    /// Lets the router write its files into a deploy's log folder, where it has a uid of its own. Others' files there it cannot touch.
+    fn open_logs(&self, deploy: &DeployRef) -> io::Result<()> {
+        let folder = self.spec.home.logs(deploy);
+        std::fs::create_dir_all(&folder)?;
+        let Some((_, gid)) = own_user() else { return Ok(()) };
+        let root = self.spec.home.all_logs();
+        for folder in folder.ancestors().take_while(|f| f.starts_with(&root)) {
+            let mode = if folder == self.spec.home.logs(deploy) { 0o1770 } else { 0o710 };
+            if std::fs::metadata(folder)?.gid() != gid {
+                std::os::unix::fs::chown(folder, None, Some(gid))?;
+                std::fs::set_permissions(folder, Permissions::from_mode(mode))?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks for [`RouterEvent::Drained`] as soon as the instance that listens on `port` is in no table and has nothing in flight.
@@ -341,6 +369,7 @@ impl Link {
             segment_bytes: spec.segment_bytes,
             segments: spec.segments,
             lasting: spec.lasting.is_some(),
+            held: Some(Held { logs: spec.home.all_logs(), user: own_user() }),
         };
         let mut sockets: Vec<BorrowedFd<'_>> = listeners.sockets().iter().map(AsFd::as_fd).collect();
         let next = match &spec.lasting {
@@ -424,6 +453,11 @@ impl Process {
             Self::Found(pid, _) => Some(*pid),
         }
     }
+}
+
+/// The user that the routers of this host run as, where dozen is root.
+fn own_user() -> Option<(u32, u32)> {
+    rustix::process::geteuid().is_root().then_some((ROUTER, ROUTER))
 }
 
 type Speech = (mpsc::UnboundedSender<String>, mpsc::UnboundedReceiver<RouterEvent>);

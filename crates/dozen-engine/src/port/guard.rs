@@ -3,7 +3,7 @@
 //! | who connects to a guarded port | |
 //! |---|---|
 //! | from outside | dropped |
-//! | root: the router and the control plane | let through |
+//! | the router; root, as the control plane is | let through |
 //! | the deploy itself | let through |
 //! | anybody else on this host | refused |
 //!
@@ -29,7 +29,7 @@ flush chain inet dozen outside
 flush chain inet dozen inside
 add rule inet dozen deny reject with tcp reset
 add rule inet dozen outside iifname != "lo" tcp flags & (syn | ack) == syn tcp dport @guarded drop
-add rule inet dozen inside oifname "lo" meta skuid != 0 tcp flags & (syn | ack) == syn tcp dport vmap @owners
+add rule inet dozen inside oifname "lo" meta skuid != { 0, 479999 } tcp flags & (syn | ack) == syn tcp dport vmap @owners
 "#;
 /// Where distributions have it; root's PATH need not lead there.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
@@ -58,7 +58,7 @@ pub fn missing() -> Option<String> {
     ))
 }
 
-/// Closes a leased port to all but root and this uid.
+/// Closes a leased port to all but the router, root and this uid.
 pub(crate) async fn shut(port: u16, uid: u32) {
     if !matches!(PROBED.get(), Some(Ok(()))) {
         return;

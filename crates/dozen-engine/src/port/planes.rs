@@ -3,6 +3,7 @@
 //! **Invariant:** the newest control plane is the control plane: a lock rules who that is, so the one before is gone, whether it shows or not.
 
 use super::wire::{FromRouter, PROTOCOL, ToRouter, line, read_message, send_with};
+use rustix::process::Uid;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -16,6 +17,8 @@ use tokio::task::JoinHandle;
 /// Whom the router hears and whom it tells.
 pub(super) struct Planes {
     next: Option<UnixListener>,
+    /// The user of every control plane.
+    owner: Uid,
     /// Counts connections.
     last: u64,
     /// The one of the control plane.
@@ -30,11 +33,12 @@ pub(super) struct Planes {
 }
 
 impl Planes {
-    /// `rest` was read of the control socket already. With `next` the router outlives who is there now.
+    /// `rest` was read of the control socket already. With `next` the router outlives who is there now; the next one is of `owner`'s, too.
     pub(super) fn begin(
         control: StdUnixStream,
         rest: Vec<u8>,
         next: Option<StdUnixListener>,
+        owner: Uid,
         outgoing: mpsc::UnboundedReceiver<FromRouter>,
     ) -> io::Result<Self> {
         control.set_nonblocking(true)?;
@@ -43,7 +47,7 @@ impl Planes {
         let (writers, fresh) = mpsc::unbounded_channel();
         let telling = crate::tasks::spawn("router events", tell(outgoing, write, fresh));
         let (messages, inbox) = mpsc::channel(16);
-        let planes = Self { next, last: 0, now: 0, inbox, messages, guest: None, writers, telling };
+        let planes = Self { next, owner, last: 0, now: 0, inbox, messages, guest: None, writers, telling };
         planes.hear(0, rest, read);
         Ok(planes)
     }
@@ -65,7 +69,7 @@ impl Planes {
                 },
                 Ok((stream, _)) = accept(self.next.as_ref()) => {
                     // Nobody but who runs the router. The router itself runs no one.
-                    if stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw()) {
+                    if stream.peer_cred().is_ok_and(|peer| peer.uid() == self.owner.as_raw()) {
                         let (read, write) = stream.into_split();
                         self.last += 1;
                         self.guest = Some((self.last, write));

@@ -6,7 +6,8 @@
 //! **Invariant:** no worker accepts before there is a table.
 //! **Invariant:** a router that was told to last goes by its last table while there is no control plane, and gives the next one copies of the
 //! listeners.
-//! **Invariant:** the process has no environment, no terminal and no way to new privileges.
+//! **Invariant:** the process has no environment, no terminal and no rights but those to its sockets and the log folders; as root it has a uid
+//! of its own.
 
 use super::control::Limits;
 use super::log::Journal;
@@ -14,7 +15,7 @@ use super::planes::Planes;
 use super::pool::{Pool, Target};
 use super::proxy::{Core, Live, Place, Shared, Stand, serve};
 use super::stream::discard;
-use super::wire::{FromRouter, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireTable, WireWeb, speaks};
+use super::wire::{FromRouter, Held, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireTable, WireWeb, speaks};
 use dozen_core::ids::Generation;
 use dozen_core::port::RouteTable;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -24,6 +25,7 @@ use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -81,6 +83,7 @@ struct Start {
     limits: Limits,
     segment_bytes: u64,
     segments: u32,
+    held: Option<Held>,
 }
 
 /// Takes the first message and the listeners.
@@ -110,7 +113,7 @@ fn begin() -> Result<Start, RouterError> {
     };
     let rest = text.split_off(end + 1);
     match serde_json::from_slice(&text) {
-        Ok(ToRouter::Start { protocol, workers, limits, segment_bytes, segments, lasting }) if speaks(protocol) => {
+        Ok(ToRouter::Start { protocol, workers, limits, segment_bytes, segments, lasting, held }) if speaks(protocol) => {
             let next = sockets.pop_if(|_| lasting).map(StdUnixListener::from);
             if let Some(next) = &next {
                 // Who listens is who is seen by those that connect.
@@ -121,7 +124,7 @@ fn begin() -> Result<Start, RouterError> {
             if listeners.is_empty() {
                 return Err(RouterError::NotStarted("the start message has no listeners"));
             }
-            Ok(Start { control, rest, listeners, next, workers: workers.clamp(1, 256), limits, segment_bytes, segments })
+            Ok(Start { control, rest, listeners, next, workers: workers.clamp(1, 256), limits, segment_bytes, segments, held })
         }
         Ok(_) => Err(RouterError::NotStarted("the start message is of another version")),
         Err(_) => Err(RouterError::NotStarted("the start message cannot be read")),
@@ -129,8 +132,15 @@ fn begin() -> Result<Start, RouterError> {
 }
 
 fn run(start: Start) -> Result<(), RouterError> {
-    rustix::thread::set_no_new_privs(true).map_err(|e| system("give up new privileges")(e.into()))?;
     raise_file_limit();
+    let owner = rustix::process::geteuid();
+    let missing = match &start.held {
+        Some(Held { logs, user }) => dozen_jail::shed(*user, logs).map_err(system("give up the rights of who started it"))?,
+        None => {
+            rustix::thread::set_no_new_privs(true).map_err(|e| system("give up new privileges")(e.into()))?;
+            Vec::new()
+        }
+    };
     let (events, outgoing) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         started: Instant::now(),
@@ -168,12 +178,13 @@ fn run(start: Start) -> Result<(), RouterError> {
         draining: BTreeSet::new(),
         drained: Arc::new(Notify::new()),
         last: None,
+        logs: start.held.map(|held| held.logs).unwrap_or_default(),
         listeners: if lasts { start.listeners } else { Vec::new() },
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the runtime"))?;
     runtime.block_on(async {
-        let planes = Planes::begin(start.control, start.rest, start.next, outgoing).map_err(system("read the control socket"))?;
-        house.govern(planes, stop, worker_ended, workers).await
+        let planes = Planes::begin(start.control, start.rest, start.next, owner, outgoing).map_err(system("read the control socket"))?;
+        house.govern(planes, missing, stop, worker_ended, workers).await
     })
 }
 
@@ -207,18 +218,21 @@ struct House {
     last: Option<WireTable>,
     /// Copies for the next control plane; none where there will be none.
     listeners: Vec<TcpListener>,
+    /// The working folder, if any, by its whole path.
+    logs: PathBuf,
 }
 
 impl House {
     async fn govern(
         mut self,
         mut planes: Planes,
+        missing: Vec<String>,
         stop: watch::Sender<Option<Duration>>,
         mut worker_ended: mpsc::UnboundedReceiver<()>,
         workers: Vec<JoinHandle<io::Result<()>>>,
     ) -> Result<(), RouterError> {
         let mut sigterm = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
-        self.tell(FromRouter::Started { protocol: PROTOCOL });
+        self.tell(FromRouter::Started { protocol: PROTOCOL, missing });
         // While a stop is under way messages are still taken: the control plane may ask what is in flight, or be lost meanwhile.
         let mut left = workers.len();
         let failed = loop {
@@ -292,7 +306,9 @@ impl House {
                     Stand::Ready(backends.into_iter().map(|b| self.target(&route.deploy, b.instance, b.port)).collect())
                 }
             };
-            let place = Arc::new(Place { deploy: route.deploy, log: route.log, web });
+            // What is above the working folder cannot be seen any more.
+            let log = route.log.strip_prefix(&self.logs).map_or(route.log.clone(), Path::to_owned);
+            let place = Arc::new(Place { deploy: route.deploy, log, web });
             table.hosts.extend(route.hosts.into_iter().map(|host| (host.to_ascii_lowercase(), place.clone())));
             if route.fallback {
                 table.fallback = Some(place);

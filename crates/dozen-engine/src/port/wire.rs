@@ -80,6 +80,9 @@ pub(super) enum ToRouter {
         /// Whether it outlives the control plane; then the last of the descriptors is where it waits for the next one.
         #[serde(default)]
         lasting: bool,
+        /// What it gives up everything else for; `None` from control planes that know nothing of it.
+        #[serde(default)]
+        held: Option<Held>,
     },
     /// From another control plane, before anything else.
     Adopt {
@@ -101,12 +104,24 @@ pub(super) enum ToRouter {
     },
 }
 
+/// What is left to a router.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Held {
+    /// The folder of all log folders.
+    pub(super) logs: PathBuf,
+    /// The uid and gid to run as; `None` keeps the caller's.
+    pub(super) user: Option<(u32, u32)>,
+}
+
 /// Router to control plane.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub(super) enum FromRouter {
     Started {
         protocol: u32,
+        /// What it was to give up and could not, for people.
+        #[serde(default)]
+        missing: Vec<String>,
     },
     /// The answer to `Adopt`; copies of the listeners come with it.
     Adopted {
@@ -143,6 +158,7 @@ pub(super) enum FromRouter {
 impl FromRouter {
     pub(super) fn event(self) -> Option<RouterEvent> {
         Some(match self {
+            Self::Started { missing, .. } if !missing.is_empty() => RouterEvent::Weak { missing },
             Self::Started { .. } | Self::Adopted { .. } | Self::Table { .. } => return None,
             Self::Applied { generation } => RouterEvent::Applied { generation: Generation(generation) },
             Self::Stale { generation, current } => RouterEvent::Stale { generation: Generation(generation), current: Generation(current) },

@@ -1,6 +1,6 @@
 //! End to end: the data plane outlives the control plane. The background half of `up --detach` is killed, and taken over by another.
 
-use crate::deployed::{Answer, DOZEN, PATIENCE, Place, Said, ask, children, finish, kill, pause, start_time};
+use crate::deployed::{Answer, DOZEN, PATIENCE, Place, Said, Sets, ask, children, finish, kill, pause, start_time};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -143,6 +143,7 @@ fn a_killed_control_part_loses_no_request_line_or_process() {
         assert_eq!(line, word);
     };
     std::thread::scope(|threads| {
+        let _ends = Sets(&stop, true);
         let held = threads.spawn(|| get(port, "/held"));
         let client = threads.spawn(|| ask_on(port, &count, &stop));
         let goes_on = |more: u32| {
@@ -275,6 +276,7 @@ fn what_is_brought_up_at_a_take_over_rolls_and_what_fails_harms_nothing() {
     place.write("Procfile", "web: GREETING=new exec python3 web.py\nworker: exec sleep 1000\n");
     let (count, stop) = (AtomicU32::new(0), AtomicBool::new(false));
     std::thread::scope(|threads| {
+        let _ends = Sets(&stop, true);
         let client = threads.spawn(|| ask_on(port, &count, &stop));
         detach(&place).0.ok().has(&["Released v3"]);
         assert_eq!(get(port, "/").body, "new");
@@ -320,6 +322,7 @@ fn whenever_the_control_part_is_killed_nothing_is_lost() {
     let jails = ["web.1", "worker.1"].map(|name| ps(&place)[name]["jail_pid"].clone());
     let (count, stop) = (AtomicU32::new(0), AtomicBool::new(false));
     std::thread::scope(|threads| {
+        let _ends = Sets(&stop, true);
         let client = threads.spawn(|| ask_on(port, &count, &stop));
         // From before it takes anything over until it is done.
         for wait in [5, 40, 80, 160, 320, 640] {

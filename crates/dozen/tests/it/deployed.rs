@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -189,6 +190,15 @@ impl Drop for Place {
         for (pid, _) in self.left() {
             kill(pid, rustix::process::Signal::KILL);
         }
+    }
+}
+
+/// Ends what goes on beside a test, however that ends: a scope waits for its threads, even where the test has failed.
+pub(crate) struct Sets<'f>(pub(crate) &'f AtomicBool, pub(crate) bool);
+
+impl Drop for Sets<'_> {
+    fn drop(&mut self) {
+        self.0.store(self.1, Ordering::SeqCst);
     }
 }
 

@@ -1,6 +1,6 @@
 //! End to end: from one release to the next on a running deploy. What must not run twice does not, and nobody's request fails for it.
 
-use crate::deployed::{Deployed, PATIENCE, Place};
+use crate::deployed::{Deployed, PATIENCE, Place, Sets};
 use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -126,6 +126,7 @@ fn a_migration_of_sqlite_locks_nobody_out() {
     assert_eq!(up.page("/"), "first");
     let changing = AtomicBool::new(true);
     let answers = std::thread::scope(|threads| {
+        let _ends = Sets(&changing, false);
         let load: Vec<_> = (0..4)
             .map(|_| {
                 threads.spawn(|| {
@@ -168,6 +169,7 @@ fn no_request_fails_while_releases_follow_each_other() {
     up.until_ps(&["web.1 up", "web.2 up", "worker.1 up"]);
     let changing = AtomicBool::new(true);
     let answers = std::thread::scope(|threads| {
+        let _ends = Sets(&changing, false);
         let ask = || {
             let mut answers = Vec::new();
             while changing.load(Ordering::SeqCst) {
@@ -211,12 +213,12 @@ class Page(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(greeting + b"\n")
             self.close_connection = True
             return
-        if self.path == "/held":
-            print("holding", flush=True)
-            told.wait()
         self.send_response(200)
         self.send_header("Content-Length", str(len(greeting)))
         self.end_headers()
+        if self.path == "/held":
+            print("holding", flush=True)
+            told.wait()
         self.wfile.write(greeting)
 
     def log_message(self, *args):
@@ -225,16 +227,23 @@ class Page(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Page).serve_forever()
 "#;
 
-#[test]
-fn what_is_in_flight_ends_with_the_old_release_or_its_grace() {
-    let place = Place::new(&[("Procfile", "web: exec python3 web.py\n"), ("web.py", HOLDER)]);
-    let up = place.up();
+/// A connection to the app by way of the router that speaks something else than HTTP, and what comes over it.
+fn tunnel(up: &Deployed<'_>) -> (TcpStream, impl Iterator<Item = String> + use<>) {
     let mut tunnel = TcpStream::connect(("127.0.0.1", up.port())).expect("the router listens");
     tunnel.set_read_timeout(Some(PATIENCE)).expect("set");
     tunnel.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: greet\r\nConnection: Upgrade\r\n\r\n").expect("sent");
-    let mut said = BufReader::new(tunnel.try_clone().expect("copied")).lines().map_while(Result::ok);
+    let mut said = BufReader::new(tunnel.try_clone().expect("copied")).lines().map(|line| line.expect("a line or the end"));
     assert!(said.next().expect("an answer").contains("101"));
     assert!(said.any(|line| line.is_empty()), "the head has no end");
+    (tunnel, said)
+}
+
+#[test]
+fn what_is_in_flight_ends_with_the_old_release() {
+    let place = Place::new(&[("Procfile", "web: exec python3 web.py\n"), ("web.py", HOLDER)]);
+    place.write("dozen.toml", "[process.web]\nstop-timeout = \"1h\"\n");
+    let up = place.up();
+    let (mut tunnel, mut said) = tunnel(&up);
     std::thread::scope(|threads| {
         let held = threads.spawn(|| up.page("/held"));
         up.line("web.1", "holding");
@@ -248,8 +257,22 @@ fn what_is_in_flight_ends_with_the_old_release_or_its_grace() {
         assert_eq!(held.join().expect("answered"), "first");
         assert_eq!(said.next().expect("the tunnel goes on"), "first");
     });
-    // A connection that never ends does not keep it for ever.
-    assert_eq!(said.next(), None, "the grace ends");
+    // It ends when nothing of it is in flight any more, whatever its grace.
+    tunnel.shutdown(std::net::Shutdown::Write).expect("still open");
+    assert_eq!(said.next(), None);
+    up.line("web.1", "Process exited");
+    up.until_ps(&["web.1 up"]);
+    up.stop();
+}
+
+#[test]
+fn a_connection_without_end_ends_with_its_releases_grace() {
+    let place = Place::new(&[("Procfile", "web: exec python3 web.py\n"), ("web.py", HOLDER)]);
+    place.write("dozen.toml", "[process.web]\nstop-timeout = \"1s\"\n");
+    let up = place.up();
+    let (_tunnel, mut said) = tunnel(&up);
+    up.dozen(&["config", "set", "GREETING=second"]).ok();
+    assert_eq!(said.next(), None);
     up.line("web.1", "Process exited");
     up.until_ps(&["web.1 up"]);
     assert_eq!(up.page("/"), "second");

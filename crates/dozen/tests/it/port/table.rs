@@ -252,8 +252,15 @@ fn a_router_has_nothing_that_it_does_not_need() {
     let stage = Stage::to(Web::None);
     let pid = stage.router.pid().expect("it runs");
     assert_eq!(stage.router_status("NoNewPrivs:"), 1);
+    // Filters, on every thread.
+    let filtered =
+        |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).expect("readable").contains("Seccomp:\t2\n");
+    assert!(std::fs::read_dir(format!("/proc/{pid}/task")).expect("readable").flatten().all(filtered));
+    assert_eq!(stage.router_status("CapEff:"), 0);
+    let me = rustix::process::geteuid();
+    assert_eq!(stage.router_status("Uid:"), if me.is_root() { 479_999 } else { u64::from(me.as_raw()) });
     assert!(std::fs::read(format!("/proc/{pid}/environ")).expect("readable").is_empty());
-    assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd")).expect("readable"), std::path::Path::new("/"));
+    assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd")).expect("readable"), stage.home.path().join("logs"));
 }
 
 #[test]
