@@ -1,53 +1,44 @@
-//! `cargo xtask soak supervise`: deploys under load whose control parts, and now and then whose routers, are killed at random moments.
+//! `cargo xtask soak supervise`: deploys under load whose control parts, and now and then whose routers, are killed at random moments, also
+//! in the middle of a change of releases.
 //!
 //! No request may fail but one that was in flight in a router that was killed; each line of an answered request is in the log once; what runs
-//! at the end is what ran at the beginning; and `down` leaves nothing. A run is repeated with the seed that it prints.
+//! at the end is what ran at the beginning, or one release that came after it, whole; and `down` leaves nothing. A run is repeated with the
+//! seed that it prints.
+
+mod change;
+mod host;
+mod load;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 use crate::Options;
 use crate::machine::target;
 use crate::process::{cargo, pause, program, read, run, wait_until};
+use load::Load;
 
-/// Each of them asks one deploy after the other.
-const CLIENTS: u32 = 8;
-/// Requests a second, of all clients.
-const RATE: u32 = 500;
 /// Every so many rounds a router is killed besides.
 const ROUTER: u32 = 5;
+/// So many deploys are brought up, and taken down, at a time.
+const AT_A_TIME: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
-const APP: &str = r#"
-import http.server, os
-
-class Page(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        # One write: what several threads print may be mixed.
-        os.write(1, f"said {self.path[1:]}.\n".encode())
-        self.send_response(200)
-        self.send_header("Content-Length", "5")
-        self.end_headers()
-        self.wfile.write(b"hello")
-    def log_message(self, *args):
-        pass
-
-http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Page).serve_forever()
-"#;
+const PROCFILE: &str = "release: sleep 0.3\nweb: exec python3 web.py\nworker: exec sleep 100000\n";
+const APP: &str = include_str!("supervise/web.py");
 
 struct Soak {
     folder: PathBuf,
     dozen: PathBuf,
+    /// In the environment of every app's process, and of no one else's.
+    mark: String,
 }
 
 /// One deploy and what was asked of it.
@@ -55,7 +46,10 @@ struct Deploy {
     name: String,
     app: PathBuf,
     port: u16,
-    jail: u64,
+    /// That of web.1, while no other release was asked for.
+    jail: AtomicU64,
+    /// What the app's folder says now.
+    text: AtomicU32,
     asked: AtomicU32,
     answered: Mutex<BTreeSet<u32>>,
     /// How often its router was killed. A request during which that changes may fail.
@@ -72,13 +66,14 @@ pub(crate) fn run_all(options: &Options) -> Result<()> {
         }
     };
     let folder = tempfile::Builder::new().prefix("dozen-soak-").tempdir()?.keep();
-    let soak = Soak { dozen: folder.join("dozen"), folder };
+    let mark = folder.file_name().context("a folder without a name")?.to_string_lossy().into_owned();
+    let soak = Soak { dozen: folder.join("dozen"), folder, mark };
     // A copy of its own, so that who runs it belongs to this soak and to nobody else.
     std::fs::copy(&dozen, &soak.dozen).with_context(|| format!("cannot copy {}", dozen.display()))?;
     println!("seed {seed}, everything under {}", soak.folder.display());
-    let done = soak.all(rounds, options.deploys, &mut StdRng::seed_from_u64(seed));
+    let done = soak.all(rounds, options.deploys as usize, &mut StdRng::seed_from_u64(seed));
     if done.is_err() {
-        for pid in soak.left()? {
+        for (pid, _) in soak.processes()? {
             let _ = kill_process(pid, Signal::KILL);
         }
         println!("again with --seed {seed}");
@@ -89,89 +84,100 @@ pub(crate) fn run_all(options: &Options) -> Result<()> {
 }
 
 impl Soak {
-    fn all(&self, rounds: u32, count: u32, random: &mut StdRng) -> Result<()> {
-        let deploys: Vec<Deploy> = (0..count).map(|n| self.begin(n)).collect::<Result<_>>()?;
-        println!("{count} deploys are up");
-        let (stop, failures, answers) = (AtomicBool::new(false), Mutex::new(Vec::new()), AtomicU32::new(0));
+    fn all(&self, rounds: u32, count: usize, random: &mut StdRng) -> Result<()> {
+        let begun = Instant::now();
+        let deploys = in_parts(&(0..count).collect::<Vec<_>>(), |n| self.begin(*n))?;
+        println!("{count} deploys are up after {:.0} s", begun.elapsed().as_secs_f64());
+        self.tell_idle()?;
+        let (load, stop) = (Load::default(), AtomicBool::new(false));
+        let mut hits = BTreeMap::new();
+        let begun = Instant::now();
         let struck = std::thread::scope(|threads| {
-            for client in 0..CLIENTS {
-                let (deploys, stop, failures, answers) = (&deploys, &stop, &failures, &answers);
-                threads.spawn(move || load(deploys, client, stop, failures, answers));
-            }
+            load::begin(threads, &deploys, &load, &stop);
             let struck = (1..=rounds).try_for_each(|round| {
                 let deploy = &deploys[random.random_range(0..deploys.len())];
-                self.round(round, deploy, random).with_context(|| format!("round {round}, {}", deploy.name))?;
-                let failed = failures.lock().expect("no client panics with it").len();
-                ensure!(failed == 0, "round {round}: {failed} requests failed");
-                Ok(())
+                let hit = self.round(round, deploy, random).with_context(|| format!("round {round}, {}", deploy.name))?;
+                println!("round {round}: {} without its {hit}, all well", deploy.name);
+                *hits.entry(hit).or_insert(0_u32) += 1;
+                load.check().with_context(|| format!("round {round}"))
             });
             stop.store(true, Ordering::Relaxed);
             struck
         });
-        let failures = failures.into_inner().expect("no client panics with it");
-        if !failures.is_empty() {
-            bail!("{} requests failed, the first: {}", failures.len(), failures[0]);
-        }
+        let took = begun.elapsed().as_secs_f64();
+        load.check()?;
         struck?;
-        for deploy in &deploys {
-            self.check(deploy).with_context(|| deploy.name.clone())?;
-        }
-        for deploy in &deploys {
-            self.dozen(deploy, &["down"])?;
-        }
+        in_parts(&deploys, |deploy| self.check(deploy).with_context(|| deploy.name.clone()))?;
+        in_parts(&deploys, |deploy| self.dozen(deploy, &["down"]))?;
         let mut left = Vec::new();
         let clean = wait_until(Duration::from_secs(5), || {
-            left = self.left()?;
+            left = self.processes()?.into_iter().map(|(pid, _)| pid).chain(self.apps(None)?).collect();
             Ok(left.is_empty())
         })?;
         ensure!(clean, "left behind: {left:?}");
-        let integrity = read(program("sqlite3").arg(self.folder.join("home/ledger.db")).arg("pragma integrity_check"))?;
-        ensure!(integrity.trim() == "ok", "the ledger: {integrity}");
-        println!("{rounds} rounds, {} requests answered, none lost, no line lost or doubled", answers.load(Ordering::Relaxed));
+        let integrity = self.ledger("pragma integrity_check")?;
+        ensure!(integrity == "ok", "the ledger: {integrity}");
+        hits.iter().for_each(|(hit, times)| println!("{times:4} times without its {hit}"));
+        let answers = load.answers();
+        println!(
+            "{rounds} rounds, {answers} requests answered in {took:.0} s ({:.0}/s of {}/s), the slowest after {:.1} s, {} in flight in a killed router; no other lost, no line lost or doubled",
+            f64::from(answers) / took,
+            load::RATE,
+            load.slowest().as_secs_f64(),
+            load.excused(),
+        );
         Ok(())
     }
 
-    fn begin(&self, number: u32) -> Result<Deploy> {
+    fn begin(&self, number: usize) -> Result<Deploy> {
         let name = format!("shop{number}");
         let app = self.folder.join(&name);
         std::fs::create_dir(&app)?;
-        std::fs::write(app.join("Procfile"), "web: exec python3 web.py\nworker: exec sleep 100000\n")?;
-        std::fs::write(app.join("web.py"), APP)?;
-        let mut deploy =
-            Deploy { name, app, port: 0, jail: 0, asked: AtomicU32::new(0), answered: Mutex::default(), struck: AtomicU32::new(0) };
+        for (file, text) in [("Procfile", PROCFILE), ("web.py", APP), ("text", "0"), (".env", &format!("SOAK={}\n", self.mark))] {
+            std::fs::write(app.join(file), text)?;
+        }
+        let (text, asked, struck) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0));
+        let mut deploy = Deploy { name, app, port: 0, jail: AtomicU64::new(0), text, asked, answered: Mutex::default(), struck };
         self.up(&deploy)?;
         let ps = self.ps(&deploy)?;
         deploy.port = ps["url"].as_str().and_then(|url| url.rsplit(':').next()?.parse().ok()).context("no URL")?;
-        deploy.jail = jail(&ps)?;
+        deploy.jail = AtomicU64::new(jail(&ps)?);
         Ok(deploy)
     }
 
-    /// Kills its control part, sometimes the next one as well while it takes over, and has it taken over.
-    fn round(&self, round: u32, deploy: &Deploy, random: &mut StdRng) -> Result<()> {
+    /// Kills its control part, while it rests or while it changes releases. Answers what was hit.
+    fn round(&self, round: u32, deploy: &Deploy, random: &mut StdRng) -> Result<String> {
         pause(Duration::from_millis(random.random_range(0..300)));
+        let mut what = match random.random_range(0..10) {
+            0..4 => self.at_rest(deploy, random)?.to_owned(),
+            4..8 => format!("control part in {}", self.change_code(deploy, random)?),
+            _ => format!("control part in {}", self.change_config(deploy, random)?),
+        };
+        if round.is_multiple_of(ROUTER) {
+            what += " and router";
+            self.kill_router(deploy)?;
+        }
+        Ok(what)
+    }
+
+    /// Kills its control part, sometimes the next one as well while it takes over, and has it taken over.
+    fn at_rest(&self, deploy: &Deploy, random: &mut StdRng) -> Result<&'static str> {
         self.kill_control(deploy)?;
         let again = random.random_bool(0.4);
         if again {
             let mut half = self.command(deploy, &["up", "--detach", "--port", "0"]);
             let mut half = half.arg(&deploy.app).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
             pause(Duration::from_millis(random.random_range(0..600)));
-            self.kill_control(deploy)?;
-            // The background half may have begun a moment later.
-            while !wait_until(Duration::from_millis(500), || Ok(half.try_wait()?.is_some()))? {
-                self.kill_control(deploy)?;
-            }
+            self.kill_halves(deploy, &mut half)?;
         }
+        self.go_on(deploy)?;
+        Ok(if again { "control part, twice" } else { "control part" })
+    }
+
+    /// Has it taken over where nobody has.
+    fn go_on(&self, deploy: &Deploy) -> Result<()> {
         // One that came up all the same is found to run already.
-        if self.control(deploy)?.is_none() {
-            self.up(deploy)?;
-        }
-        let mut what = if again { "control part, twice" } else { "control part" };
-        if round.is_multiple_of(ROUTER) {
-            what = "control part and router";
-            self.kill_router(deploy)?;
-        }
-        println!("round {round}: {} without its {what}, all well", deploy.name);
-        Ok(())
+        if self.control(deploy)?.is_none() { self.up(deploy) } else { Ok(()) }
     }
 
     fn up(&self, deploy: &Deploy) -> Result<()> {
@@ -192,48 +198,15 @@ impl Soak {
         Ok(serde_json::from_str(&self.dozen(deploy, &["ps", "--json"])?)?)
     }
 
-    /// The background half of a deploy's `up --detach`.
-    fn control(&self, deploy: &Deploy) -> Result<Option<Pid>> {
-        let named = |words: &[String]| words.iter().any(|w| w == "--lasting") && words.contains(&deploy.name);
-        Ok(self.processes()?.into_iter().find(|(_, words)| named(words)).map(|(pid, _)| pid))
-    }
-
-    fn kill_control(&self, deploy: &Deploy) -> Result<()> {
-        while let Some(pid) = self.control(deploy)? {
-            let _ = kill_process(pid, Signal::KILL);
-            let gone = || Ok(!self.processes()?.iter().any(|(other, _)| *other == pid));
-            ensure!(wait_until(PATIENCE, gone)?, "process {pid} does not die");
-        }
-        Ok(())
-    }
-
-    /// The router that holds this deploy's port.
-    fn kill_router(&self, deploy: &Deploy) -> Result<()> {
-        let table = std::fs::read_to_string("/proc/net/tcp")?;
-        let of_port = |line: &str| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let port = words.get(1)?.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok())?;
-            (port == deploy.port && *words.get(3)? == "0A").then(|| format!("socket:[{}]", words.get(9).unwrap_or(&"")))
-        };
-        let socket = table.lines().find_map(of_port).context("nobody listens")?;
-        let holds = |pid: Pid| {
-            let all = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-            all.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|to| to.to_str() == Some(&socket))
-        };
-        let routers = self.processes()?.into_iter().filter(|(_, words)| words.iter().any(|w| w == "__router"));
-        let router = routers.map(|(pid, _)| pid).find(|pid| holds(*pid)).context("no router")?;
-        deploy.struck.fetch_add(1, Ordering::SeqCst);
-        kill_process(router, Signal::KILL)?;
-        let answered = wait_until(PATIENCE, || Ok(ask(deploy.port, "/none").is_ok()))?;
-        deploy.struck.fetch_add(1, Ordering::SeqCst);
-        ensure!(answered, "no other router serves");
-        Ok(())
+    fn ledger(&self, query: &str) -> Result<String> {
+        Ok(read(program("sqlite3").arg("-readonly").arg(self.folder.join("home/ledger.db")).arg(query))?.trim().to_owned())
     }
 
     /// What runs is what ran, and each line is in the log once.
     fn check(&self, deploy: &Deploy) -> Result<()> {
-        let jail = jail(&self.ps(deploy)?)?;
-        ensure!(jail == deploy.jail, "web.1 is another one: {} became {jail}", deploy.jail);
+        self.check_release(deploy)?;
+        let (jail, before) = (jail(&self.ps(deploy)?)?, deploy.jail.load(Ordering::Relaxed));
+        ensure!(jail == before, "web.1 is another one: {before} became {jail}");
         let log = self.dozen(deploy, &["logs", "-p", "web", "-n", "100000000"])?;
         let mut times: BTreeMap<u32, u32> = BTreeMap::new();
         let said = log.lines().filter_map(|line| line.rsplit_once("said ")?.1.strip_suffix('.')?.parse().ok());
@@ -244,23 +217,6 @@ impl Soak {
         ensure!(lost + doubled == 0, "of {} lines {lost} are lost and {doubled} doubled", answered.len());
         Ok(())
     }
-
-    fn left(&self) -> Result<Vec<Pid>> {
-        Ok(self.processes()?.into_iter().map(|(pid, _)| pid).collect())
-    }
-
-    /// All processes that run this soak's binary, with their words. A jail's app is gone with its jail.
-    fn processes(&self) -> Result<Vec<(Pid, Vec<String>)>> {
-        let mut all = Vec::new();
-        for entry in std::fs::read_dir("/proc")?.flatten() {
-            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-            let ours = std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == self.dozen);
-            let Some(pid) = pid.filter(|_| ours) else { continue };
-            let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            all.push((pid, String::from_utf8_lossy(&words).split('\0').map(str::to_owned).collect()));
-        }
-        Ok(all)
-    }
 }
 
 fn jail(ps: &serde_json::Value) -> Result<u64> {
@@ -269,37 +225,21 @@ fn jail(ps: &serde_json::Value) -> Result<u64> {
     web["jail_pid"].as_u64().context("web.1 does not run")
 }
 
-/// Asks one deploy after the other, at its part of the rate, until it is told to stop.
-fn load(deploys: &[Deploy], client: u32, stop: &AtomicBool, failures: &Mutex<Vec<String>>, answers: &AtomicU32) {
-    let every = Duration::from_secs(1) * CLIENTS / RATE;
-    let mut next = Instant::now();
-    for turn in client as usize.. {
-        if stop.load(Ordering::Relaxed) {
-            return;
+/// Does something with each, a few at a time; the answers are in order.
+fn in_parts<T: Sync, A: Send>(all: &[T], work: impl Fn(&T) -> Result<A> + Sync) -> Result<Vec<A>> {
+    let next = AtomicUsize::new(0);
+    let one = || {
+        let mut done = Vec::new();
+        while let Some((n, item)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, all.get(n)?))) {
+            done.push((n, work(item)?));
         }
-        pause(next.saturating_duration_since(Instant::now()));
-        next = (next + every).max(Instant::now().checked_sub(every).unwrap_or(next));
-        let deploy = &deploys[turn % deploys.len()];
-        let struck = deploy.struck.load(Ordering::SeqCst);
-        let n = deploy.asked.fetch_add(1, Ordering::Relaxed);
-        match ask(deploy.port, &format!("/{n}")) {
-            Ok(()) => {
-                deploy.answered.lock().expect("no client panics with it").insert(n);
-                answers.fetch_add(1, Ordering::Relaxed);
-            }
-            // In flight in the router that was killed.
-            Err(_) if struck % 2 == 1 || deploy.struck.load(Ordering::SeqCst) != struck => {}
-            Err(error) => failures.lock().expect("no client panics with it").push(format!("{} /{n}: {error:#}", deploy.name)),
-        }
-    }
-}
-
-fn ask(port: u16, path: &str) -> Result<()> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).context("connect")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n").context("ask")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("read")?;
-    ensure!(answer.starts_with("HTTP/1.1 200"), "{}", answer.lines().next().unwrap_or("no answer"));
-    Ok(())
+        anyhow::Ok(done)
+    };
+    let parts = std::thread::scope(|threads| {
+        let workers: Vec<_> = (0..AT_A_TIME).map(|_| threads.spawn(one)).collect();
+        workers.into_iter().map(|w| w.join().expect("no worker panics")).collect::<Result<Vec<_>>>()
+    })?;
+    let mut done: Vec<(usize, A)> = parts.into_iter().flatten().collect();
+    done.sort_by_key(|(n, _)| *n);
+    Ok(done.into_iter().map(|(_, answer)| answer).collect())
 }

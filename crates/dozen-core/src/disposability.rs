@@ -200,7 +200,8 @@ impl Life {
         now: Timestamp,
     ) -> (Self, Vec<Action>) {
         let settled = started + policy.settle;
-        let tick = (!signs.listens && settled <= now).then_some((settled, Event::Tick));
+        let ended = events.iter().any(|(_, event)| matches!(event, Event::Ended(_)));
+        let tick = (!signs.listens && !ended && settled <= now).then_some((settled, Event::Tick));
         let mut events: Vec<(Timestamp, Event)> = events.iter().copied().chain(tick).collect();
         events.sort_by_key(|(at, _)| *at);
         let begun = Self { restarts, crashes, ..Self::begin(signs, seed, started).0 };
@@ -511,7 +512,10 @@ mod tests {
         assert_eq!((worker.state, worker.since), (State::Up, at(1_500)));
         let stopping = found(false, &[(at(8_000), Event::Stop)], 9_000);
         assert_eq!((stopping.state, stopping.since), (State::Stopping, at(8_000)));
-        assert_eq!(worker.step(Event::Ended(Exit::Code(3)), &Policy::UP, at(9_000)).0.crashes(), 4, "not up for long: one more in a row");
+        let crashed = worker.clone().step(Event::Ended(Exit::Code(3)), &Policy::UP, at(9_000)).0;
+        assert_eq!(crashed.crashes(), 4, "not up for long: one more in a row");
+        let again = Life::found(listens(false), 7, at(9_000), (2, 3), &[(at(9_000), Event::Ended(Exit::Code(3)))], &Policy::UP, at(99_000));
+        assert_eq!((again.0.state, again.0.retry(), again.0.crashes()), (State::Crashed, crashed.retry(), 4), "it waits as long");
 
         let checked = Signs { listens: true, startup: true, readiness: true };
         let found = |events: &[(Timestamp, Event)]| Life::found(checked, 7, at(0), (0, 0), events, &Policy::UP, at(9_000));

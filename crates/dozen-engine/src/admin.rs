@@ -204,14 +204,10 @@ impl Reconciler {
         let key = (release.version, name.clone());
         let now = Timestamp::now();
         let (life, _) = Life::begin(Signs::default(), 0, now);
-        let (incarnation, jail) = self.launch(key, spec, given).await;
         let generation = self.desired.as_ref().map_or(Generation(0), |d| d.generation);
-        let instance = Instance {
-            jail,
-            incarnation,
-            deadline: Some(one_off.deadline(now)),
-            ..Instance::new(release, generation, life, self.site.policy.clone(), now)
-        };
+        let mut instance = Instance::new(release, generation, life, self.site.policy.clone(), now);
+        instance.deadline = Some(one_off.deadline(now));
+        (instance.incarnation, instance.jail) = self.launch(key, &instance, spec, given).await;
         self.one_offs.insert(name.clone(), instance);
         self.report_one_off(&name, State::Starting, None);
     }

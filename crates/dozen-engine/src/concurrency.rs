@@ -18,7 +18,7 @@ use crate::logs::Store;
 use crate::port::guard;
 use crate::port::lease::Lease;
 use crate::port::{Router, RouterEvent};
-use crate::processes::adoption::{Birth, Found, spawn as spawn_lasting};
+use crate::processes::adoption::{Birth, Found, spawn as spawn_lasting, spawn_once};
 use crate::processes::notes::Notes;
 use crate::processes::spec::{self, Place};
 use crate::processes::{Jail, JailEvent, JailHandle, SpawnError};
@@ -343,7 +343,9 @@ impl Reconciler {
     /// Asks `plan` until there is nothing more to do at this instant, then gives the router the table that comes of it.
     pub(crate) async fn settle(&mut self) {
         loop {
-            self.instances.retain(|_, i| i.life.state != State::Down);
+            for (key, _) in self.instances.extract_if(.., |_, i| i.life.state == State::Down).collect::<Vec<_>>() {
+                self.forget(&key);
+            }
             let Some(desired) = self.desired.clone() else { break };
             let seen: Vec<Seen> = self.instances.iter().map(|(key, i)| self.seen(key, i)).collect();
             let steps = plan(&desired, &seen, Timestamp::now());
@@ -439,16 +441,7 @@ impl Reconciler {
         let size = share.map_or(i.size, |share| share.size(&key.1.kind));
         let spec = place.spec(&release, &key.1, &command, port, Some(spec::log(&self.site.home, &release)));
         let Some(i) = self.instances.get(key) else { return };
-        let birth = Birth {
-            release: key.0,
-            instance: key.1.clone(),
-            generation: i.generation,
-            port,
-            started: Timestamp::now(),
-            restarts: i.life.restarts,
-            crashes: i.life.crashes(),
-            size,
-        };
+        let birth = Birth { port, size, ..i.birth(key) };
         let spec = JailSpec { limits: Some(Limits::of(size).into()), ..spec };
         let uid = self.site.uid;
         let shut = async {
@@ -472,9 +465,18 @@ impl Reconciler {
         self.report(key);
     }
 
-    /// Starts a jail and a task that forwards its events. A jail that cannot even be started reports that as its one event.
-    pub(crate) async fn launch(&mut self, key: Key, spec: JailSpec, io: Option<[std::os::fd::OwnedFd; 3]>) -> (u64, Option<JailHandle>) {
-        let started = crate::processes::spawn(&self.site.exe, spec, io).await;
+    /// Starts the jail of a one-off and a task that forwards its events. A jail that cannot even be started reports that as its one event.
+    pub(crate) async fn launch(
+        &mut self,
+        key: Key,
+        one_off: &Instance,
+        spec: JailSpec,
+        io: Option<[std::os::fd::OwnedFd; 3]>,
+    ) -> (u64, Option<JailHandle>) {
+        let started = match &self.site.lasting {
+            Some(notes) => spawn_once(&self.site.exe, spec, io, notes, &one_off.birth(&key)).await,
+            None => crate::processes::spawn(&self.site.exe, spec, io).await,
+        };
         self.follow(key, started)
     }
 
@@ -522,6 +524,20 @@ impl Instance {
             missing: Vec::new(),
             deadline: None,
             stopped: None,
+        }
+    }
+
+    /// What is written down of it where it starts now.
+    pub(crate) fn birth(&self, key: &Key) -> Birth {
+        Birth {
+            release: key.0,
+            instance: key.1.clone(),
+            generation: self.generation,
+            port: None,
+            started: Timestamp::now(),
+            restarts: self.life.restarts,
+            crashes: self.life.crashes(),
+            size: self.size,
         }
     }
 }

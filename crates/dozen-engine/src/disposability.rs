@@ -4,7 +4,8 @@
 //! **Invariant:** only [`Life::step`](dozen_core::disposability::Life::step) decides; what is here performs its actions.
 
 use crate::concurrency::{Key, ROUTER_PACE, Reconciler, std_duration};
-use crate::processes::{JailEvent, adoption};
+use crate::processes::JailEvent;
+use crate::processes::adoption::{self, Birth};
 use dozen_core::disposability::{Action, Event, last_words};
 use dozen_core::processes::rules::HealthKind;
 use dozen_core::processes::{Exit, State, size};
@@ -125,15 +126,25 @@ impl Reconciler {
         if one_off {
             self.report_one_off(&key.1, State::Down, Some(exit));
             self.one_offs.remove(&key.1);
-            return;
-        }
-        if let Some(notes) = &self.site.lasting {
-            adoption::forget(notes, key.0, &key.1);
+            return self.forget(key);
         }
         if let Some(i) = self.instances.get_mut(key) {
             (i.jail, i.pid, i.port, i.leaving) = (None, None, None, None);
         }
         self.feed(key, Event::Ended(exit)).await;
+        let crashed = self.instances.get(key).filter(|i| i.life.state == State::Crashed);
+        if let (Some(notes), Some(i)) = (&self.site.lasting, crashed) {
+            // The next control part is to wait as long as this one would.
+            let before = Birth { started: i.life.since, crashes: i.life.crashes().saturating_sub(1), ..i.birth(key) };
+            adoption::crashed(notes, &before, exit, i.life.since);
+        }
+    }
+
+    /// What is down is written down no longer.
+    pub(crate) fn forget(&self, key: &Key) {
+        if let Some(notes) = &self.site.lasting {
+            adoption::forget(notes, key.0, &key.1);
+        }
     }
 
     /// Gives an instance's life an event and performs what it answers.

@@ -148,7 +148,7 @@ pub async fn spawn(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>) -> Resu
     start(exe, spec, io, None).await
 }
 
-/// The same, of a jail that outlives this process where it is `lasting`.
+/// The same, of a jail that the next control part finds, where it is `lasting`.
 async fn start(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>, lasting: Option<Lasting>) -> Result<Jail, SpawnError> {
     use command_fds::{CommandFdExt, FdMapping};
     static FIRST: Once = Once::new();
@@ -198,6 +198,8 @@ async fn start(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>, lasting: Op
     let ends = vec![tasks::spawn("jail-starter", async move {
         let _ = starter.wait().await;
     })];
+    // What ends with this process has nobody to write its end down for.
+    let lasting = lasting.filter(Lasting::lasts);
     Ok(drive(Wire { reader: BufReader::new(reader), writer, target, group, ends, lasting }, Vec::new()))
 }
 
@@ -284,6 +286,7 @@ async fn attempt(exe: &Path, view: View) -> Result<(Isolation, Vec<String>), Str
         log: None,
         lost_grace_ms: 0,
         lasting: false,
+        shown: false,
     };
     let mut jail = spawn(exe, spec, None).await.map_err(|e| e.to_string())?;
     let mut found = Err("the jail ended at once".to_owned());

@@ -24,6 +24,8 @@ pub(crate) struct Control {
     socket: Option<OwnedFd>,
     /// Where the next driver comes; `None` where the jail ends with its driver.
     next: Option<OwnedFd>,
+    /// Where others see that the jail is still there.
+    shown: Option<OwnedFd>,
     /// Whether the driver has said who it is. The first one need not.
     known: bool,
     incoming: Vec<u8>,
@@ -40,6 +42,7 @@ impl Control {
         Self {
             socket: Some(socket),
             next: None,
+            shown: None,
             known: true,
             incoming: Vec::new(),
             outgoing: Vec::new(),
@@ -58,6 +61,15 @@ impl Control {
         while self.receive(RecvFlags::DONTWAIT) {}
         self.next = Some(next).filter(|_| self.socket.is_some());
         if self.next.is_some() { Ok(()) } else { Err(Errno::PIPE) }
+    }
+
+    /// Ends with its driver, and is seen to have ended: who connects waits for the end of a connection that nobody takes. To be called as
+    /// [`Self::last`].
+    pub(crate) fn show(&mut self, shown: OwnedFd) -> Result<(), Errno> {
+        listen(&shown, 4)?;
+        while self.receive(RecvFlags::DONTWAIT) {}
+        self.shown = Some(shown);
+        if self.socket.is_some() { Ok(()) } else { Err(Errno::PIPE) }
     }
 
     /// Waits for one message. `None` when the driver is gone or says something else.

@@ -218,7 +218,8 @@ impl Jail {
         // Neither the app, which may have the same uid, nor a core file gets at the jail's memory or, by /proc/1, at its descriptors.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Failure::of("close the jail to its processes"))?;
         if let Some(next) = next {
-            control.last(next).map_err(Failure::of("outlive the driver"))?;
+            let waits = if spec.lasting { control.last(next) } else { control.show(next) };
+            waits.map_err(Failure::of("be found by the next driver"))?;
         }
         let leader = launch(program, cgroup.as_ref(), &mut missing)?;
         if log.is_none() {

@@ -49,7 +49,7 @@ pub fn enter() -> i32 {
     let refused = match control.wait() {
         Some(ToJail::Start { spec }) if speaks(spec.protocol) => {
             // Whatever else lies there is none of the jail's.
-            let next = sys::inherited(LASTING_FD).filter(|_| spec.lasting);
+            let next = sys::inherited(LASTING_FD).filter(|_| spec.lasting || spec.shown);
             return starter::start(*spec, control, next);
         }
         Some(ToJail::Start { spec }) => format!("protocol {} was asked for, this is {PROTOCOL}; use one version of dozen", spec.protocol),

@@ -68,6 +68,9 @@ pub struct JailSpec {
     /// Whether it outlives its driver and waits for the next one.
     #[serde(default)]
     pub lasting: bool,
+    /// Whether one that ends with its driver listens on [`LASTING_FD`] all the same and answers nobody, so that others see when it is gone.
+    #[serde(default)]
+    pub shown: bool,
 }
 
 impl std::fmt::Debug for JailSpec {

@@ -74,6 +74,7 @@ impl Runner<'_> {
             log: None,
             lost_grace_ms: 0,
             lasting: false,
+            shown: false,
         };
         let input = std::fs::File::open("/dev/null")?;
         let ((out, out_end), (err, err_end)) = (pipe_with(PipeFlags::CLOEXEC)?, pipe_with(PipeFlags::CLOEXEC)?);

@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Floor {
-    /// Takes over the instances that another control part has left running. Answers whether there were any. `lasting`: they are to outlive
-    /// this one, too.
-    pub async fn take_over(&self, who: &Principal, notes: &Notes, lasting: bool) -> Result<bool, DeployError> {
+    /// Takes over the instances that another control part has left running, and waits for the end of what ends with it. `lasting`: they are
+    /// to outlive this one, too.
+    pub async fn take_over(&self, who: &Principal, notes: &Notes, lasting: bool) -> Result<(), DeployError> {
         self.ledger.authorise(who, "take over a deploy")?;
         let mut releases: BTreeMap<Version, Arc<Release>> = BTreeMap::new();
         let mut all = Vec::new();
@@ -29,19 +29,44 @@ impl Floor {
             releases.insert(version, release.clone());
             all.push((found, release));
         }
-        let any = !all.is_empty();
-        self.driver.adopt(all).await?;
-        Ok(any)
+        Ok(self.driver.adopt(all).await?)
     }
 
     /// Has the release that serves go on with its formation, as it was before. Does nothing where none was ever up.
+    ///
+    /// A change of releases that was interrupted is decided first: where the new one takes requests already it is the current one, else it
+    /// has failed and the one before goes on, with all of its processes.
     pub async fn go_on(&self, who: &Principal) -> Result<(), DeployError> {
+        self.conclude_switched(who).await?;
         self.recover(who, false).await?;
         let Ok(release) = self.current().await else { return Ok(()) };
         let formation = self.formation(&release.slug).await?;
         let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation }).await?;
         let running = self.running(&release.slug).await?;
         Ok(self.driver.apply(&self.desired(Arc::new(release), running, scaled.generation, false))?)
+    }
+
+    /// Concludes a release that had taken the other one's place, and whose control part was gone before that was in the ledger.
+    async fn conclude_switched(&self, who: &Principal) -> Result<(), DeployError> {
+        let pending = self.ledger.releases(&self.deploy).await?.into_iter().find(|row| row.status == Status::Pending);
+        let Some(row) = pending else { return Ok(()) };
+        let seen = self.observed.seen();
+        let mine = || seen.iter().filter(|s| s.release == row.version);
+        let running = self.running(&self.load(&row).await?.slug).await?;
+        // Where it is routed all of it was ready at that moment; where nothing is to be routed all of it has to be ready now.
+        let switched = match outcome(row.version, &running, &seen) {
+            Some(Ok(())) => mine().next().is_some(),
+            Some(Err(_)) => false,
+            None => mine().any(|s| s.routed),
+        };
+        let deploy = self.deploy.clone();
+        if switched {
+            self.ledger.commit(who, Intent::CameUp { deploy, version: row.version }).await?;
+            self.conclude(who, row.version, None).await?;
+        }
+        let became = if switched { "had taken over and is the current one" } else { "has failed" };
+        self.observed.store().write("api", &format!("Release {} was interrupted by the end of its control part: it {became}", row.version));
+        Ok(())
     }
 
     /// Waits until every instance of a release that was taken over is up. One that had ended has one more try; the error says which had it in

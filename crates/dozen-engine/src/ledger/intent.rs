@@ -237,7 +237,7 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
         Intent::Recover { deploy, running } => {
             let name = deploy.to_string();
             c.execute(
-                "UPDATE releases SET status = 'failed', failure = 'dozen was ended before the release was concluded'
+                "UPDATE releases SET status = 'failed', failure = 'interrupted: dozen ended before it was concluded'
                  WHERE deploy = ?1 AND status = 'pending'",
                 [&name],
             )?;

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// A batch this large does not wait for the tick.
@@ -31,6 +32,8 @@ pub(super) struct Journal {
     tag: String,
     limits: Limits,
     open: RefCell<HashMap<PathBuf, Lines>>,
+    /// A line came, and nothing was open before.
+    woken: Notify,
     events: UnboundedSender<FromRouter>,
 }
 
@@ -48,12 +51,13 @@ struct Lines {
 
 impl Journal {
     pub(super) fn new(worker: usize, bytes: u64, segments: u32, events: UnboundedSender<FromRouter>) -> Self {
-        Self { tag: format!("w{worker}"), limits: Limits { bytes, segments }, open: RefCell::default(), events }
+        Self { tag: format!("w{worker}"), limits: Limits { bytes, segments }, open: RefCell::default(), woken: Notify::new(), events }
     }
 
     fn write(&self, folder: &Path, deploy: &str, message: &str) {
         let mut open = self.open.borrow_mut();
         if !open.contains_key(folder) {
+            self.woken.notify_one();
             let (deploy, batch) = (deploy.to_owned(), Vec::new());
             open.insert(folder.to_owned(), Lines { deploy, batch, count: 0, segment: None, early: None, last: Instant::now() });
         }
@@ -68,7 +72,17 @@ impl Journal {
         }
     }
 
-    /// Writes what is waiting; the worker calls it ten times a second and at its end.
+    /// Whether there is nothing to flush and no file to close, until a line comes.
+    pub(super) fn rests(&self) -> bool {
+        self.open.borrow().is_empty()
+    }
+
+    /// Waits until it rests no longer. It may have woken before, and rest again.
+    pub(super) async fn woken(&self) {
+        self.woken.notified().await;
+    }
+
+    /// Writes what is waiting; the worker calls it ten times a second while there is something, and at its end.
     pub(super) fn flush(&self) {
         let mut open = self.open.borrow_mut();
         for (folder, lines) in open.iter_mut().filter(|(_, l)| !l.batch.is_empty()) {
@@ -252,6 +266,18 @@ mod tests {
         let last = fs::read(&files[2]).expect("readable");
         let line = LogLine::decode(&last).expect("a line");
         assert_eq!((line.ps.as_str(), line.text().as_ref()), ("router", "line 4"));
+    }
+
+    #[tokio::test]
+    async fn it_rests_until_a_line_comes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = journal(1 << 20);
+        journal.flush();
+        assert!(journal.rests());
+        journal.write(folder.path(), "shop/dev", "line");
+        journal.woken().await;
+        journal.flush();
+        assert!(!journal.rests(), "the file is to be closed later");
     }
 
     #[test]

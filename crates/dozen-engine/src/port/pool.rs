@@ -160,6 +160,11 @@ impl Pool {
         });
     }
 
+    /// Whether no connection is kept.
+    pub(super) fn rests(&self) -> bool {
+        self.idle.borrow().is_empty()
+    }
+
     /// Closes all.
     pub(super) fn clear(&self) {
         self.idle.borrow_mut().clear();

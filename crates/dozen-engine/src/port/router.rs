@@ -425,16 +425,24 @@ impl Worker {
         drop(core);
 
         let mut tick = tokio::time::interval(TICK);
+        // Where nobody asks for anything, nothing is to be done ten times a second.
+        let mut awake = true;
         let mut ticks = 0_u32;
         let mut grace: Option<tokio::time::Instant> = None;
         loop {
             tokio::select! {
-                _ = tick.tick() => {
+                _ = tick.tick(), if awake => {
                     journal.flush();
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(REAP) {
                         pool.reap();
                     }
+                    awake = !(journal.rests() && pool.rests());
+                }
+                // Each use of a connection ends with a line.
+                () = journal.woken(), if !awake => {
+                    awake = true;
+                    tick.reset();
                 }
                 Ok(()) = tables.changed() => pool.list(tables.borrow_and_update().ids()),
                 // Told to stop, or the main thread is gone.

@@ -25,6 +25,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(super) struct Lasting {
     notes: Notes,
     name: String,
+    /// Whether it outlives this process.
+    lasts: bool,
 }
 
 /// What is written down of an instance when it starts.
@@ -65,6 +67,8 @@ pub struct Found {
     pub stopping: Option<Timestamp>,
     /// How it ended, where its jail is gone.
     pub end: Exit,
+    /// When it crashed, where that was taken in: it waits for its next start, and the crash is counted.
+    pub crashed: Option<Timestamp>,
 }
 
 /// Why what runs cannot be taken over.
@@ -95,9 +99,41 @@ struct Note {
     size: Option<String>,
     #[serde(default)]
     end: Option<FromJail>,
+    #[serde(default)]
+    crashed: Option<i64>,
+    /// It ends with who started it, and is only to be waited for.
+    #[serde(default)]
+    once: bool,
+}
+
+impl Note {
+    fn of(birth: &Birth) -> Self {
+        Self {
+            protocol: PROTOCOL,
+            release: birth.release.0,
+            instance: birth.instance.to_string(),
+            generation: birth.generation.0,
+            port: birth.port,
+            started: birth.started.as_millisecond(),
+            restarts: birth.restarts,
+            crashes: birth.crashes,
+            size: birth.size.map(|size| size.to_string()),
+            end: None,
+            crashed: None,
+            once: false,
+        }
+    }
 }
 
 impl Lasting {
+    fn of(notes: &Notes, birth: &Birth, lasts: bool) -> Self {
+        Self { notes: notes.clone(), name: name(birth.release, &birth.instance), lasts }
+    }
+
+    pub(super) fn lasts(&self) -> bool {
+        self.lasts
+    }
+
     pub(super) fn bind(&self) -> io::Result<OwnedFd> {
         self.notes.bind(&self.name)
     }
@@ -116,21 +152,33 @@ impl Lasting {
 /// # Errors
 /// As [`spawn`](super::spawn); or it cannot be written down.
 pub async fn spawn(exe: &Path, spec: JailSpec, notes: &Notes, birth: &Birth) -> Result<Jail, SpawnError> {
-    let lasting = Lasting { notes: notes.clone(), name: name(birth.release, &birth.instance) };
-    let note = Note {
-        protocol: PROTOCOL,
-        release: birth.release.0,
-        instance: birth.instance.to_string(),
-        generation: birth.generation.0,
-        port: birth.port,
-        started: birth.started.as_millisecond(),
-        restarts: birth.restarts,
-        crashes: birth.crashes,
-        size: birth.size.map(|size| size.to_string()),
-        end: None,
-    };
-    notes.write(&lasting.name, &note).map_err(SpawnError::Note)?;
+    let lasting = Lasting::of(notes, birth, true);
+    notes.write(&lasting.name, &Note::of(birth)).map_err(SpawnError::Note)?;
     start(exe, JailSpec { lasting: true, ..spec }, None, Some(lasting)).await
+}
+
+/// Starts a jail that ends with this process, and writes it down so that the next control part waits until it has.
+///
+/// # Errors
+/// As [`spawn`](super::spawn); or it cannot be written down.
+pub async fn spawn_once(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>, notes: &Notes, birth: &Birth) -> Result<Jail, SpawnError> {
+    let shown = Lasting::of(notes, birth, false);
+    notes.write(&shown.name, &Note { once: true, ..Note::of(birth) }).map_err(SpawnError::Note)?;
+    start(exe, JailSpec { shown: true, ..spec }, io, Some(shown)).await
+}
+
+/// Writes down that an instance has crashed and waits for its next start, so that this goes on where the control part does not. `birth` has
+/// the counts as they were before the crash. On a full disk the next control part starts it at once.
+pub fn crashed(notes: &Notes, birth: &Birth, exit: Exit, at: Timestamp) {
+    let (code, signal) = match exit {
+        Exit::Code(code) => (Some(code), None),
+        Exit::Signal(signal) => (None, Some(signal)),
+        Exit::Lost => (None, None),
+    };
+    let note = Note { end: Some(FromJail::Exited { code, signal }), crashed: Some(at.as_millisecond()), ..Note::of(birth) };
+    if let Err(error) = notes.write(&name(birth.release, &birth.instance), &note) {
+        tracing::warn!(%error, instance = %birth.instance, "the crash of an instance cannot be written down");
+    }
 }
 
 /// Forgets an instance whose end was taken in.
@@ -166,7 +214,7 @@ pub async fn adopt(notes: &Notes, lasting: bool) -> Result<Vec<Found>, AdoptErro
     let all = known(notes)?;
     // At once: one that does not answer holds up nobody else.
     let asked = all.into_iter().map(|(name, note)| {
-        let lasting_at = Lasting { notes: notes.clone(), name };
+        let lasting_at = Lasting { notes: notes.clone(), name, lasts: true };
         crate::tasks::spawn("adopt", async move { take(lasting_at, note, lasting).await })
     });
     let mut found = Vec::new();
@@ -180,8 +228,12 @@ pub async fn adopt(notes: &Notes, lasting: bool) -> Result<Vec<Found>, AdoptErro
     Ok(found)
 }
 
-/// One of them. `None` for a note that no dozen wrote.
+/// One of them. `None` for a note that no dozen wrote, and for what ends with who started it: then it has ended.
 async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
+    if note.once {
+        outlive(&at).await;
+        return None;
+    }
     let birth = Birth {
         release: Version(note.release),
         instance: note.instance.parse().ok()?,
@@ -192,9 +244,9 @@ async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
         crashes: note.crashes,
         size: note.size.and_then(|size| size.parse().ok()),
     };
-    let gone = Found { birth, jail: None, pid: None, isolation: None, listening: None, stopping: None, end: Exit::Lost };
+    let gone = Found { birth, jail: None, pid: None, isolation: None, listening: None, stopping: None, end: Exit::Lost, crashed: None };
     if let Some(end) = note.end {
-        return Some(Found { end: exit(&end).unwrap_or(Exit::Lost), ..gone });
+        return Some(Found { end: exit(&end).unwrap_or(Exit::Lost), crashed: note.crashed.and_then(time), ..gone });
     }
     // Nobody listens: the jail was killed, and all inside with it.
     let Ok((stream, pid)) = at.notes.connect(&at.name).await else { return Some(gone) };
@@ -239,6 +291,20 @@ async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
     Some(found)
 }
 
+/// Waits for the end of a jail whose driver is gone; one that does not end by itself is killed.
+async fn outlive(at: &Lasting) {
+    if let Ok((stream, pid)) = at.notes.connect(&at.name).await {
+        let target = Target::default();
+        target.aim(pid);
+        let mut reader = BufReader::new(stream.into_split().0);
+        if tokio::time::timeout(ANSWER, read(&mut reader)).await.is_err() {
+            target.kill_after(Duration::ZERO);
+            let _ = tokio::time::timeout(KILL_PATIENCE, read(&mut reader)).await;
+        }
+    }
+    at.notes.remove(&at.name);
+}
+
 /// A short name, the same for the same instance of the same release.
 fn name(release: Version, instance: &InstanceName) -> String {
     let hash = blake3::hash(format!("{release} {instance}").as_bytes());
@@ -265,20 +331,21 @@ mod tests {
     use crate::processes::JailEvent;
     use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
-    fn note(protocol: u32) -> Note {
-        let (started, end) = (1_000, None);
-        Note {
-            protocol,
-            release: 3,
-            instance: "web.1".into(),
-            generation: 5,
+    fn birth() -> Birth {
+        Birth {
+            release: Version(3),
+            instance: "web.1".parse().expect("valid"),
+            generation: Generation(5),
             port: Some(20_001),
-            started,
+            started: Timestamp::from_second(1).expect("valid"),
             restarts: 2,
             crashes: 1,
             size: None,
-            end,
         }
+    }
+
+    fn note(protocol: u32) -> Note {
+        Note { protocol, ..Note::of(&birth()) }
     }
 
     /// A jail as the version before this one makes it, as far as a driver can tell: its words, and not one that came later.

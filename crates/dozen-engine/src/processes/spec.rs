@@ -70,6 +70,7 @@ impl Place<'_> {
             log,
             lost_grace_ms: LOST_GRACE_MS,
             lasting: false,
+            shown: false,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{api, client};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use dozen_core::concurrency::formation::Formation;
-use dozen_core::logs::Filter;
+use dozen_core::logs::{Filter, LogLine};
 use dozen_core::processes::State;
 use dozen_core::release::{Release, Slug};
 use dozen_engine::deploy::BuildOptions;
@@ -117,6 +117,8 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     // What `up` starts in the foreground ends with it.
     let lasting = args.lasting.then(|| notes.clone());
     adoption::check(&notes)?;
+    // Of a control part that was killed there may be a router only, which has requests wait.
+    let found = notes.any();
     // Before a build that may take minutes: a port that is taken is told at once.
     let router =
         router(args.port, &notes, RouterSpec { lasting: lasting.clone(), ..RouterSpec::new(&settings.exe, settings.home.clone()) });
@@ -130,7 +132,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     // The deploy gets its row, and with it its uid, before its driver starts.
     ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: code.folder() }).await?;
     let floor = client::floor(settings, ledger, &deploy, Some(router), lasting, true).await?;
-    let found = floor.take_over(&who, &notes, args.lasting).await?;
+    floor.take_over(&who, &notes, args.lasting).await?;
     if found {
         floor.go_on(&who).await?;
     }
@@ -175,7 +177,8 @@ async fn router(port: Option<u16>, notes: &Notes, spec: RouterSpec) -> Result<Ro
 struct Session<'a> {
     served: Arc<api::Served>,
     printer: &'a Arc<Printer>,
-    lines: Follower,
+    /// `None` from when nobody reads what would be printed.
+    lines: Option<Follower>,
     signals: Signals,
     /// What runs was taken over: it goes on, whatever becomes of what is brought up.
     found: bool,
@@ -187,7 +190,7 @@ struct Stopped;
 impl<'a> Session<'a> {
     fn begin(served: Arc<api::Served>, printer: &'a Arc<Printer>, found: bool) -> Result<Self> {
         let (_, lines) = served.floor.observed.store().tail(Some(0), &Filter::default())?;
-        Ok(Self { served, printer, lines, signals: Signals::listen()?, found })
+        Ok(Self { served, printer, lines: Some(lines), signals: Signals::listen()?, found })
     }
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
@@ -209,6 +212,7 @@ impl<'a> Session<'a> {
         }
         if args.lasting {
             printer.mute();
+            self.lines = None;
         }
         // Stopped is how one ends it, no failure.
         let _ = self.unless_stopped(std::future::pending::<()>()).await;
@@ -304,7 +308,7 @@ impl<'a> Session<'a> {
                     return Err(Stopped);
                 }
                 () = served.down.notified() => return Err(Stopped),
-                batch = self.lines.next() => batch.iter().for_each(|l| self.printer.live(l)),
+                batch = next_lines(&mut self.lines) => batch.iter().for_each(|l| self.printer.live(l)),
             }
         }
     }
@@ -319,11 +323,19 @@ impl<'a> Session<'a> {
             tokio::select! {
                 stopped = &mut stop => break stopped,
                 () = self.signals.next() => again.notify_one(),
-                batch = self.lines.next() => batch.iter().for_each(|l| self.printer.live(l)),
+                batch = next_lines(&mut self.lines) => batch.iter().for_each(|l| self.printer.live(l)),
             }
         };
-        self.lines.take().iter().for_each(|l| self.printer.live(l));
+        let rest = self.lines.as_mut().map(Follower::take).unwrap_or_default();
+        rest.iter().for_each(|l| self.printer.live(l));
         Ok(stopped?)
+    }
+}
+
+async fn next_lines(lines: &mut Option<Follower>) -> Vec<LogLine> {
+    match lines {
+        Some(lines) => lines.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -54,6 +54,7 @@ impl Bed {
             log: Some(JailLog { folder: home.path().join("logs"), release: "v1".into(), segment_bytes: 64 << 20, segments: 2 }),
             lost_grace_ms: 300,
             lasting: false,
+            shown: false,
         };
         Self { home, spec }
     }
