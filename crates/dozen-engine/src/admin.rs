@@ -148,7 +148,12 @@ impl Floor {
         let runs = |n: &u32| held::is_held(self.home(), &self.deploy, *n) && !(mine && self.holding.has(*n));
         let (running, left): (Vec<u32>, Vec<u32>) = open.partition(runs);
         self.ledger.commit(who, Intent::Recover { deploy: self.deploy.clone(), running }).await?;
-        left.into_iter().for_each(|n| held::sweep(self.home(), &self.deploy, n));
+        for number in left {
+            held::sweep(self.home(), &self.deploy, number);
+            if !mine {
+                self.observed.store().write(&format!("run.{number}"), "It was lost with the process that ran it, which was killed");
+            }
+        }
         Ok(())
     }
 

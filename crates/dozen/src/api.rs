@@ -42,8 +42,12 @@ pub(crate) struct Served {
     pub(crate) floor: Floor,
     /// Where its `web` answers.
     pub(crate) url: Option<String>,
+    /// Whether what it runs outlives it.
+    pub(crate) lasting: bool,
     /// Told when someone asks it to end.
     pub(crate) down: Notify,
+    /// Told when it is to end and leave what runs to another control part.
+    pub(crate) leave: Notify,
 }
 
 /// An error as the API tells it.
@@ -72,6 +76,7 @@ pub(crate) fn router(served: Arc<Served>) -> Router {
         .route("/rollbacks", post(releases::rollback))
         .route("/runs", get(runs::list).post(runs::run))
         .route("/runs/stop", post(runs::stop))
+        .route("/handover", post(hand_over))
         .route("/stop", post(stop));
     Router::new()
         .nest("/v1/apps/{app}/deploys/{deploy}", deploy)
@@ -236,6 +241,24 @@ async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> An
         return Err(DeployError::NotServing(served.floor.deploy.clone()).into());
     }
     served.down.notify_one();
+    Ok(Json(wire::Stopping { pid: std::process::id() }))
+}
+
+/// Leaves all that lasts to another control part, once no change of releases is under way.
+async fn hand_over(State(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
+    served.floor.ledger.authorise(&who, "take over a deploy").map_err(DeployError::from)?;
+    let deploy = &served.floor.deploy;
+    if !served.lasting {
+        return Err(Failure::new(StatusCode::CONFLICT, format!("what runs of {deploy} ends with its `dozen up`")));
+    }
+    let ending = served.floor.rest().await;
+    if !ending.is_empty() {
+        let names = ending.iter().map(|n| format!("run.{n}")).collect::<Vec<_>>().join(", ");
+        let message = format!("{names} of {deploy} would end with the `dozen up` that runs now (pid {})", std::process::id());
+        let hint = "Wait for it, or `dozen runs stop` it.".to_owned();
+        return Err(Failure { hint: Some(hint), ..Failure::new(StatusCode::CONFLICT, message) });
+    }
+    served.leave.notify_one();
     Ok(Json(wire::Stopping { pid: std::process::id() }))
 }
 

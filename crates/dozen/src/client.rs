@@ -75,7 +75,7 @@ impl Client {
     pub(crate) async fn here(settings: &Settings, deploy: DeployRef) -> Result<Self> {
         let ledger = Ledger::open(&settings.home)?;
         let floor = floor(settings, ledger, &deploy, None, None, false).await?;
-        let served = Arc::new(api::Served { floor, url: None, down: Notify::new() });
+        let served = Arc::new(api::Served { floor, url: None, lasting: false, down: Notify::new(), leave: Notify::new() });
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         dozen_engine::tasks::spawn("api", api::answer(theirs, api::router(served), Principal::me()));
         Self::over(deploy, ours).await

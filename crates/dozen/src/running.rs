@@ -21,6 +21,26 @@ pub(crate) struct Holder {
     pub(crate) deploy: String,
     /// Of the `dozen up`.
     pub(crate) pid: u32,
+    /// Of which dozen it is.
+    #[serde(default)]
+    pub(crate) version: String,
+    /// Whether what it runs outlives it, so that another one can take over.
+    #[serde(default)]
+    pub(crate) lasting: bool,
+}
+
+impl Holder {
+    fn of(deploy: &DeployRef, pid: u32, lasting: bool) -> Self {
+        Self { deploy: deploy.to_string(), pid, version: env!("CARGO_PKG_VERSION").to_owned(), lasting }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    /// `pid 123`, and its version where that is another one.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "pid {}", self.pid)?;
+        if self.version == env!("CARGO_PKG_VERSION") || self.version.is_empty() { Ok(()) } else { write!(f, " of dozen {}", self.version) }
+    }
 }
 
 /// The folder of a deploy that this process runs. Dropping it removes the folder and frees the lock.
@@ -34,15 +54,15 @@ pub(crate) struct RunFolder {
 
 /// The deploy is run by another process.
 #[derive(Debug, thiserror::Error)]
-#[error("{} is already running: `dozen up` with pid {}", .0.deploy, .0.pid)]
+#[error("{} is already running: `dozen up` with {}", .0.deploy, .0)]
 pub(crate) struct AlreadyRunning(pub(crate) Holder);
 
 const LOCK: &str = "lock";
 const SOCKET: &str = "api.sock";
 
 impl RunFolder {
-    /// Takes the deploy, or says who has it.
-    pub(crate) fn take(home: &Home, deploy: &DeployRef) -> Result<Self> {
+    /// Takes the deploy, or says who has it. `lasting`: what this process will run outlives it.
+    pub(crate) fn take(home: &Home, deploy: &DeployRef, lasting: bool) -> Result<Self> {
         let path = home.run(deploy);
         let attempt = || format!("cannot use {}", path.display());
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).with_context(attempt)?;
@@ -52,7 +72,7 @@ impl RunFolder {
             let mut open = OpenOptions::new();
             let file = open.read(true).write(true).create(true).truncate(false).mode(0o600).open(&at).with_context(attempt)?;
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-                return Err(AlreadyRunning(read_holder(&file).unwrap_or(Holder { deploy: deploy.to_string(), pid: 0 })).into());
+                return Err(AlreadyRunning(read_holder(&file).unwrap_or_else(|| Holder::of(deploy, 0, false))).into());
             }
             // Whoever had it before may have removed the file between our open and our lock; then this lock guards nothing.
             let ours = file.metadata().with_context(attempt)?.ino();
@@ -60,7 +80,7 @@ impl RunFolder {
                 break file;
             }
         };
-        let holder = Holder { deploy: deploy.to_string(), pid: std::process::id() };
+        let holder = Holder::of(deploy, std::process::id(), lasting);
         let mut file = &lock;
         file.set_len(0).with_context(attempt)?;
         file.write_all(&serde_json::to_vec(&holder)?).with_context(attempt)?;
@@ -154,15 +174,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let home = Home::at(dir.path().join("a-very-long-name".repeat(8)));
         let shop: DeployRef = "shop".parse().expect("valid");
-        let first = RunFolder::take(&home, &shop).expect("free");
-        let refused = RunFolder::take(&home, &shop).expect_err("taken");
+        let first = RunFolder::take(&home, &shop, false).expect("free");
+        let refused = RunFolder::take(&home, &shop, false).expect_err("taken");
         let who = &refused.downcast_ref::<AlreadyRunning>().expect("typed").0;
         assert_eq!(who.pid, std::process::id());
         assert_eq!(holder(&home, &shop).as_ref(), Some(who));
-        RunFolder::take(&home, &"other".parse().expect("valid")).expect("another deploy is free");
+        RunFolder::take(&home, &"other".parse().expect("valid"), false).expect("another deploy is free");
         drop(first);
         assert_eq!(holder(&home, &shop), None);
         assert!(!home.run(&shop).exists());
-        RunFolder::take(&home, &shop).expect("free again");
+        RunFolder::take(&home, &shop, false).expect("free again");
     }
 }

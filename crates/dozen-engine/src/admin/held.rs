@@ -91,6 +91,10 @@ impl Holding {
         self.lock().contains_key(&number)
     }
 
+    pub(crate) fn numbers(&self) -> Vec<u32> {
+        self.lock().keys().copied().collect()
+    }
+
     /// Waits until none is left, but no longer than the ledger may take.
     pub(crate) async fn empty(&self) {
         let mut count = self.count.subscribe();

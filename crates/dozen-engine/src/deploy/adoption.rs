@@ -46,6 +46,12 @@ impl Floor {
         Ok(self.driver.apply(&self.desired(Arc::new(release), running, scaled.generation, false))?)
     }
 
+    /// Waits until no change of releases is under way. Answers the numbers of the one-offs that end with this control part.
+    pub async fn rest(&self) -> Vec<u32> {
+        let _turn = self.turn.lock().await;
+        self.holding.numbers()
+    }
+
     /// Concludes a release that had taken the other one's place, and whose control part was gone before that was in the ledger.
     async fn conclude_switched(&self, who: &Principal) -> Result<(), DeployError> {
         let pending = self.ledger.releases(&self.deploy).await?.into_iter().find(|row| row.status == Status::Pending);

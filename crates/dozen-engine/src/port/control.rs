@@ -147,7 +147,9 @@ pub struct Router {
     spec: RouterSpec,
     listeners: Listeners,
     link: Link,
-    table: Option<String>,
+    /// What the running process speaks.
+    protocol: u32,
+    table: Option<WireTable>,
     /// Counts the tables that it was given.
     generation: Generation,
     /// Where it sends requests by the table that it had when it was taken over.
@@ -201,7 +203,18 @@ impl Router {
     pub fn spawn(spec: RouterSpec, listeners: Listeners) -> Result<Self, PortError> {
         let link = Link::open(&spec, &listeners)?;
         let (generation, found, draining) = (Generation(0), BTreeSet::new(), BTreeSet::new());
-        Ok(Self { spec, listeners, link, table: None, generation, found, draining })
+        Ok(Self { spec, listeners, link, protocol: PROTOCOL, table: None, generation, found, draining })
+    }
+
+    /// Whether the router that `notes` tell of, if any, can be taken over by this version.
+    ///
+    /// # Errors
+    /// It speaks another one.
+    pub fn check(notes: &Notes) -> Result<(), PortError> {
+        match notes.read(NAME) {
+            Some(Note { protocol, .. }) if !speaks(protocol) => Err(PortError::Version { theirs: protocol }),
+            _ => Ok(()),
+        }
     }
 
     /// Takes over the router that `notes` tell of. It outlives this process, too, where the spec says so. `None` where there was none.
@@ -209,10 +222,8 @@ impl Router {
     /// # Errors
     /// It runs and cannot be taken over.
     pub async fn find(spec: RouterSpec, notes: &Notes) -> Result<Option<Left>, PortError> {
+        Self::check(notes)?;
         let Some(Note { protocol, port }) = notes.read(NAME) else { return Ok(None) };
-        if !speaks(protocol) {
-            return Err(PortError::Version { theirs: protocol });
-        }
         let Ok((stream, pid)) = notes.connect(NAME).await else {
             notes.remove(NAME);
             return Ok(Some(Left::Gone(port)));
@@ -235,10 +246,9 @@ impl Router {
         let (to, from) = link;
         let generation = Generation(table.as_ref().map_or(0, |t| t.generation));
         let ports = table.iter().flat_map(|t| &t.routes).flat_map(|route| route.web.ports()).collect();
-        let table = table.map(|table| line(&ToRouter::Set { table }));
         let listeners = Listeners { port, sockets };
         let link = Link { process, to, from };
-        let found = Self { spec, listeners, link, table, generation, found: ports, draining: BTreeSet::new() };
+        let found = Self { spec, listeners, link, protocol, table, generation, found: ports, draining: BTreeSet::new() };
         Ok(Some(Left::Serving(Box::new(found))))
     }
 
@@ -259,9 +269,14 @@ impl Router {
                 tracing::warn!(%error, deploy = %route.deploy, "the router cannot write its log");
             }
         }
-        let message = line(&ToRouter::Set { table: WireTable::of(table, &self.spec.home) });
-        self.link.send(message.clone());
-        (self.table, self.generation) = (Some(message), table.generation);
+        (self.table, self.generation) = (Some(WireTable::of(table, &self.spec.home)), table.generation);
+        self.tell_table();
+    }
+
+    fn tell_table(&self) {
+        if let Some(table) = self.table.clone() {
+            self.link.send(line(&ToRouter::Set { table: table.for_protocol(self.protocol) }));
+        }
     }
 
     /// Lets the router write its files into a deploy's log folder, where it has a uid of its own. Others' files there it cannot touch.
@@ -308,10 +323,8 @@ impl Router {
     pub async fn revive(&mut self) -> Result<(), PortError> {
         // A router whose socket broke may still live; two must not accept.
         self.link.process.kill().await;
-        self.link = Link::open(&self.spec, &self.listeners)?;
-        if let Some(table) = &self.table {
-            self.link.send(table.clone());
-        }
+        (self.link, self.protocol) = (Link::open(&self.spec, &self.listeners)?, PROTOCOL);
+        self.tell_table();
         for port in &self.draining {
             self.link.send(line(&ToRouter::Drain { port: *port }));
         }

@@ -233,6 +233,14 @@ impl WireTable {
         }
         Self { generation: table.generation.0, routes }
     }
+
+    /// The same in words that a router of this version knows: a message with one that it does not is passed over as a whole.
+    pub(super) fn for_protocol(mut self, protocol: u32) -> Self {
+        // 1 does not know of waiting for a change. Requests wait there as for a start: longer, and with another error.
+        let held = |route: &&mut WireRoute| protocol < 2 && matches!(route.web, WireWeb::Held);
+        self.routes.iter_mut().filter(held).for_each(|route| route.web = WireWeb::Starting);
+        self
+    }
 }
 
 impl WireRoute {

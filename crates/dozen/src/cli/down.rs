@@ -27,8 +27,7 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
     }
     let mut client = Client::connect(settings, deploy.clone()).await?;
     let stopping: wire::Stopping = client.call(Method::POST, "/stop", &json!({})).await?;
-    let ended = tokio::task::spawn_blocking(move || wait_for(stopping.pid));
-    ended.await?.with_context(|| format!("cannot wait for the end of {deploy} (pid {})", stopping.pid))?;
+    wait_for(&deploy, stopping.pid).await?;
     if running::holder(&settings.home, &deploy).is_some() {
         bail!("{deploy} (pid {}) has not stopped within {} s", stopping.pid, PATIENCE.as_secs());
     }
@@ -46,7 +45,7 @@ fn told(deploy: &DeployRef, printer: &Printer) -> i32 {
 
 /// Takes over what runs without a control part, and stops it. If this is killed, all of it ends at once.
 async fn stop_left(settings: &Settings, deploy: &DeployRef) -> Result<()> {
-    let run_folder = RunFolder::take(&settings.home, deploy)?;
+    let run_folder = RunFolder::take(&settings.home, deploy, false)?;
     let notes = run_folder.notes();
     adoption::check(&notes)?;
     let router = match Router::find(RouterSpec::new(&settings.exe, settings.home.clone()), &notes).await? {
@@ -59,8 +58,14 @@ async fn stop_left(settings: &Settings, deploy: &DeployRef) -> Result<()> {
     Ok(floor.stop(&who, std::future::pending()).await?)
 }
 
-/// Waits until the process has ended, for [`PATIENCE`] at most. One that is gone already has.
-fn wait_for(pid: u32) -> std::io::Result<()> {
+/// Waits until the process has ended, for [`PATIENCE`] at most.
+pub(super) async fn wait_for(deploy: &DeployRef, pid: u32) -> Result<()> {
+    let ended = tokio::task::spawn_blocking(move || wait(pid));
+    ended.await?.with_context(|| format!("cannot wait for the end of {deploy} (pid {pid})"))
+}
+
+/// One that is gone already has ended.
+fn wait(pid: u32) -> std::io::Result<()> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };

@@ -130,8 +130,10 @@ pub(super) async fn attach(mut run: wire::Run, may_be_terminal: bool, settings: 
         }
     });
     pass_signals_on(on_terminal, &frames)?;
-    let broken = "the one-off's connection broke";
-    let Some(Frame::Began(began)) = Frame::read(&mut from).await.context(broken)? else { bail!(ended_early()) };
+    let began = Frame::read(&mut from).await.context("the one-off's connection broke")?;
+    let Some(Frame::Began(began)) = began else {
+        bail!("the one-off's connection ended before it began; `dozen up` was stopped meanwhile?")
+    };
     announce(&began, app.as_str(), printer);
     // Whatever ends this function gives the terminal back as it was.
     let raw = on_terminal.then(Raw::begin).transpose().context("cannot set the terminal up")?;
@@ -143,7 +145,8 @@ pub(super) async fn attach(mut run: wire::Run, may_be_terminal: bool, settings: 
 
     let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
     let mut unread = false;
-    while let Some(frame) = Frame::read(&mut from).await.context(broken)? {
+    // A connection that breaks has ended as well.
+    while let Ok(Some(frame)) = Frame::read(&mut from).await {
         match frame {
             Frame::Stdout(bytes) => {
                 if !unread && write(&mut out, &bytes).await.is_err() {
@@ -166,11 +169,10 @@ pub(super) async fn attach(mut run: wire::Run, may_be_terminal: bool, settings: 
             Frame::Began(_) | Frame::Stdin(_) | Frame::Signal(_) | Frame::Size(_) | Frame::HangUp => {}
         }
     }
-    bail!(ended_early())
-}
-
-fn ended_early() -> &'static str {
-    "the one-off's connection ended before it did; `dozen up` was stopped meanwhile?"
+    drop(raw);
+    // As it is recorded, and as a shell says it: SIGKILL is the last that what is left of it gets.
+    printer.note(&format!(" !     {} was lost: the `dozen up` that ran it was killed, and it ends with that one", began.run));
+    Ok(128 + Signal::KILL.as_raw())
 }
 
 /// Heroku's line, where a person reads it, and where the app has no console that this is none.

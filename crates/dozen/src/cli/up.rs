@@ -27,6 +27,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 mod detach;
+mod handover;
 mod slug;
 
 /// A deploy's logs may take this many bytes of disk.
@@ -50,7 +51,7 @@ pub(crate) struct UpArgs {
     /// Come up, then stop again; the exit code is 0 where every process was up and stayed so for a second
     #[arg(long)]
     once: bool,
-    /// Go on in the background once every process is up; `dozen down` ends it. Takes over what a killed one has left running
+    /// Go on in the background once every process is up; `dozen down` ends it. Takes over what another one runs, or has left running
     #[arg(long, conflicts_with = "once")]
     detach: bool,
     /// Use this Python, a version or a path, whatever the app's files say; the deploy keeps it
@@ -112,7 +113,10 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
             (ledger, deploy, Code::Slug(Box::new(slug)))
         }
     };
-    let run_folder = RunFolder::take(&settings.home, &deploy)?;
+    let run_folder = match args.lasting {
+        true => handover::take(settings, &deploy, printer).await?,
+        false => RunFolder::take(&settings.home, &deploy, false)?,
+    };
     let notes = run_folder.notes();
     // What `up` starts in the foreground ends with it.
     let lasting = args.lasting.then(|| notes.clone());
@@ -136,7 +140,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     if found {
         floor.go_on(&who).await?;
     }
-    let served = Arc::new(api::Served { floor, url: Some(url), down: Notify::new() });
+    let served = Arc::new(api::Served { floor, url: Some(url), lasting: args.lasting, down: Notify::new(), leave: Notify::new() });
     let api = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, api::router(served.clone())));
 
     let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));
@@ -149,6 +153,11 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
         // The foreground half prints it and goes; stopping is ours alone.
         printer.error(e);
         printer.mute();
+    }
+    if session.leaves {
+        drop(run_folder);
+        // At once: all that is in memory of what runs, as the leases of its ports, is the next one's to give back.
+        std::process::exit(0);
     }
     session.stop(&who).await?;
     api.abort();
@@ -182,6 +191,8 @@ struct Session<'a> {
     signals: Signals,
     /// What runs was taken over: it goes on, whatever becomes of what is brought up.
     found: bool,
+    /// Another control part goes on with it.
+    leaves: bool,
 }
 
 /// Someone asked it to stop before what was waited for came.
@@ -190,7 +201,7 @@ struct Stopped;
 impl<'a> Session<'a> {
     fn begin(served: Arc<api::Served>, printer: &'a Arc<Printer>, found: bool) -> Result<Self> {
         let (_, lines) = served.floor.observed.store().tail(Some(0), &Filter::default())?;
-        Ok(Self { served, printer, lines: Some(lines), signals: Signals::listen()?, found })
+        Ok(Self { served, printer, lines: Some(lines), signals: Signals::listen()?, found, leaves: false })
     }
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
@@ -308,6 +319,10 @@ impl<'a> Session<'a> {
                     return Err(Stopped);
                 }
                 () = served.down.notified() => return Err(Stopped),
+                () = served.leave.notified() => {
+                    self.leaves = true;
+                    return Err(Stopped);
+                }
                 batch = next_lines(&mut self.lines) => batch.iter().for_each(|l| self.printer.live(l)),
             }
         }

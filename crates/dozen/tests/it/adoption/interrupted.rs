@@ -2,7 +2,7 @@
 
 use super::{WEB, detach, get, kill_control, lasting, ps, until};
 use crate::deployed::{DOZEN, Place, end, finish};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -124,6 +124,31 @@ fn a_release_that_takes_requests_stays_though_its_control_part_could_not_record_
     assert!(ps(&place).values().all(|p| p["release"] == "v2" && p["restarts"] == 0));
     let log = place.dozen(&["logs", "-n", "1000"]).ok().out;
     assert!(log.contains("Release v2 was interrupted by the end of its control part: it had taken over and is the current one"), "{log}");
+    place.dozen(&["down"]).ok();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn one_offs_end_with_the_control_part_and_whoever_waits_is_told() {
+    let place = super::shop();
+    detach(&place).0.ok();
+    place.dozen(&["run", "--detach", "--", "sleep", "1001"]).ok();
+    let mut attached = place.program(DOZEN);
+    let attached = attached.args(["run", "--", "echo begun; exec sleep 1002"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut attached = attached.spawn().expect("dozen starts");
+    let mut begun = String::new();
+    BufReader::new(attached.stdout.take().expect("piped")).read_line(&mut begun).expect("read");
+    kill_control(&place);
+    let mut told = String::new();
+    attached.stderr.take().expect("piped").read_to_string(&mut told).expect("read");
+    assert_eq!(told, " !     run.2 was lost: the `dozen up` that ran it was killed, and it ends with that one\n");
+    assert_eq!(end(&mut attached, "`dozen run`").code(), Some(137));
+    // What runs without a control part is no reason not to run something else.
+    assert_eq!(place.dozen(&["run", "--", "echo three"]).ok().out, "three\n");
+    detach(&place).0.ok();
+    assert!(!place.left().iter().any(|(_, line)| line.starts_with("sleep 1001") || line.starts_with("sleep 1002")), "they have ended");
+    assert_eq!(place.ledger("select group_concat(exit_code) from one_offs"), "137,137,0");
+    place.dozen(&["logs", "-p", "run.1"]).ok().has(&["dozen[run.1]: It was lost with the process that ran it, which was killed"]);
     place.dozen(&["down"]).ok();
     place.assert_nothing_left();
 }
