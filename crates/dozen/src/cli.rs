@@ -226,12 +226,10 @@ pub(crate) fn hint_of(error: &anyhow::Error) -> Option<String> {
     }
     if let Some(AlreadyRunning(holder)) = error.downcast_ref() {
         let deploy = &holder.deploy;
-        if holder.lasting {
-            return Some(format!(
-                "`dozen up --detach` takes over from it; see it with `dozen ps -a {deploy}`, stop it with `dozen down -a {deploy}`."
-            ));
-        }
-        return Some(format!("See it with `dozen ps -a {deploy}`, stop it with `dozen down -a {deploy}`, or give this one another --app."));
+        let go_on = if holder.lasting { "`dozen up --detach` takes over from it. " } else { "" };
+        return Some(format!(
+            "{go_on}See it with `dozen ps -a {deploy}`, stop it with `dozen down -a {deploy}`, or give this one another --app."
+        ));
     }
     error.downcast_ref().and_then(hint_of_deploy)
 }

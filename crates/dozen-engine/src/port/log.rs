@@ -32,8 +32,8 @@ pub(super) struct Journal {
     tag: String,
     limits: Limits,
     open: RefCell<HashMap<PathBuf, Lines>>,
-    /// A line came, and nothing was open before.
-    woken: Notify,
+    /// A line came, and none was waiting in its batch.
+    waits: Notify,
     events: UnboundedSender<FromRouter>,
 }
 
@@ -51,17 +51,19 @@ struct Lines {
 
 impl Journal {
     pub(super) fn new(worker: usize, bytes: u64, segments: u32, events: UnboundedSender<FromRouter>) -> Self {
-        Self { tag: format!("w{worker}"), limits: Limits { bytes, segments }, open: RefCell::default(), woken: Notify::new(), events }
+        Self { tag: format!("w{worker}"), limits: Limits { bytes, segments }, open: RefCell::default(), waits: Notify::new(), events }
     }
 
     fn write(&self, folder: &Path, deploy: &str, message: &str) {
         let mut open = self.open.borrow_mut();
         if !open.contains_key(folder) {
-            self.woken.notify_one();
             let (deploy, batch) = (deploy.to_owned(), Vec::new());
             open.insert(folder.to_owned(), Lines { deploy, batch, count: 0, segment: None, early: None, last: Instant::now() });
         }
         if let Some(lines) = open.get_mut(folder) {
+            if lines.batch.is_empty() {
+                self.waits.notify_one();
+            }
             lines.batch.extend_from_slice(head(Timestamp::now(), Source::Dozen, "router").as_bytes());
             lines.batch.extend_from_slice(message.as_bytes());
             lines.batch.push(b'\n');
@@ -77,20 +79,24 @@ impl Journal {
         self.open.borrow().is_empty()
     }
 
-    /// Waits until it rests no longer. It may have woken before, and rest again.
-    pub(super) async fn woken(&self) {
-        self.woken.notified().await;
+    /// Waits until a line waits. It may have been written already.
+    pub(super) async fn waits(&self) {
+        self.waits.notified().await;
     }
 
-    /// Writes what is waiting; the worker calls it ten times a second while there is something, and at its end.
+    /// Writes what is waiting; the worker calls it a little after the first line of a batch, and at its end.
     pub(super) fn flush(&self) {
         let mut open = self.open.borrow_mut();
         for (folder, lines) in open.iter_mut().filter(|(_, l)| !l.batch.is_empty()) {
             self.flush_one(folder, lines);
         }
+    }
+
+    /// Closes the files of deploys without requests.
+    pub(super) fn reap(&self) {
         // What still has a loss to tell is not forgotten.
         let owes = |l: &Lines| l.early.is_some() || l.segment.as_ref().is_some_and(Segment::owes);
-        open.retain(|_, lines| lines.last.elapsed() < FORGET || owes(lines));
+        self.open.borrow_mut().retain(|_, lines| !lines.batch.is_empty() || lines.last.elapsed() < FORGET || owes(lines));
     }
 
     /// A full disk costs lines, never requests; how many is said as soon as writing works again.
@@ -275,8 +281,9 @@ mod tests {
         journal.flush();
         assert!(journal.rests());
         journal.write(folder.path(), "shop/dev", "line");
-        journal.woken().await;
+        journal.waits().await;
         journal.flush();
+        journal.reap();
         assert!(!journal.rests(), "the file is to be closed later");
     }
 

@@ -36,9 +36,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
 /// Log lines wait at most so long.
-const TICK: Duration = Duration::from_millis(100);
-/// Idle connections are looked through every so many ticks.
-const REAP: u32 = 10;
+const BATCH: Duration = Duration::from_millis(100);
+/// So often idle connections and files are looked through, while there are any.
+const REAP: Duration = Duration::from_secs(1);
 /// A pause where a connection cannot be taken, for want of file descriptors: they come back as others end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// The grace of a SIGTERM, which names none.
@@ -424,25 +424,25 @@ impl Worker {
         }
         drop(core);
 
-        let mut tick = tokio::time::interval(TICK);
-        // Where nobody asks for anything, nothing is to be done ten times a second.
-        let mut awake = true;
-        let mut ticks = 0_u32;
+        // Where nobody asks for anything there is nothing to do, and a house of many deploys is to use nothing for it.
+        let mut batch: Option<tokio::time::Instant> = None;
+        let mut reap: Option<tokio::time::Instant> = None;
         let mut grace: Option<tokio::time::Instant> = None;
         loop {
             tokio::select! {
-                _ = tick.tick(), if awake => {
-                    journal.flush();
-                    ticks = ticks.wrapping_add(1);
-                    if ticks.is_multiple_of(REAP) {
-                        pool.reap();
-                    }
-                    awake = !(journal.rests() && pool.rests());
-                }
                 // Each use of a connection ends with a line.
-                () = journal.woken(), if !awake => {
-                    awake = true;
-                    tick.reset();
+                () = journal.waits(), if batch.is_none() => {
+                    let now = tokio::time::Instant::now();
+                    (batch, reap) = (Some(now + BATCH), reap.or(Some(now + REAP)));
+                }
+                () = until(batch) => {
+                    journal.flush();
+                    batch = None;
+                }
+                () = until(reap) => {
+                    journal.reap();
+                    pool.reap();
+                    reap = (!(journal.rests() && pool.rests())).then(|| tokio::time::Instant::now() + REAP);
                 }
                 Ok(()) = tables.changed() => pool.list(tables.borrow_and_update().ids()),
                 // Told to stop, or the main thread is gone.
@@ -458,11 +458,18 @@ impl Worker {
                 }
                 // Every connection and tunnel has ended.
                 None = gone.recv() => break,
-                () = async { tokio::time::sleep_until(grace.unwrap_or_else(tokio::time::Instant::now)).await }, if grace.is_some() => break,
+                () = until(grace) => break,
             }
         }
         pool.clear();
         Ok(Some(journal))
+    }
+}
+
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
