@@ -1,12 +1,14 @@
 //! II. Packs at work: a plan is run, dependencies are layered, a slug is made.
 //!
 //! **Invariant:** a build writes its own app's cache and the slug store, nothing else; what it does not finish leaves no trace there.
+//! **Invariant:** programs of a build run in a jail, and not as root where the host lets them have a uid of their own.
 
 use crate::codebase::{self, fingerprint};
 use crate::home::Home;
 use crate::output::{Event, Output};
-use crate::release::scratch::Scratch;
+use crate::release::scratch::{self, Scratch};
 use crate::release::store::{self, Facts, StoreError, cure};
+use builder::{Builder, Turn};
 use dozen_core::codebase::Source;
 use dozen_core::config::Mask;
 use dozen_core::dependencies::{Language, PACK_VERSION, Plan, PlanError, Stack, Tool};
@@ -17,6 +19,7 @@ use dozen_core::release::Slug;
 use interpreters::{ChooseError, Interpreter, Places};
 use node::Node;
 use runner::Runner;
+use stage::Stage;
 use std::borrow::Cow;
 use std::fs;
 use std::io;
@@ -26,12 +29,15 @@ use std::time::{Duration, Instant};
 use tree::CopyError;
 use uv::UvError;
 
+mod beneath;
+pub mod builder;
 mod failure;
 pub mod interpreters;
 mod layers;
 mod node;
 mod packages;
 pub mod runner;
+mod stage;
 mod steps;
 mod tree;
 mod uv;
@@ -197,14 +203,13 @@ fn tail(last: &[String]) -> String {
 
 /// Builds a slug. Dropping the future ends every program it started and leaves nothing behind.
 pub async fn build(request: Request<'_>) -> Result<Built, BuildError> {
-    let runner = Runner { exe: request.exe };
-    tokio::time::timeout(LIMIT, run(request, runner)).await.map_err(|_| BuildError::TooLong)?
+    tokio::time::timeout(LIMIT, run(request)).await.map_err(|_| BuildError::TooLong)?
 }
 
-async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildError> {
+async fn run(request: Request<'_>) -> Result<Built, BuildError> {
     let cache = request.home.cache(request.app);
     let output = request.output.clone();
-    packages::check(request.source, runner, &*output).await?;
+    packages::check(request.source, request.exe, &*output).await?;
     let print = {
         let (source, stats) = (request.source.clone(), cache.join("sources.json"));
         blocking(move || fingerprint::of(&source, &stats)).await?
@@ -228,8 +233,8 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
                 Language::Python => (request.use_python, request.last_python, "interpreters.json"),
                 Language::Node => (request.use_node, request.last_node, "nodes.json"),
             };
-            let found = interpreters::find(&Places::here(language), &cache.join(kept)).await;
-            let chosen = interpreters::choose(&found, runtime, named, before).await?;
+            let found = interpreters::find(request.exe, &Places::here(language), &cache.join(kept)).await;
+            let chosen = interpreters::choose(request.exe, &found, runtime, named, before).await?;
             let why = match (named, &runtime.pinned) {
                 (Some(_), _) => language.option().into(),
                 (None, Some(pinned)) => pinned.clone(),
@@ -257,6 +262,18 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
         return Ok(Built { slug, reused: true, python });
     }
 
+    let written = |source| BuildError::Write { path: cache.clone(), source };
+    let _turn = Turn::take(&cache, || output.busy("waiting for another build of this app")).await.map_err(written)?;
+    let (mut downloads, mut runner) = (PathBuf::new(), None);
+    if interpreter.is_some() {
+        let mut found = Builder::NOBODY;
+        let apart = |apart| {
+            (downloads, found) = builder::downloads(request.home, request.app, apart)?;
+            Ok::<_, BuildError>(found)
+        };
+        runner = Some(Runner::here(request.exe, apart).await?);
+    }
+    let builder = runner.map_or(Builder::NOBODY, |r| r.builder);
     let slugs = request.home.slugs();
     let work = Scratch::new(&slugs).map_err(|source| BuildError::Write { path: slugs, source })?;
     let tree = work.path().join("tree");
@@ -266,34 +283,41 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
             Tool::Uv { .. } => ".venv",
             Tool::Node(_) => "node_modules",
         });
-        blocking(move || tree::copy(&source, &print, &tree, own)).await?;
+        blocking(move || tree::copy(&source, &print, &tree, own, builder)).await?;
     }
-    let mut known = std::collections::HashMap::new();
-    if let Some(interpreter) = &interpreter {
+    let mut known = store::Known::new();
+    if let (Some(interpreter), Some(runner)) = (&interpreter, runner) {
+        let prepared = Stage::new(runner, request.home, work.path(), &downloads, (&found, interpreter), comes_by_ssh(&request, &plan));
+        let stage = prepared.map_err(|source| BuildError::Write { path: work.path().to_owned(), source })?;
+        if runner.builder.uid().is_none() && rustix::process::geteuid().is_root() {
+            output.warning("The host allows no namespaces: the build runs as root, held to its folders by Landlock only");
+        }
         let job = steps::Job {
             request: &request,
-            runner,
             plan: &plan,
             interpreter,
             found: &found,
             cache: &cache,
-            scratch: work.path(),
+            stage: &stage,
             tree: &tree,
+            source: tokio::sync::OnceCell::new(),
             pip: tokio::sync::OnceCell::new(),
         };
         if language == Some(Language::Node) {
             known = Node::begin(&job).await?.run().await?;
         } else {
             let layer = job.layer().await?;
-            if let Some(layer) = &layer {
-                let written = |source| BuildError::Write { path: tree.clone(), source };
-                layer.link(&tree).map_err(written)?;
-                known = layer.known();
-            }
+            let written = |source| BuildError::Write { path: tree.clone(), source };
+            let open = layer.as_ref().map(|layer| job.lay(layer)).transpose().map_err(written)?;
             job.project().await?;
             job.collect_static(skip_static).await?;
-            job.compile(&known, built_before(request.home, &last).as_ref()).await?;
+            if let Some(layer) = &layer {
+                known = if open == Some(true) { layer.relink(&tree).map_err(written)? } else { layer.known() };
+            }
+            job.compile(&mut known, built_before(request.home, &last).as_ref()).await?;
         }
+        let gone = [stage.build(), stage.given()];
+        blocking(move || gone.iter().try_for_each(|folder| scratch::remove(folder))).await.map_err(written)?;
     }
     output.step("Discovering process types");
     let declared_by = if request.processes.is_empty() {
@@ -304,9 +328,9 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
     output.detail(&format!("{declared_by} -> {types}"));
 
     let written = |source| BuildError::Write { path: tree.clone(), source };
-    let scratch = scratch_folders(&tree, dozen_core::dependencies::scratch(request.source, &plan, request.scratch)).map_err(written)?;
-    if !scratch.is_empty() {
-        output.detail(&format!("Instances may write {}", scratch.join(", ")));
+    let writable = scratch_folders(&tree, dozen_core::dependencies::scratch(request.source, &plan, request.scratch)).map_err(written)?;
+    if !writable.is_empty() {
+        output.detail(&format!("Instances may write {}", writable.join(", ")));
     }
     let named = processes.iter().find(|p| p.name.is_console()).map(|p| p.command.clone());
     let console = request.console.map(str::to_owned).or(named).or_else(|| plan.console.clone());
@@ -321,7 +345,7 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
         // The system's own folders are there anyway.
         needs: interpreter.iter().map(|p| p.prefix.clone()).filter(|p| !p.starts_with("/usr")).collect(),
         console,
-        scratch,
+        scratch: writable,
         rules: request.rules.clone(),
         commit: request.source.commit.clone(),
     };
@@ -335,6 +359,15 @@ async fn run(request: Request<'_>, runner: Runner<'_>) -> Result<Built, BuildErr
     let _ = tree::write_whole(&index, id.as_bytes()).and_then(|()| tree::write_whole(&last, id.as_bytes()));
     let slug = Slug { commit: request.source.commit.clone(), ..slug };
     Ok(Built { slug, reused, python })
+}
+
+/// Whether a file that decides what is installed names a source that is reached by SSH.
+fn comes_by_ssh(request: &Request<'_>, plan: &Plan) -> bool {
+    let files = plan.layer.iter().flat_map(|layer| match &layer.tool {
+        Tool::Uv { .. } => layer.key_files.clone(),
+        Tool::Node(install) => install.lock.iter().cloned().chain([dozen_core::dependencies::node::KNOWN_BY.to_owned()]).collect(),
+    });
+    files.into_iter().any(|file| codebase::text(request.source, &file).is_some_and(|text| text.contains("ssh://")))
 }
 
 /// Makes the folders in the tree: a mount on a read-only one needs them there. Answers those that are folders, not files or links.

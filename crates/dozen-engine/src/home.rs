@@ -48,7 +48,8 @@ impl Home {
     pub fn slug(&self, id: &SlugId) -> PathBuf {
         self.slugs().join(id.to_string())
     }
-    /// The one folder that a build of this app writes: dependency layers, installer caches, locks that were resolved.
+    /// The one folder that is written when this app is built: dependency layers, locks that were resolved, and `downloads`, which is all of it
+    /// that the build's own programs reach.
     pub fn cache(&self, app: &AppName) -> PathBuf {
         self.root.join("cache").join(app.as_str())
     }

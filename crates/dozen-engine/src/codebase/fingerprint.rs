@@ -77,7 +77,11 @@ pub fn of(source: &Source, cache: &Path) -> Result<Fingerprint, HashError> {
 
 /// Hashes one file's content.
 pub(crate) fn hash_file(path: &Path) -> io::Result<Hash> {
-    let mut file = super::open(path)?;
+    hash(super::open(path)?)
+}
+
+/// The hash of an open file's content.
+pub(crate) fn hash(mut file: fs::File) -> io::Result<Hash> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0u8; 64 << 10];
     loop {

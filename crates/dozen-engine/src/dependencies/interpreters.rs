@@ -1,14 +1,19 @@
 //! The interpreters of this machine: those of version managers, the system's, those on PATH. Each is asked once for its facts.
 //!
 //! **Invariant:** what is found is an interpreter's real place, never a shim's or a virtual environment's.
+//! **Invariant:** it is asked in a jail, not as root, with its own installation and the system in sight: it may be anybody's program.
 
+use super::builder::Builder;
+use super::runner::{Command, OnLine, Runner};
+use super::stage::Stage;
 use dozen_core::dependencies::{Language, Runtime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Major, minor, and the third number.
@@ -262,8 +267,8 @@ fn real(program: &Path) -> Option<PathBuf> {
     (meta.is_file() && meta.permissions().mode() & 0o111 != 0 && read.is_ok() && &magic != b"#!").then_some(path)
 }
 
-/// Finds them all. `cache` keeps their facts by path, time and size of the program.
-pub async fn find(places: &Places, cache: &Path) -> Found {
+/// Finds them all; `exe` is dozen. `cache` keeps their facts by path, time and size of the program.
+pub async fn find(exe: &Path, places: &Places, cache: &Path) -> Found {
     let (candidates, default) = places.candidates();
     let language = places.language;
     let known: BTreeMap<PathBuf, Known> = fs::read(cache).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
@@ -277,8 +282,9 @@ pub async fn find(places: &Places, cache: &Path) -> Found {
                 kept.insert(path, k.clone());
             }
             _ => {
+                let exe = exe.to_owned();
                 probes.spawn(async move {
-                    let facts = probe(language, &path).await;
+                    let facts = probe(&exe, language, &path).await;
                     (path, Known { stat, facts })
                 });
             }
@@ -300,13 +306,19 @@ pub async fn find(places: &Places, cache: &Path) -> Found {
 }
 
 /// Chooses the one to build with, by contract: `named` by its option, else the pin, else the one last used, else the default.
-pub async fn choose(found: &Found, runtime: &Runtime, named: Option<&str>, last: Option<&str>) -> Result<Interpreter, ChooseError> {
+pub async fn choose(
+    exe: &Path,
+    found: &Found,
+    runtime: &Runtime,
+    named: Option<&str>,
+    last: Option<&str>,
+) -> Result<Interpreter, ChooseError> {
     let language = runtime.versions.language();
     let oldest = language.oldest();
     if let Some(path) = named.filter(|p| p.contains('/') && !p.starts_with("lts/")) {
         let no = || ChooseError::Path { language, named: path.to_owned() };
         let real = fs::canonicalize(path).map_err(|_| no())?;
-        let facts = probe(language, &real).await.map(Facts::interpreter).filter(|i| i.version >= oldest);
+        let facts = probe(exe, language, &real).await.map(Facts::interpreter).filter(|i| i.version >= oldest);
         return facts.ok_or_else(no);
     }
     let asked = match named {
@@ -384,28 +396,35 @@ const NODE_QUESTION: &str = "const p = require('path'), f = require('fs'), v = p
     level: v.includes('-') ? 'other' : 'final', prefix: whole ? above : bin, executable}))";
 
 /// The interpreter of that language at a path, if there is one.
-pub(crate) async fn at(language: Language, program: &Path) -> Option<Interpreter> {
+pub(crate) async fn at(exe: &Path, language: Language, program: &Path) -> Option<Interpreter> {
     let real = real(program)?;
-    probe(language, &real).await.map(Facts::interpreter)
+    probe(exe, language, &real).await.map(Facts::interpreter)
 }
 
-async fn probe(language: Language, program: &Path) -> Option<Facts> {
+async fn probe(exe: &Path, language: Language, program: &Path) -> Option<Facts> {
     let (args, implementation): (&[&str], _) = match language {
         Language::Python => (&["-I", "-S", "-c", QUESTION], "cpython"),
         Language::Node => (&["-e", NODE_QUESTION], "node"),
     };
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks an interpreter what it is")]
-    let asked = tokio::process::Command::new(program)
-        .args(args)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let out = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
-    let facts: Facts = serde_json::from_slice(&out.stdout).ok()?;
-    (out.status.success() && facts.implementation == implementation && facts.level == "final").then_some(facts)
+    let argv = std::iter::once(program.to_str()?).chain(args.iter().copied()).map(str::to_owned).collect();
+    // Its libraries lie beside its `bin`.
+    let folder = program.parent()?;
+    let installation = folder.parent().filter(|above| folder.ends_with("bin") && *above != Path::new("/")).unwrap_or(folder);
+    let mounts = Stage::read_only(installation).into_iter().collect();
+    let said = Arc::new(Mutex::new(None));
+    let on_line: OnLine = {
+        let said = said.clone();
+        Arc::new(move |line| {
+            if let (Ok(facts), Ok(mut said)) = (serde_json::from_str::<Facts>(line), said.lock()) {
+                *said = Some(facts);
+            }
+        })
+    };
+    let Ok(runner) = Runner::here(exe, |apart| Ok::<_, Infallible>(Builder::stranger(apart))).await;
+    let asked = runner.run(Command { argv, env: Vec::new(), cwd: "/".into(), mounts }, on_line);
+    let ended = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
+    let facts = said.lock().ok()?.take()?;
+    (ended.is_success() && facts.implementation == implementation && facts.level == "final").then_some(facts)
 }
 
 #[cfg(test)]
@@ -413,6 +432,10 @@ mod tests {
     use super::*;
     use dozen_core::dependencies::Versions;
     use dozen_core::dependencies::python::version::Constraint;
+    use std::sync::LazyLock;
+
+    /// Nothing is asked here.
+    static NO_EXE: LazyLock<PathBuf> = LazyLock::new(PathBuf::new);
 
     fn interpreter(version: Release) -> Interpreter {
         let [major, minor, micro] = version;
@@ -430,7 +453,7 @@ mod tests {
         let check = async |pin: &str, use_python: Option<&str>, last: Option<&str>, want: &str| {
             let constraint = if pin.is_empty() { Constraint::Any } else { Constraint::specifiers(pin).expect("valid") };
             let runtime = Runtime { versions: Versions::Python(constraint), pinned: Some("here:1".into()) };
-            let got = choose(&found(), &runtime, use_python, last).await.map(|i| i.number());
+            let got = choose(&NO_EXE, &found(), &runtime, use_python, last).await.map(|i| i.number());
             assert_eq!(got.as_deref().unwrap_or("none"), want, "{pin} {use_python:?} {last:?}");
         };
         check("", None, None, "3.11.7").await;
@@ -447,7 +470,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_missing_and_what_is_there_is_said() {
         let runtime = Runtime { versions: Versions::Python(Constraint::Prefix(vec![3, 9])), pinned: Some(".python-version:1".into()) };
-        let error = choose(&found(), &runtime, None, None).await.expect_err("none").to_string();
+        let error = choose(&NO_EXE, &found(), &runtime, None, None).await.expect_err("none").to_string();
         for part in ["Python 3.9 (.python-version:1)", "3.12.1   /opt/3.12.1/bin/python3", "--use-python PATH"] {
             assert!(error.contains(part), "{error}");
         }
@@ -457,22 +480,10 @@ mod tests {
             versions: Versions::Python(Constraint::specifiers(">=3.14").expect("valid")),
             pinned: Some("pyproject.toml:5".into()),
         };
-        let error = choose(&found(), &required, None, None).await.expect_err("none").to_string();
+        let error = choose(&NO_EXE, &found(), &required, None, None).await.expect_err("none").to_string();
         assert!(error.contains("Install it, or name one that lies elsewhere"), "{error}");
         let newer = Runtime { versions: Versions::Python(Constraint::specifiers(">=3.14,<4").expect("valid")), pinned: None };
-        let error = choose(&found(), &newer, None, None).await.expect_err("none").to_string();
+        let error = choose(&NO_EXE, &found(), &newer, None, None).await.expect_err("none").to_string();
         assert!(error.contains("`dozen up --use-python 3.13`"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn interpreters_of_this_machine_are_found_without_shims_and_remembered() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let cache = dir.path().join("interpreters.json");
-        let first = find(&Places::here(Language::Python), &cache).await;
-        assert!(!first.all.is_empty(), "the tests need a python3");
-        assert!(first.all.iter().all(|i| i.prefix.is_dir() && !i.executable.starts_with("/root/.pyenv/shims")));
-        assert_eq!(find(&Places::here(Language::Python), &cache).await, first);
-        let nowhere = Places { path: vec![dir.path().to_owned()], ..Places::none(Language::Python) };
-        assert_eq!(find(&nowhere, &dir.path().join("other.json")).await, Found::default());
     }
 }

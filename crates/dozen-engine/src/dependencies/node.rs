@@ -1,24 +1,25 @@
 //! Node at work: package managers, layers of `node_modules`, the app's own scripts.
 //!
 //! **Invariant:** a layer and a slug are made at `/app` where the host allows mounts, so that no path of this machine gets into them.
-//! **Invariant:** scripts write copies, never the files that a layer shares with slugs.
+//! **Invariant:** scripts write copies, never the files that a layer shares with slugs. The first link to these is made when the last one ran.
 
+use super::beneath::Beneath;
+use super::builder::Builder;
 use super::interpreters::Interpreter;
 use super::layers::{self, Layer};
 use super::runner::Command;
+use super::stage::Stage;
 use super::steps::{Job, Ran, Show, failed};
 use super::{BuildError, blocking, tree};
-use crate::codebase::fingerprint::hash_file;
+use crate::codebase::fingerprint;
 use crate::output::Event;
-use crate::processes;
 use crate::processes::spec::APP;
 use crate::release::scratch::Scratch;
-use crate::release::store;
+use crate::release::store::{self, Known};
 use dozen_core::dependencies::node::{BAKED, Install, Manager, Script, When};
 use dozen_core::dependencies::{PACK_VERSION, Step, Tool};
-use dozen_core::processes::jail::{Mount, View};
 use failure::Failed;
-use prune::Pruned;
+use prune::Pruning;
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +31,7 @@ mod failure;
 mod prune;
 mod tools;
 
-pub(super) use prune::Known;
+pub(super) use tools::{settings, user_config};
 
 /// One build of a Node app under way.
 pub(super) struct Node<'a> {
@@ -57,7 +58,7 @@ impl<'a> Node<'a> {
             Tool::Node(install) => Some(&**install),
             Tool::Uv { .. } => None,
         });
-        let mounted = processes::isolation(job.runner.exe).await.view == View::Minimal;
+        let mounted = job.stage.runner.mounted;
         let program = tools::get(job, install).await?;
         Ok(Self { job, install, program, mounted })
     }
@@ -79,17 +80,18 @@ impl<'a> Node<'a> {
         let needed = self.layer(install, Packages::Needed).await?;
         let known = if scripted {
             let installed = all.as_ref().unwrap_or(&needed);
-            installed.copy(tree).map_err(written)?;
+            installed.copy(tree, self.job.stage.builder()).map_err(written)?;
             self.make_executable(install).map_err(written)?;
             self.scripts(When::Build).await?;
-            let Pruned { known, removed } = prune::prune(tree, installed, &needed, &install.kept).map_err(written)?;
+            let pruning = Pruning::of(installed, &needed, &install.kept);
+            let removed = pruning.remove(tree).map_err(written)?;
             if removed > 0 {
                 self.job.request.output.detail(&format!("{removed} packages for development are left out of the slug"));
             }
             self.scripts(When::After).await?;
-            known
+            pruning.link(tree).map_err(written)?
         } else {
-            needed.link(tree).map_err(written)?;
+            needed.link(tree, Builder::NOBODY).map_err(written)?;
             self.make_executable(install).map_err(written)?;
             needed.known()
         };
@@ -103,12 +105,9 @@ impl<'a> Node<'a> {
 
     /// Does to the workspace's own programs what package managers do when they make commands of them.
     fn make_executable(&self, install: &Install) -> io::Result<()> {
-        for path in install.programs.iter().map(|p| self.job.tree.join(p)) {
-            if fs::symlink_metadata(&path).is_ok_and(|m| m.is_file()) {
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-            }
-        }
-        Ok(())
+        let tree = Beneath::open(self.job.tree)?;
+        let files = install.programs.iter().filter_map(|path| tree.file(Path::new(path)).ok());
+        files.into_iter().try_for_each(|file| file.set_permissions(fs::Permissions::from_mode(0o755)))
     }
 
     /// A default `start` whose program is not in the slug cannot run.
@@ -170,14 +169,13 @@ impl<'a> Node<'a> {
             add(text.as_bytes());
         }
         for path in &install.files {
-            let full = job.tree.join(path);
             add(path.as_bytes());
-            if fs::symlink_metadata(&full).is_ok_and(|m| m.is_file()) {
-                add(&hash_file(&full).map_err(failing(&full))?);
+            if let Some(file) = plain(job.tree, path) {
+                add(&fingerprint::hash(file).map_err(failing(&job.tree.join(path)))?);
             }
         }
         // Commands are made of programs that are there, and for the interpreter that their first line names; the rest is the source's.
-        let programs: Vec<(&String, Vec<u8>)> = install.programs.iter().map(|p| (p, interpreter_line(&job.tree.join(p)))).collect();
+        let programs: Vec<(&String, Vec<u8>)> = install.programs.iter().map(|p| (p, interpreter_line(job.tree, p))).collect();
         for (path, line) in &programs {
             add(path.as_bytes());
             add(line);
@@ -204,16 +202,16 @@ impl<'a> Node<'a> {
         let layers = job.cache.join("layers");
         let scratch = Scratch::new(&layers).map_err(failing(&layers))?;
         let made = scratch.path().join("tree");
+        let builder = job.stage.builder();
+        builder.make(&made).map_err(failing(&made))?;
         let put = |path: &str, text: &[u8]| {
-            let to = made.join(path);
-            let folder = to.parent().unwrap_or(&made).to_owned();
-            fs::create_dir_all(folder).and_then(|()| fs::write(&to, text)).map_err(failing(&to))
+            Beneath::open(&made).and_then(|folder| folder.write(path, text, builder)).map_err(failing(&made.join(path)))
         };
-        fs::create_dir_all(&made).map_err(failing(&made))?;
         for path in &install.files {
-            let from = job.tree.join(path);
-            if fs::symlink_metadata(&from).is_ok_and(|m| m.is_file()) {
-                put(path, &fs::read(&from).map_err(failing(&from))?)?;
+            if let Some(mut file) = plain(job.tree, path) {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).map_err(failing(&job.tree.join(path)))?;
+                put(path, &bytes)?;
             }
         }
         for (path, text) in &install.manifests {
@@ -246,7 +244,8 @@ impl<'a> Node<'a> {
         let arguments = ["install", "--package-lock-only", "--no-audit", "--no-fund", "--loglevel=error"].map(str::to_owned);
         self.manage(install, folder, arguments.to_vec()).await?;
         let made = folder.join("package-lock.json");
-        let text = fs::read_to_string(&made).map_err(|source| BuildError::Write { path: made, source })?;
+        let read = Beneath::open(folder).and_then(|folder| folder.text("package-lock.json"));
+        let text = read.map_err(|source| BuildError::Write { path: made, source })?;
         let written = |source| BuildError::Write { path: lock.to_owned(), source };
         fs::create_dir_all(lock.parent().unwrap_or(lock)).and_then(|()| tree::write_whole(lock, text.as_bytes())).map_err(written)?;
         let output = &self.job.request.output;
@@ -314,12 +313,12 @@ impl<'a> Node<'a> {
         within: &str,
         (shown, show): (&str, Show),
     ) -> Result<Ran, BuildError> {
-        let mounts = if self.mounted { self.mounts(folder)? } else { Vec::new() };
+        let mut mounts: Vec<_> = self.program.folders().iter().filter_map(|f| Stage::read_only(f)).collect();
+        mounts.push(Stage::app(folder));
         // Of two values of a name the last is meant.
         let env = env.into_iter().collect::<std::collections::BTreeMap<_, _>>().into_iter().collect();
         let cwd = self.app(folder).join(within);
-        let writable = vec![self.job.scratch.to_owned(), self.job.cache.to_owned()];
-        self.job.run_command(Command { argv, env, cwd, writable, mounts }, shown, show).await
+        self.job.run_command(Command { argv, env, cwd, mounts }, shown, show).await
     }
 
     fn told(&self, shown: &str, ran: Ran, from: &str, what: Failed) -> BuildError {
@@ -333,43 +332,28 @@ impl<'a> Node<'a> {
         if self.mounted { APP.into() } else { folder.to_owned() }
     }
 
-    /// What a program of the build sees: the folder at `/app`, what is installed from and with, and nothing else of this machine.
-    fn mounts(&self, folder: &Path) -> Result<Vec<Mount>, BuildError> {
-        let mut mounts = vec![Mount { source: folder.to_owned(), target: APP.into(), writable: true }];
-        let mut add = |path: &Path, writable: bool| {
-            if let Ok(real) = fs::canonicalize(path)
-                && !["/usr", "/etc", "/bin", "/lib"].iter().any(|s| real.starts_with(s))
-                && !mounts.iter().any(|m| m.target == real)
-            {
-                mounts.push(Mount { source: real.clone(), target: real, writable });
-            }
-        };
-        add(self.job.scratch, true);
-        add(&tools::downloads(self.job)?, true);
-        add(&self.job.interpreter.prefix, false);
-        self.program.folders().iter().for_each(|f| add(f, false));
-        tools::settings().iter().for_each(|f| add(f, false));
-        Ok(mounts)
-    }
-
     /// Build tools' own caches are of no use at run time, and differ from build to build.
     fn without_caches(&self) -> Result<(), BuildError> {
-        let gone = |path: PathBuf| store_free(&path).map_err(|source| BuildError::Write { path, source });
+        let written = |source| BuildError::Write { path: self.job.tree.to_owned(), source };
+        let tree = Beneath::open(self.job.tree).map_err(written)?;
         for name in [".cache", ".vite", ".vite-temp", ".tmp"] {
-            gone(self.job.tree.join("node_modules").join(name))?;
+            tree.remove(Path::new("node_modules").join(name)).map_err(written)?;
         }
-        self.job.plan.scratch.iter().try_for_each(|folder| gone(self.job.tree.join(folder)))
+        self.job.plan.scratch.iter().try_for_each(|folder| tree.remove(folder)).map_err(written)
     }
 }
 
+/// A file of a tree that scripts may have written to; `None` for what is none.
+fn plain(tree: &Path, path: &str) -> Option<fs::File> {
+    Beneath::open(tree).ok()?.file(Path::new(path)).ok()
+}
+
 /// The first line of a script, where it names an interpreter; empty for anything else.
-fn interpreter_line(path: &Path) -> Vec<u8> {
+fn interpreter_line(tree: &Path, path: &str) -> Vec<u8> {
     let mut head = Vec::new();
-    if !fs::symlink_metadata(path).is_ok_and(|m| m.is_file()) {
-        return head;
-    }
+    let Some(file) = plain(tree, path) else { return head };
     // What is longer is none: the kernel reads no further either.
-    let read = fs::File::open(path).and_then(|file| file.take(256).read_to_end(&mut head));
+    let read = file.take(256).read_to_end(&mut head);
     let end = head.iter().position(|b| *b == b'\n').map(|at| at + 1);
     match (read, end) {
         (Ok(_), Some(end)) if head.starts_with(b"#!") => head[..end].to_vec(),
@@ -385,13 +369,6 @@ fn entry(folder: &Path, depth: usize) -> Option<PathBuf> {
         folders.sort();
         folders.iter().filter(|_| depth > 0).find_map(|f| entry(f, depth - 1))
     })
-}
-
-fn store_free(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => crate::release::scratch::remove(path),
-        _ => Ok(()),
-    }
 }
 
 /// The variables whose values a build writes into files.

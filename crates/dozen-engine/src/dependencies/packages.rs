@@ -2,13 +2,17 @@
 //!
 //! **Invariant:** nothing is installed: that is root's, and everybody else's on the machine.
 
+use super::builder::Builder;
 use super::runner::{Command, OnLine, Runner};
 use crate::codebase;
 use crate::output::Output;
 use dozen_core::codebase::Source;
 use dozen_core::dependencies::aptfile::{self, Installed, Wanted};
+use dozen_core::processes::jail::Mount;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 const FILE: &str = "Aptfile";
@@ -43,7 +47,7 @@ fn cure(missing: &[Wanted], unknown: &[Wanted]) -> String {
 }
 
 /// Refuses a source whose packages are not there. The file itself was judged when the app's files were read.
-pub(super) async fn check(source: &Source, runner: Runner<'_>, output: &dyn Output) -> Result<(), PackagesError> {
+pub(super) async fn check(source: &Source, exe: &Path, output: &dyn Output) -> Result<(), PackagesError> {
     let wanted = codebase::text(source, FILE).map(|text| aptfile::parse(&text).0).unwrap_or_default();
     if wanted.is_empty() {
         return Ok(());
@@ -62,13 +66,13 @@ pub(super) async fn check(source: &Source, runner: Runner<'_>, output: &dyn Outp
     if missing.is_empty() {
         return Ok(());
     }
-    let known = known(&missing, runner).await;
+    let known = known(&missing, exe).await;
     let (missing, unknown) = missing.into_iter().partition(|w| known.as_ref().is_none_or(|k| k.contains(&w.name)));
     Err(PackagesError { missing, unknown })
 }
 
 /// Which of these apt knows, as `apt-cache policy` lists them; `None` where apt has no lists to look into.
-async fn known(all: &[Wanted], runner: Runner<'_>) -> Option<BTreeSet<String>> {
+async fn known(all: &[Wanted], exe: &Path) -> Option<BTreeSet<String>> {
     fs::read_dir(LISTS).ok()?.flatten().find(|e| e.file_name().to_string_lossy().contains("_Packages"))?;
     let found = Arc::new(Mutex::new(BTreeSet::new()));
     let on_line: OnLine = {
@@ -84,8 +88,9 @@ async fn known(all: &[Wanted], runner: Runner<'_>) -> Option<BTreeSet<String>> {
         argv: words.map(str::to_owned).collect(),
         env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("LC_ALL".into(), "C".into())],
         cwd: "/".into(),
-        ..Command::default()
+        mounts: ["/var/lib/dpkg", "/var/lib/apt"].map(|f| Mount { source: f.into(), target: f.into(), writable: false }).to_vec(),
     };
+    let Ok(runner) = Runner::here(exe, |apart| Ok::<_, Infallible>(Builder::stranger(apart))).await;
     let ended = runner.run(command, on_line).await.ok()?;
     ended.is_success().then(|| std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner)))
 }

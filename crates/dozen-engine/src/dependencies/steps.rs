@@ -1,22 +1,30 @@
 //! The steps of a plan, run: the layer, the source's own packages, static files, bytecode.
+//!
+//! What an app's own code (`setup.py`, Django's settings) may do in these is what its programs may: write the tree and the build's folders.
 
+use super::beneath::Beneath;
+use super::builder::Builder;
 use super::failure;
 use super::interpreters::{Found, Interpreter};
 use super::layers::{self, Layer};
-use super::runner::{Command, OnLine, Runner};
+use super::runner::{Command, OnLine};
+use super::stage::Stage;
 use super::uv::{self, Uv};
 use super::{BuildError, Request, blocking, tree, without_userinfo};
-use crate::codebase::{self, fingerprint::Hash, fingerprint::hash_file};
+use crate::codebase::{self, fingerprint::Hash};
 use crate::output::Event;
+use crate::processes::spec::APP;
 use crate::release::scratch::Scratch;
-use crate::release::store::{self, Entry};
+use crate::release::store::{self, Known};
 use dozen_core::dependencies::python::requirements;
 use dozen_core::dependencies::{Lock, PACK_VERSION, Plan, Step, Tool};
 use dozen_core::disposability::last_words;
 use dozen_core::processes::Exit;
+use dozen_core::processes::jail::Mount;
 use dozen_core::release::Slug;
 use std::collections::{HashMap, VecDeque};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -68,13 +76,14 @@ pub(super) enum Show {
 /// One build under way.
 pub(super) struct Job<'a> {
     pub(super) request: &'a Request<'a>,
-    pub(super) runner: Runner<'a>,
     pub(super) plan: &'a Plan,
     pub(super) interpreter: &'a Interpreter,
     pub(super) found: &'a Found,
     pub(super) cache: &'a Path,
-    pub(super) scratch: &'a Path,
+    pub(super) stage: &'a Stage<'a>,
     pub(super) tree: &'a Path,
+    /// The copy of the source that builds of packages may write into, once it is made.
+    pub(super) source: tokio::sync::OnceCell<PathBuf>,
     /// What pip's configuration says of indexes, asked when uv is first run.
     pub(super) pip: tokio::sync::OnceCell<Vec<(String, String)>>,
 }
@@ -122,7 +131,7 @@ impl Job<'_> {
         }
 
         let on_fetch = || self.request.output.busy("fetching uv");
-        let uv = Uv::get(self.request.home, self.found, self.runner, &on_fetch).await?;
+        let uv = Uv::get(self.request.home, self.found, self.stage, &on_fetch).await?;
         self.request.output.step(&format!("Installing dependencies with uv {} ({}, {named})", uv.version, wanted.from));
         let source = self.source_copy().await?;
         let list = match (kind, list) {
@@ -139,14 +148,16 @@ impl Job<'_> {
         let layers = self.cache.join("layers");
         let scratch = Scratch::new(&layers).map_err(|source| BuildError::Write { path: layers, source })?;
         let made = scratch.path().join("tree");
+        self.stage.builder().make(&made).map_err(|source| BuildError::Write { path: made.clone(), source })?;
         let venv = made.join(".venv");
         let text = |p: &Path| p.to_string_lossy().into_owned();
         let args = ["venv", "--quiet", "--relocatable", "--no-project", "--python", &text(&self.interpreter.executable), &text(&venv)];
-        self.uv(&uv, args.map(str::to_owned).to_vec(), &venv, self.scratch, "uv venv").await?;
+        self.uv(&uv, args.map(str::to_owned).to_vec(), Some(&made), &self.stage.build(), "uv venv").await?;
         if list.as_deref() != Some("") {
-            let file = scratch.path().join("list.txt");
+            let file = self.stage.given().join("list.txt");
             fs::write(&file, list.as_deref().unwrap_or_default()).map_err(|source| BuildError::Write { path: file.clone(), source })?;
-            self.uv(&uv, fill(install, &venv, &source, &file), &venv, &source, &format!("uv {}", install[..2].join(" "))).await?;
+            let shown = format!("uv {}", install[..2].join(" "));
+            self.uv(&uv, fill(install, &venv, &source, &file), Some(&made), &source, &shown).await?;
         }
         self.compile_in(&made, &python_files(&made)).await?;
         let place = place(&list);
@@ -155,18 +166,36 @@ impl Job<'_> {
         Ok(Some(layer))
     }
 
+    /// Puts the layer into the tree, so that no code of the app can write to the files that it shares. Answers whether it can write beside
+    /// them either.
+    pub(super) fn lay(&self, layer: &Layer) -> std::io::Result<bool> {
+        let (builder, mounted) = (self.stage.builder(), self.stage.runner.mounted);
+        let apart = builder.uid().is_some();
+        let project = self.plan.steps.iter().any(|s| matches!(s, Step::Project { .. }));
+        if !project && (mounted || self.plan.steps.is_empty()) {
+            layer.link(self.tree, Builder::NOBODY)?;
+            return Ok(false);
+        }
+        if apart {
+            layer.link(self.tree, builder)?
+        } else {
+            layer.copy(self.tree, builder)?
+        }
+        Ok(true)
+    }
+
     /// Installs the source's own packages on top of the layer.
     pub(super) async fn project(&self) -> Result<(), BuildError> {
         for step in &self.plan.steps {
             let Step::Project { args } = step else { continue };
             let began = Instant::now();
-            let uv = Uv::get(self.request.home, self.found, self.runner, &|| ()).await?;
+            let uv = Uv::get(self.request.home, self.found, self.stage, &|| ()).await?;
             self.request.output.step("Installing the app's own packages");
             let source = self.source_copy().await?;
             let venv = self.tree.join(".venv");
-            self.uv(&uv, fill(args, &venv, &source, Path::new("")), &venv, &source, &format!("uv {}", args[..2].join(" "))).await?;
-            let written = |source| BuildError::Write { path: venv.clone(), source };
-            layers::strip(&venv).map_err(written)?;
+            let shown = format!("uv {}", args[..2].join(" "));
+            self.uv(&uv, fill(args, &venv, &source, Path::new("")), Some(self.tree), &source, &shown).await?;
+            layers::strip(self.tree).map_err(|source| BuildError::Write { path: venv.clone(), source })?;
             self.request.output.emit(Event::Done(began.elapsed()));
         }
         Ok(())
@@ -187,14 +216,17 @@ impl Job<'_> {
             }
             let began = Instant::now();
             self.request.output.step(&format!("$ {shown}"));
-            let mut env = self.base_env()?;
+            let mut env = self.base_env();
             let app = self.tree.to_string_lossy();
             env.extend(self.plan.env.iter().map(|(k, v)| (k.clone(), v.replace("{app}", &app))));
             env.extend(self.request.placeholders.iter().map(|n| (n.clone(), "placeholder".to_owned())));
             env.extend(self.request.config.iter().cloned());
             let python = venv.join("bin/python").to_string_lossy().into_owned();
             let argv = [python.as_str(), manage, "collectstatic", "--noinput"].map(str::to_owned).to_vec();
-            let ran = self.run(argv, env, self.tree, &shown, Show::All).await?;
+            // What the layer shares with slugs is read.
+            let packages = Mount { source: venv.clone(), target: Path::new(APP).join(".venv"), writable: false };
+            let mounts = vec![Stage::app(self.tree), packages];
+            let ran = self.run_command(Command { argv, env, cwd: self.tree.to_owned(), mounts }, &shown, Show::All).await?;
             if !ran.status.is_success() {
                 let said = |text: &str| ran.last.iter().any(|l| l.contains(text));
                 if said("Unknown command: 'collectstatic'") {
@@ -225,33 +257,47 @@ impl Job<'_> {
 
     /// Compiles what the layer did not bring, so that a slug that nothing can write to starts fast.
     ///
-    /// `last` is the slug before this one: what did not change since is taken from there.
-    pub(super) async fn compile(&self, known: &HashMap<String, (Entry, i64)>, last: Option<&Slug>) -> Result<(), BuildError> {
+    /// `last` is the slug before this one: what did not change since is taken from there, and is known then.
+    pub(super) async fn compile(&self, known: &mut Known, last: Option<&Slug>) -> Result<(), BuildError> {
         let mut sources = python_files(self.tree);
         sources.retain(|path| !known.contains_key(path));
-        self.reuse_bytecode(&mut sources, last);
+        self.reuse_bytecode(&mut sources, known, last).map_err(|source| BuildError::Write { path: self.tree.to_owned(), source })?;
         self.compile_in(self.tree, &sources).await
     }
 
     /// Links bytecode of unchanged files from the last slug, and takes those files off the list. Python writes bytecode by renaming, so a
     /// link is never written through.
-    fn reuse_bytecode(&self, sources: &mut Vec<String>, last: Option<&Slug>) {
+    fn reuse_bytecode(&self, sources: &mut Vec<String>, known: &mut Known, last: Option<&Slug>) -> std::io::Result<()> {
         let runtime = Some(format!("Python {}", self.interpreter.number()));
-        let Some(last) = last.filter(|l| l.stack.runtime == runtime) else { return };
-        let Some(entries) = store::entries(self.request.home, &last.id) else { return };
-        let old: HashMap<&str, &str> = entries.iter().map(|e| (e.path.as_str(), e.hash.as_str())).collect();
-        let tree = self.request.home.slug(&last.id).join("tree");
+        let Some(last) = last.filter(|l| l.stack.runtime == runtime) else { return Ok(()) };
+        let Some(entries) = store::entries(self.request.home, &last.id) else { return Ok(()) };
+        let old: HashMap<&str, &store::Entry> = entries.iter().map(|e| (e.path.as_str(), e)).collect();
+        let kept = self.request.home.slug(&last.id).join("tree");
+        let tree = Beneath::open(self.tree)?;
         let [major, minor, _] = self.interpreter.version;
         sources.retain(|path| {
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
             let slash = if folder.is_empty() { "" } else { "/" };
-            let cache = format!("{folder}{slash}__pycache__");
-            let compiled = format!("{cache}/{}.cpython-{major}{minor}.pyc", name.trim_end_matches(".py"));
-            let same = || old.get(path.as_str()).is_some_and(|h| hash_file(&self.tree.join(path)).is_ok_and(|now| store::hex(&now) == *h));
-            let linked =
-                || fs::create_dir_all(self.tree.join(&cache)).and_then(|()| fs::hard_link(tree.join(&compiled), self.tree.join(&compiled)));
-            !(old.contains_key(compiled.as_str()) && same() && linked().is_ok())
+            let compiled = format!("{folder}{slash}__pycache__/{}.cpython-{major}{minor}.pyc", name.trim_end_matches(".py"));
+            let same = |entry: &store::Entry| {
+                let read = tree.file(Path::new(path)).and_then(codebase::fingerprint::hash);
+                read.is_ok_and(|now| store::hex(&now) == entry.hash)
+            };
+            let (Some(source), Some(entry)) = (old.get(path.as_str()), old.get(compiled.as_str())) else { return true };
+            let from = kept.join(&compiled);
+            let link = || {
+                tree.put(&compiled, self.stage.builder(), |to| fs::hard_link(&from, to))?;
+                fs::symlink_metadata(&from)
+            };
+            match link_if(same(source), link) {
+                Some(meta) => {
+                    known.insert(compiled, ((*entry).clone(), (meta.mtime(), meta.mtime_nsec())));
+                    false
+                }
+                None => true,
+            }
         });
+        Ok(())
     }
 
     /// Compiles these files of a folder with the bare interpreter, as if they lay in `/app`.
@@ -260,24 +306,25 @@ impl Job<'_> {
             return Ok(());
         }
         self.request.output.busy("compiling bytecode");
-        let list = self.work("tmp")?.join("compile.txt");
+        let list = self.stage.given().join("compile.txt");
         let lines: String = sources.iter().map(|s| format!("{s}\n")).collect();
         fs::write(&list, lines).map_err(|source| BuildError::Write { path: list.clone(), source })?;
         let jobs = std::thread::available_parallelism().map_or(1, usize::from).to_string();
-        let (python, folder, list) = (self.interpreter.executable.to_string_lossy(), folder.to_string_lossy(), list.to_string_lossy());
-        let argv = [&python, "-s", "-W", "ignore", "-c", include_str!("compile.py"), &folder, &list, &jobs].map(str::to_owned).to_vec();
-        let mut env = self.base_env()?;
+        let (python, path, list) = (self.interpreter.executable.to_string_lossy(), folder.to_string_lossy(), list.to_string_lossy());
+        let argv = [&python, "-s", "-W", "ignore", "-c", include_str!("compile.py"), &path, &list, &jobs].map(str::to_owned).to_vec();
+        let mut env = self.base_env();
         // Before 3.11, sets would otherwise be written in another order each time.
         env.push(("PYTHONHASHSEED".into(), "0".into()));
         let shown = "compiling bytecode";
-        let ran = self.run(argv, env, self.scratch, shown, Show::Nothing).await?;
+        // The working folder is where Python looks for modules first.
+        let ran = self.run(argv, env, Some(folder), Path::new("/"), shown, Show::Nothing).await?;
         if ran.status.is_success() { Ok(()) } else { Err(failed(shown, &ran, "Run the command again; is there enough memory?".into())) }
     }
 
     /// Resolves what the input leaves open, once.
     async fn resolve(&self, uv: &Uv, source: &Path, input: &str, pinned: &[String], advice: &str) -> Result<String, BuildError> {
         self.request.output.busy("resolving");
-        let out = self.scratch.join("resolved.txt");
+        let out = self.stage.build().join("resolved.txt");
         let python = self.interpreter.executable.to_string_lossy().into_owned();
         let args = [
             "pip",
@@ -294,8 +341,8 @@ impl Job<'_> {
             "-o",
             &out.to_string_lossy(),
         ];
-        self.uv(uv, args.map(str::to_owned).to_vec(), Path::new(""), source, "uv pip compile").await?;
-        let resolved = fs::read_to_string(&out).map_err(|source| BuildError::Write { path: out.clone(), source })?;
+        self.uv(uv, args.map(str::to_owned).to_vec(), None, source, "uv pip compile").await?;
+        let resolved = self.result("resolved.txt").map_err(|source| BuildError::Write { path: out.clone(), source })?;
         let list = requirements::without_local(&resolved);
         let open = requirements::names(&list).iter().filter(|n| !pinned.contains(n)).count();
         if open > 0 {
@@ -310,7 +357,7 @@ impl Job<'_> {
     /// Has poetry say what its lock means.
     async fn export(&self, uv: &Uv, source: &Path) -> Result<String, BuildError> {
         self.request.output.busy("reading poetry.lock");
-        let out = self.scratch.join("exported.txt");
+        let out = self.stage.build().join("exported.txt");
         let able = |i: &&Interpreter| i.version >= POETRY_PYTHON;
         let python = if able(&self.interpreter) { Some(self.interpreter) } else { self.found.all.iter().find(able) };
         let python = python.map(|p| p.executable.to_string_lossy().into_owned()).unwrap_or_default();
@@ -337,8 +384,8 @@ impl Job<'_> {
             "-o",
             &out_arg,
         ];
-        self.uv(uv, args.map(str::to_owned).to_vec(), Path::new(""), source, "poetry export").await?;
-        let exported = fs::read_to_string(&out).unwrap_or_default();
+        self.uv(uv, args.map(str::to_owned).to_vec(), None, source, "poetry export").await?;
+        let exported = self.result("exported.txt").unwrap_or_default();
         if exported.contains("file://") {
             self.request
                 .output
@@ -347,28 +394,33 @@ impl Job<'_> {
         Ok(requirements::without_local(&exported))
     }
 
-    /// A copy of the source that builds of packages may write into; made once a build.
-    async fn source_copy(&self) -> Result<PathBuf, BuildError> {
-        let copy = self.scratch.join("source");
-        if !copy.exists() {
-            let (from, to) = (self.tree.to_owned(), copy.clone());
-            let done = blocking(move || copy_tree(&from, &to)).await;
-            done.map_err(|source| BuildError::Write { path: copy.clone(), source })?;
-        }
-        Ok(copy)
+    /// What a program wrote for dozen.
+    fn result(&self, name: &str) -> std::io::Result<String> {
+        Beneath::open(&self.stage.build())?.text(name)
     }
 
-    /// Runs uv for an environment; its output is shown.
-    async fn uv(&self, uv: &Uv, mut args: Vec<String>, venv: &Path, cwd: &Path, shown: &str) -> Result<(), BuildError> {
-        let home = self.work("home")?;
-        let pip = self.pip.get_or_init(|| uv::pip_settings(self.found, self.runner)).await;
-        let mut env = uv::environment(&home, &self.cache.join("uv"), &self.interpreter.executable, pip);
-        env.push(("TMPDIR".into(), self.work("tmp")?.to_string_lossy().into_owned()));
+    /// A copy of the source that builds of packages may write into; made once a build, before any of them.
+    async fn source_copy(&self) -> Result<PathBuf, BuildError> {
+        let copy = self.stage.build().join("source");
+        let make = async || {
+            let (from, to, builder) = (self.tree.to_owned(), copy.clone(), self.stage.builder());
+            let done = blocking(move || copy_tree(&from, &to, builder)).await;
+            done.map(|()| copy.clone()).map_err(|source| BuildError::Write { path: copy.clone(), source })
+        };
+        self.source.get_or_try_init(make).await.cloned()
+    }
+
+    /// Runs uv, for the environment in `app` where that is named; its output is shown.
+    async fn uv(&self, uv: &Uv, mut args: Vec<String>, app: Option<&Path>, cwd: &Path, shown: &str) -> Result<(), BuildError> {
+        let pip = self.pip.get_or_init(|| uv::pip_settings(self.found, self.stage)).await;
+        let mut env = uv::environment(&self.stage.home(), &self.stage.downloads("uv"), self.interpreter, pip);
+        env.push(("TMPDIR".into(), self.stage.tmp().to_string_lossy().into_owned()));
         // The source has no history here to read a version from.
         env.push(("SETUPTOOLS_SCM_PRETEND_VERSION".into(), "0".into()));
         env.extend(
             [("POETRY_VIRTUALENVS_CREATE", "false"), ("POETRY_KEYRING_ENABLED", "false")].map(|(k, v)| (k.to_owned(), v.to_owned())),
         );
+        let venv = app.map(|app| app.join(".venv")).unwrap_or_default();
         match args.first().map(String::as_str) {
             Some("sync") => env.push(("UV_PROJECT_ENVIRONMENT".into(), venv.to_string_lossy().into_owned())),
             Some("pip") if args.get(1).is_some_and(|a| a == "install") => {
@@ -379,7 +431,10 @@ impl Job<'_> {
         }
         let mut argv = vec![uv.program.to_string_lossy().into_owned()];
         argv.extend(args);
-        let ran = self.run(argv, env, cwd, shown, Show::Installer).await?;
+        let local = uv::folders(&env).into_iter().chain([uv.program.clone()]);
+        let mut mounts: Vec<Mount> = local.filter_map(|path| Stage::read_only(&path)).collect();
+        mounts.extend(app.map(Stage::app));
+        let ran = self.run_command(Command { argv, env, cwd: cwd.to_owned(), mounts }, shown, Show::Installer).await?;
         if ran.status.is_success() {
             Ok(())
         } else {
@@ -388,9 +443,17 @@ impl Job<'_> {
         }
     }
 
-    async fn run(&self, argv: Vec<String>, env: Vec<(String, String)>, cwd: &Path, shown: &str, show: Show) -> Result<Ran, BuildError> {
-        let writable = vec![self.scratch.to_owned(), self.cache.to_owned()];
-        self.run_command(Command { argv, env, cwd: cwd.to_owned(), writable, ..Command::default() }, shown, show).await
+    async fn run(
+        &self,
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        app: Option<&Path>,
+        cwd: &Path,
+        shown: &str,
+        show: Show,
+    ) -> Result<Ran, BuildError> {
+        let mounts = app.map(Stage::app).into_iter().collect();
+        self.run_command(Command { argv, env, cwd: cwd.to_owned(), mounts }, shown, show).await
     }
 
     /// Runs a program; its lines are masked, and shown where that is wanted.
@@ -398,12 +461,10 @@ impl Job<'_> {
         let last = Arc::new(Mutex::new(VecDeque::new()));
         let on_line: OnLine = {
             let (last, mask, output) = (last.clone(), self.request.mask.clone(), self.request.output.clone());
-            let scratch = self.scratch.to_string_lossy().into_owned();
+            let places = self.stage.places();
             Arc::new(move |line: &str| {
-                let line = mask
-                    .apply(&without_userinfo(line))
-                    .replace(&format!("{scratch}/tree"), "/app")
-                    .replace(&format!("{scratch}/source"), "/app");
+                let shown = mask.apply(&without_userinfo(line)).into_owned();
+                let line = places.iter().fold(shown, |line, (seen, meant)| line.replace(seen, meant));
                 if line.trim().is_empty() || line.starts_with("Using Python ") {
                     return;
                 }
@@ -422,27 +483,19 @@ impl Job<'_> {
                 }
             })
         };
-        let status = self.runner.run(command, on_line).await.map_err(|source| BuildError::Start { command: shown.into(), source })?;
+        let status = self.stage.run(command, on_line).await.map_err(|source| BuildError::Start { command: shown.into(), source })?;
         let last = last.lock().map(|l| l.iter().cloned().collect()).unwrap_or_default();
         Ok(Ran { status, last })
     }
 
-    fn base_env(&self) -> Result<Vec<(String, String)>, BuildError> {
+    fn base_env(&self) -> Vec<(String, String)> {
         let text = |p: PathBuf| p.to_string_lossy().into_owned();
-        let mut env = uv::passed(&["PATH"]);
-        env.extend([
-            ("HOME".into(), text(self.work("home")?)),
-            ("TMPDIR".into(), text(self.work("tmp")?)),
+        vec![
+            ("PATH".into(), Stage::path(self.interpreter)),
+            ("HOME".into(), text(self.stage.home())),
+            ("TMPDIR".into(), text(self.stage.tmp())),
             ("LANG".into(), "C.UTF-8".into()),
-        ]);
-        Ok(env)
-    }
-
-    /// A folder of this build's own.
-    pub(super) fn work(&self, name: &str) -> Result<PathBuf, BuildError> {
-        let path = self.scratch.join(name);
-        fs::create_dir_all(&path).map_err(|source| BuildError::Write { path: path.clone(), source })?;
-        Ok(path)
+        ]
     }
 
     /// The key of a kept resolution, which a newer patch release of Python does not make void.
@@ -495,18 +548,26 @@ fn python_files(root: &Path) -> Vec<String> {
     out
 }
 
-fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(to)?;
+fn link_if<T>(same: bool, link: impl FnOnce() -> std::io::Result<T>) -> Option<T> {
+    if same { link().ok() } else { None }
+}
+
+/// Copies a tree that no program has written to, but for its environment.
+fn copy_tree(from: &Path, to: &Path, builder: Builder) -> std::io::Result<()> {
+    builder.make(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (source, target, kind) = (entry.path(), to.join(entry.file_name()), entry.file_type()?);
         if kind.is_symlink() {
             std::os::unix::fs::symlink(fs::read_link(&source)?, &target)?;
         } else if kind.is_dir() && entry.file_name() != ".venv" {
-            copy_tree(&source, &target)?;
+            copy_tree(&source, &target, builder)?;
         } else if kind.is_file() {
             fs::copy(&source, &target)?;
+        } else {
+            continue;
         }
+        builder.give(&target)?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Copies a source into a slug's tree, and finds again what was hashed.
 
+use super::builder::Builder;
 use crate::codebase::fingerprint::{Fingerprint, Hash};
 use crate::codebase::open;
 use crate::release::store::cure;
@@ -35,15 +36,15 @@ pub enum CopyError {
     },
 }
 
-/// Copies all files but those under `except`, the name of something at the root that the build makes itself.
+/// Copies all files but those under `except`, the name of something at the root that the build makes itself. The copy is the builder's.
 ///
 /// Modification times are kept: a server that tells browsers "not modified" by time and size must see that a file changed.
-pub(super) fn copy(source: &Source, print: &Fingerprint, tree: &Path, except: Option<&str>) -> Result<(), CopyError> {
+pub(super) fn copy(source: &Source, print: &Fingerprint, tree: &Path, except: Option<&str>, builder: Builder) -> Result<(), CopyError> {
     let write = |path: &Path| {
         let path = path.to_owned();
         move |source| CopyError::Write { path, source }
     };
-    fs::create_dir_all(tree).map_err(write(tree))?;
+    builder.make(tree).map_err(write(tree))?;
     let mut made = "";
     let mut buffer = vec![0u8; 128 << 10];
     for (file, hash) in source.files.iter().zip(&print.files) {
@@ -53,14 +54,16 @@ pub(super) fn copy(source: &Source, print: &Fingerprint, tree: &Path, except: Op
         let to = tree.join(&file.path);
         let folder = file.path.rsplit_once('/').map_or("", |(f, _)| f);
         if folder != made {
-            fs::create_dir_all(tree.join(folder)).map_err(write(&to))?;
+            builder.make_within(tree, Path::new(folder)).map_err(write(&to))?;
             made = folder;
         }
         match &file.kind {
-            FileKind::Link(target) => std::os::unix::fs::symlink(target, &to).map_err(write(&to))?,
+            FileKind::Link(target) => {
+                std::os::unix::fs::symlink(target, &to).and_then(|()| builder.give(&to)).map_err(write(&to))?;
+            }
             kind => {
                 let mode = if *kind == FileKind::Executable { 0o755 } else { 0o644 };
-                if copy_file(&source.folder.join(&file.path), &to, mode, &mut buffer)? != *hash {
+                if copy_file(&source.folder.join(&file.path), &to, mode, &mut buffer, builder)? != *hash {
                     return Err(CopyError::Changed(file.path.clone()));
                 }
             }
@@ -69,7 +72,7 @@ pub(super) fn copy(source: &Source, print: &Fingerprint, tree: &Path, except: Op
     Ok(())
 }
 
-fn copy_file(from: &Path, to: &Path, mode: u32, buffer: &mut [u8]) -> Result<Hash, CopyError> {
+fn copy_file(from: &Path, to: &Path, mode: u32, buffer: &mut [u8], builder: Builder) -> Result<Hash, CopyError> {
     let read = |source| CopyError::Read { path: from.to_owned(), source };
     let write = |source| CopyError::Write { path: to.to_owned(), source };
     let mut input = open(from).map_err(read)?;
@@ -86,6 +89,7 @@ fn copy_file(from: &Path, to: &Path, mode: u32, buffer: &mut [u8]) -> Result<Has
     if let Ok(time) = input.metadata().and_then(|m| m.modified()) {
         output.set_modified(time).map_err(write)?;
     }
+    builder.give_file(&output).map_err(write)?;
     Ok(*hasher.finalize().as_bytes())
 }
 

@@ -1,11 +1,13 @@
 //! uv, which does the installing: the machine's own where it is new enough, else one release of it, known by its hashes, that the
 //! machine's pip fetches once.
 
-use super::interpreters::Found;
-use super::runner::{Command, Runner};
+use super::interpreters::{Found, Interpreter};
+use super::runner::Command;
+use super::stage::Stage;
 use crate::home::Home;
 use crate::release::scratch::Scratch;
-use crate::release::store::cure;
+use crate::release::store::{Known, cure, settle};
+use dozen_core::processes::jail::Mount;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -59,33 +61,38 @@ pub enum UvError {
 
 impl Uv {
     /// Finds or fetches it.
-    pub(super) async fn get(home: &Home, found: &Found, runner: Runner<'_>, on_fetch: &(dyn Fn() + Send + Sync)) -> Result<Self, UvError> {
-        if let Some(uv) = on_path(runner).await {
+    pub(super) async fn get(home: &Home, found: &Found, stage: &Stage<'_>, on_fetch: &(dyn Fn() + Send + Sync)) -> Result<Self, UvError> {
+        if let Some(uv) = on_path(found, stage).await {
             return Ok(uv);
         }
         let kept = home.tools().join(format!("uv-{VERSION}"));
-        let uv = Self { program: kept.join("bin/uv"), version: VERSION.into() };
-        if !uv.program.is_file() {
+        let program = kept.join("bin/uv");
+        if !program.is_file() {
             on_fetch();
-            fetch(&kept, &home.tools(), found, runner).await?;
+            fetch(&kept, &home.tools(), found, stage).await?;
         }
-        Ok(uv)
+        // Programs of the build see it by its real path.
+        let program = fs::canonicalize(&program).map_err(|source| UvError::Write { path: program, source })?;
+        Ok(Self { program, version: VERSION.into() })
     }
 }
 
-async fn on_path(runner: Runner<'_>) -> Option<Uv> {
+async fn on_path(found: &Found, stage: &Stage<'_>) -> Option<Uv> {
     let path = std::env::var_os("PATH")?;
-    let program = std::env::split_paths(&path).filter(|d| d.is_absolute()).map(|d| d.join("uv")).find(|p| p.is_file())?;
+    // A version manager's shim is a script of its own; the program lies beside the Python that it was installed with.
+    let beside = found.all.iter().filter_map(|i| i.executable.parent()).map(Path::to_owned);
+    let programs = std::env::split_paths(&path).filter(|d| d.is_absolute()).chain(beside).map(|d| d.join("uv"));
+    let program = programs.filter_map(|p| fs::canonicalize(p).ok()).find(|p| is_program(p))?;
     let said = Arc::new(Mutex::new(String::new()));
     let sink = said.clone();
     let argv = vec![program.to_str()?.to_owned(), "--version".into()];
-    let command = Command { argv, env: passed(&["PATH", "HOME"]), cwd: "/".into(), ..Command::default() };
+    let command = Command { argv, env: Vec::new(), cwd: "/".into(), mounts: Stage::read_only(&program).into_iter().collect() };
     let on_line = Arc::new(move |line: &str| {
         if let Ok(mut said) = sink.lock() {
             said.push_str(line);
         }
     });
-    let status = runner.run(command, on_line).await.ok()?;
+    let status = stage.run(command, on_line).await.ok()?;
     let said = said.lock().ok()?.clone();
     let version = said.split_whitespace().nth(1)?.to_owned();
     let mut numbers = version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
@@ -93,7 +100,12 @@ async fn on_path(runner: Runner<'_>) -> Option<Uv> {
     (status.is_success() && said.starts_with("uv ") && release >= OLDEST).then_some(Uv { program, version })
 }
 
-async fn fetch(place: &Path, tools: &Path, found: &Found, runner: Runner<'_>) -> Result<(), UvError> {
+fn is_program(path: &Path) -> bool {
+    let mut head = [0; 4];
+    fs::File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut head)).is_ok() && &head == b"\x7fELF"
+}
+
+async fn fetch(place: &Path, tools: &Path, found: &Found, stage: &Stage<'_>) -> Result<(), UvError> {
     let failed = |source| UvError::Write { path: tools.to_owned(), source };
     let scratch = Scratch::new(tools).map_err(failed)?;
     let list = scratch.path().join("requirements.txt");
@@ -105,10 +117,13 @@ async fn fetch(place: &Path, tools: &Path, found: &Found, runner: Runner<'_>) ->
     pythons.sort_by_key(|p| found.default.as_deref() != Some(*p));
     for python in pythons {
         let tree = scratch.path().join("tree");
+        stage.builder().make(&tree).map_err(failed)?;
         let (program, target, list) = (python.to_string_lossy(), tree.to_string_lossy(), list.to_string_lossy());
         let argv = [&program, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"];
         let argv = argv.into_iter().chain(["--require-hashes", "--no-compile", "--target", &target, "-r", &list]);
-        let mut env = passed(&["PATH", "HOME", "LANG", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "TMPDIR"]);
+        let mut env = passed(&["HOME", "LANG", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"]);
+        env.push(("TMPDIR".into(), stage.tmp().to_string_lossy().into_owned()));
+        env.push(("PIP_NO_CACHE_DIR".into(), "1".into()));
         env.extend(network());
         env.extend(std::env::vars().filter(|(n, _)| {
             n.starts_with("PIP_") && !["PIP_TARGET", "PIP_USER", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV"].contains(&n.as_str())
@@ -121,15 +136,13 @@ async fn fetch(place: &Path, tools: &Path, found: &Found, runner: Runner<'_>) ->
                 lines.push(super::without_userinfo(line).into_owned());
             }
         });
-        let command = Command {
-            argv: argv.map(str::to_owned).collect(),
-            env,
-            cwd: scratch.path().to_owned(),
-            writable: vec![scratch.path().to_owned()],
-            ..Command::default()
-        };
-        let status = runner.run(command, on_line).await.map_err(failed)?;
+        let seen = |path: &Path, writable| Mount { source: path.to_owned(), target: path.to_owned(), writable };
+        let mut mounts = vec![seen(scratch.path(), false), seen(&tree, true)];
+        mounts.extend(folders(&env).iter().filter_map(|path| Stage::read_only(path)));
+        let command = Command { argv: argv.map(str::to_owned).collect(), env, cwd: "/".into(), mounts };
+        let status = stage.run(command, on_line).await.map_err(failed)?;
         if status.is_success() && tree.join("bin/uv").is_file() {
+            settle(&tree, &Known::new()).map_err(|e| failed(io::Error::other(e)))?;
             scratch.keep("tree", place).map_err(failed)?;
             return Ok(());
         }
@@ -169,10 +182,9 @@ pub(super) fn network() -> Vec<(String, String)> {
 }
 
 /// What pip's configuration files say of indexes, as the variables that pip would read instead; uv reads neither.
-pub(super) async fn pip_settings(found: &Found, runner: Runner<'_>) -> Vec<(String, String)> {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    let own = std::env::var_os("PIP_CONFIG_FILE").map(PathBuf::from);
-    let files = [Some("/etc/pip.conf".into()), own, Some(home.join(".config/pip/pip.conf")), Some(home.join(".pip/pip.conf"))];
+pub(super) async fn pip_settings(found: &Found, stage: &Stage<'_>) -> Vec<(String, String)> {
+    let files = [Some("/etc/pip.conf".into())].into_iter().chain(pip_files().into_iter().map(Some));
+    let files: Vec<Option<PathBuf>> = files.collect();
     let python = found.default.as_ref().or_else(|| found.all.first().map(|i| &i.executable));
     let (true, Some(python)) = (files.iter().flatten().any(|f| f.is_file()), python) else { return Vec::new() };
     let said = Arc::new(Mutex::new(Vec::new()));
@@ -183,10 +195,45 @@ pub(super) async fn pip_settings(found: &Found, runner: Runner<'_>) -> Vec<(Stri
         }
     });
     let argv = [&python.to_string_lossy(), "-m", "pip", "--disable-pip-version-check", "config", "list"].map(str::to_owned).to_vec();
-    let env = passed(&["PATH", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "PIP_CONFIG_FILE"]);
-    let ran = runner.run(Command { argv, env, cwd: "/".into(), ..Command::default() }, on_line).await;
+    let env = passed(&["HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "PIP_CONFIG_FILE"]);
+    let ran = stage.run(Command { argv, env, cwd: "/".into(), mounts: Vec::new() }, on_line).await;
     let said = said.lock().map(|s| s.clone()).unwrap_or_default();
     if ran.is_ok_and(|exit| exit.is_success()) { pip_variables(&said) } else { Vec::new() }
+}
+
+fn pip_files() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let own = std::env::var_os("PIP_CONFIG_FILE").map(PathBuf::from);
+    let files = [own, Some(user_config().join("pip/pip.conf")), Some(home.join(".pip/pip.conf"))];
+    files.into_iter().flatten().filter(|f| f.is_absolute()).collect()
+}
+
+/// `~/.config`
+fn user_config() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".config");
+    std::env::var_os("XDG_CONFIG_HOME").map_or_else(home, PathBuf::from)
+}
+
+/// Files of this user that say where packages come from and by whose leave, and which certificates are trusted.
+pub(super) fn settings() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let named = ["NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT"];
+    let mut files: Vec<PathBuf> = named.iter().filter_map(std::env::var_os).map(PathBuf::from).collect();
+    files.push(home.join(".netrc"));
+    let kept = ["uv/uv.toml", "pypoetry/config.toml", "pypoetry/auth.toml", "git/config", "git/credentials"];
+    files.extend(kept.iter().map(|file| user_config().join(file)));
+    files.extend(pip_files());
+    files.retain(|file| file.is_absolute() && file.exists());
+    files
+}
+
+/// Folders of this machine that are package indexes.
+pub(super) fn folders(env: &[(String, String)]) -> Vec<PathBuf> {
+    let named = |name: &str| ["INDEX", "FIND_LINKS"].iter().any(|part| name.contains(part));
+    let values = env.iter().filter(|(name, _)| named(name)).flat_map(|(_, value)| value.split([' ', ',', '\n']));
+    // An index may have a name: `name=URL`.
+    let places = values.map(|v| v.split_once('=').map_or(v, |(_, url)| url)).map(|v| v.strip_prefix("file://").unwrap_or(v));
+    places.map(PathBuf::from).filter(|p| p.is_absolute()).collect()
 }
 
 /// Reads lines like `global.index-url='https://host/simple'`; those of `install` come after and win.
@@ -205,9 +252,9 @@ fn pip_variables(lines: &[String]) -> Vec<(String, String)> {
 }
 
 /// The environment that uv runs with: `home` is a scratch folder, `cache` the app's, `pip` what pip's configuration says.
-pub(super) fn environment(home: &Path, cache: &Path, python: &Path, pip: &[(String, String)]) -> Vec<(String, String)> {
+pub(super) fn environment(home: &Path, cache: &Path, python: &Interpreter, pip: &[(String, String)]) -> Vec<(String, String)> {
     let text = |p: &Path| p.to_string_lossy().into_owned();
-    let mut env = passed(&["PATH"]);
+    let mut env = vec![("PATH".into(), Stage::path(python))];
     env.extend(network());
     // How people name their index and its credentials, to uv or to pip.
     let index = |name: &str| {
@@ -249,8 +296,7 @@ pub(super) fn environment(home: &Path, cache: &Path, python: &Path, pip: &[(Stri
         if !set(&env, "NETRC") && netrc.is_file() {
             env.push(("NETRC".into(), text(&netrc)));
         }
-        let config = std::env::var("XDG_CONFIG_HOME").unwrap_or_else(|_| text(&real.join(".config")));
-        env.push(("XDG_CONFIG_HOME".into(), config));
+        env.push(("XDG_CONFIG_HOME".into(), text(&user_config())));
     }
     // uv brings a list of authorities of its own, which knows nothing of those that were added to this machine.
     let bundles = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
@@ -262,7 +308,7 @@ pub(super) fn environment(home: &Path, cache: &Path, python: &Path, pip: &[(Stri
         ("HOME", text(home)),
         ("LANG", "C.UTF-8".into()),
         ("UV_CACHE_DIR", text(cache)),
-        ("UV_PYTHON", text(python)),
+        ("UV_PYTHON", text(&python.executable)),
         ("UV_PYTHON_DOWNLOADS", "never".into()),
         ("UV_PYTHON_PREFERENCE", "only-system".into()),
         ("UV_TOOL_DIR", text(&home.join("tools"))),

@@ -78,15 +78,16 @@ impl Machine {
         all
     }
 
-    /// What of it this machine does not have, each as a sentence without a full stop. `cache` is a folder that keeps what interpreters said of themselves.
-    pub async fn differences(&self, slug: &Slug, cache: &Path) -> Vec<String> {
+    /// What of it this machine does not have, each as a sentence without a full stop. `exe` is dozen, `cache` a folder that keeps what
+    /// interpreters said of themselves.
+    pub async fn differences(&self, slug: &Slug, exe: &Path, cache: &Path) -> Vec<String> {
         let mut out = Vec::new();
         if self.arch != std::env::consts::ARCH {
             out.push(format!("needs {}; this machine is {}", self.arch, std::env::consts::ARCH));
         }
         let mut prefix = None;
         if let Some((language, version)) = runtime(slug) {
-            match self.interpreter(language, version, cache).await {
+            match self.interpreter(language, version, exe, cache).await {
                 Ok(found) => prefix = found,
                 Err(difference) => out.push(difference),
             }
@@ -111,20 +112,21 @@ impl Machine {
     }
 
     /// The prefix of the interpreter, or how this machine's is another.
-    async fn interpreter(&self, language: &str, version: &str, cache: &Path) -> Result<Option<PathBuf>, String> {
+    async fn interpreter(&self, language: &str, version: &str, exe: &Path, cache: &Path) -> Result<Option<PathBuf>, String> {
         let Some(program) = &self.program else { return Ok(None) };
         if !is_interpreter(language, program) {
             return Err(format!("names {} as its {language}, which is none by its name", program.display()));
         }
         let needs = format!("needs {language} {version} at {}", program.display());
         let Some((known, _)) = PROGRAMS.into_iter().find(|(l, _)| l.name() == language) else { return Err(needs) };
-        match interpreters::at(known, program).await {
+        match interpreters::at(exe, known, program).await {
             // Two releases of one version are alike; what is compiled and where packages lie is the same.
             Some(found) if found.number() == version => return Ok(Some(found.prefix)),
             Some(found) => return Err(format!("{needs}; this machine has {} there", found.number())),
             None => {}
         }
-        let all = interpreters::find(&interpreters::Places::here(known), &cache.join(format!("{}.json", known.name()))).await;
+        let kept = cache.join(format!("{}.json", known.name()));
+        let all = interpreters::find(exe, &interpreters::Places::here(known), &kept).await;
         let series = |i: &&Interpreter| version.starts_with(&format!("{}.{}.", i.version[0], i.version[1]));
         let default = all.all.iter().find(|i| all.default.as_ref() == Some(&i.executable));
         let other = all.all.iter().find(|i| i.number() == version).or_else(|| all.all.iter().find(series)).or(default).or(all.all.first());

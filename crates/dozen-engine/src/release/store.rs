@@ -118,8 +118,8 @@ pub struct Entry {
     pub hash: String,
 }
 
-/// Files whose hash is known, with their modification time in whole seconds.
-pub type Known = HashMap<String, (Entry, i64)>;
+/// Files whose hash is known, with their modification time: seconds and nanoseconds.
+pub type Known = HashMap<String, (Entry, (i64, i64))>;
 
 /// Reads a slug.
 pub fn open(home: &Home, id: &SlugId) -> Result<Slug, StoreError> {
@@ -186,8 +186,11 @@ pub(super) fn identify(entries: &[Entry], wire: &Wire) -> SlugId {
     SlugId(*hasher.finalize().as_bytes())
 }
 
-/// Sets the modes of everything in a tree to 0644, 0755, and lists it.
+/// Makes everything in a tree this user's alone, sets the modes to 0644, 0755, and lists it.
+///
+/// No program that could write there may live any more: the tree is walked by paths. Links in it are not followed.
 pub(crate) fn settle(tree: &Path, known: &Known) -> Result<Vec<Entry>, StoreError> {
+    let own = rustix::process::geteuid().as_raw();
     let mut out = Vec::new();
     let mut queue = vec![String::new()];
     while let Some(relative) = queue.pop() {
@@ -196,6 +199,7 @@ pub(crate) fn settle(tree: &Path, known: &Known) -> Result<Vec<Entry>, StoreErro
             let path = path.to_owned();
             move |source| StoreError::Io { what: "read", path, source }
         };
+        take_over(&folder, &fs::symlink_metadata(&folder).map_err(failed(&folder))?, own).map_err(failed(&folder))?;
         set_mode(&folder, 0o755).map_err(failed(&folder))?;
         for entry in fs::read_dir(&folder).map_err(failed(&folder))? {
             let entry = entry.map_err(failed(&folder))?;
@@ -206,21 +210,28 @@ pub(crate) fn settle(tree: &Path, known: &Known) -> Result<Vec<Entry>, StoreErro
             if meta.is_dir() {
                 queue.push(path);
             } else if meta.is_symlink() {
+                take_over(&full, &meta, own).map_err(failed(&full))?;
                 let target = fs::read_link(&full).map_err(failed(&full))?;
                 let target = target.to_str().ok_or_else(|| StoreError::Strange(full.clone()))?;
                 out.push(Entry { path, kind: 'l', size: 0, hash: hex(blake3::hash(target.as_bytes()).as_bytes()) });
             } else if meta.is_file() {
                 if let Some((known, mtime)) = known.get(&path)
                     && known.size == meta.len()
-                    && *mtime == meta.mtime()
-                    && meta.mtime_nsec() == 0
+                    && *mtime == (meta.mtime(), meta.mtime_nsec())
+                    && meta.uid() == own
                 {
                     out.push(known.clone());
                     continue;
                 }
+                // By another name, which may be anywhere, it could be changed later.
+                if meta.nlink() > 1 {
+                    put_alone(&full, &meta).map_err(failed(&full))?;
+                } else {
+                    take_over(&full, &meta, own).map_err(failed(&full))?;
+                }
                 let executable = meta.mode() & 0o100 != 0;
                 let mode = if executable { 0o755 } else { 0o644 };
-                if meta.mode() & 0o7777 != mode {
+                if meta.mode() & 0o7777 != mode || meta.nlink() > 1 {
                     set_mode(&full, mode).map_err(failed(&full))?;
                 }
                 let hash = hash_file(&full).map_err(failed(&full))?;
@@ -232,6 +243,21 @@ pub(crate) fn settle(tree: &Path, known: &Known) -> Result<Vec<Entry>, StoreErro
     }
     out.sort();
     Ok(out)
+}
+
+/// Gives what a builder made to this user, who alone may then change it.
+fn take_over(path: &Path, meta: &fs::Metadata, own: u32) -> io::Result<()> {
+    if meta.uid() == own { Ok(()) } else { std::os::unix::fs::lchown(path, Some(own), Some(rustix::process::getegid().as_raw())) }
+}
+
+/// Puts a copy of a file, with its time, in its place.
+fn put_alone(path: &Path, meta: &fs::Metadata) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!("{name}.{}.alone", std::process::id()));
+    let mut copy = fs::OpenOptions::new().write(true).create_new(true).open(&fresh)?;
+    io::copy(&mut crate::codebase::open(path)?, &mut copy)?;
+    copy.set_modified(meta.modified()?)?;
+    fs::rename(&fresh, path)
 }
 
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {

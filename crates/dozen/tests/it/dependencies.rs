@@ -1,9 +1,12 @@
 //! End to end: dependencies. Real packages from a real index, through uv.
 
+use crate::deployed::are_a_builders;
 use dozen_core::config::{Mask, Origin, Var};
+use dozen_core::dependencies::Language;
 use dozen_core::ids::AppName;
 use dozen_core::processes::ProcessType;
 use dozen_engine::codebase;
+use dozen_engine::dependencies::interpreters::{Found, Places, find};
 use dozen_engine::dependencies::{BuildError, Built, Request, build};
 use dozen_engine::home::Home;
 use dozen_engine::output::{Event, Output};
@@ -41,11 +44,12 @@ impl Bench {
         let home = Home::at(dir.path().join("home"));
         let app: AppName = "shop".parse().expect("a name");
         let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
-        for (link, to) in [(home.tools(), shared.join("tools")), (home.cache(&app).join("uv"), shared.join("uv"))] {
+        for (link, to) in [(home.tools(), shared.join("tools")), (home.cache(&app).join("downloads"), shared.join("downloads"))] {
             fs::create_dir_all(&to).expect("made");
             fs::create_dir_all(link.parent().expect("a parent")).expect("made");
             std::os::unix::fs::symlink(to, link).expect("linked");
         }
+        are_a_builders(&home.cache(&app).join("downloads"));
         let bench = Self { dir, home, app };
         fs::create_dir(bench.folder()).expect("made");
         files.iter().for_each(|(path, text)| bench.write(path, text));
@@ -434,10 +438,81 @@ async fn a_build_that_is_given_up_leaves_nothing_behind() {
     bench.write("setup.py", "import time, os\nopen(os.environ['HOME'] + '/../started', 'w').close()\ntime.sleep(600)\n");
     bench.write("requirements.txt", "-e .\n");
     let slugs = bench.home.slugs();
-    let started = || fs::read_dir(&slugs).into_iter().flatten().flatten().any(|e| e.path().join("started").exists());
+    let started = || fs::read_dir(&slugs).into_iter().flatten().flatten().any(|e| e.path().join("build/started").exists());
     tokio::select! {
         (built, text) = bench.build_as(&[], None) => panic!("{text} {built:?}"),
         () = async { while !started() { tokio::time::sleep(std::time::Duration::from_millis(20)).await } } => {}
     }
     assert_eq!(bench.kept(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn interpreters_of_this_machine_are_found_without_shims_and_remembered() {
+    let (dir, exe) = (tempfile::tempdir().expect("temp dir"), Path::new(env!("CARGO_BIN_EXE_dozen")));
+    let cache = dir.path().join("interpreters.json");
+    let first = find(exe, &Places::here(Language::Python), &cache).await;
+    assert!(!first.all.is_empty(), "the tests need a python3");
+    assert!(first.all.iter().all(|i| i.prefix.is_dir() && !i.executable.starts_with("/root/.pyenv/shims")));
+    // Nobody is asked again.
+    assert_eq!(find(Path::new("/nowhere"), &Places::here(Language::Python), &cache).await, first);
+    let nowhere = Places { path: vec![dir.path().to_owned()], ..Places::none(Language::Python) };
+    assert_eq!(find(exe, &nowhere, &dir.path().join("other.json")).await, Found::default());
+}
+
+/// Packages nothing but a file that says what came of its attempts: it goes for the packages that slugs share.
+const BACKEND: &str = r#"
+import glob, json, os, zipfile
+found = {}
+def attempt(name, act):
+    try:
+        found[name] = act() or "done"
+    except OSError as error:
+        found[name] = type(error).__name__
+def overwrite(path):
+    time = os.stat(path)
+    with open(path, "r+b") as file:
+        file.write(b"hostile!")
+    os.utime(path, ns=(time.st_atime_ns, time.st_mtime_ns))
+site = glob.glob("/app/.venv/lib/python3*/site-packages")
+def build_wheel(folder, config=None, metadata=None):
+    for path in glob.glob(site[0] + "/blinker/*.py") if site else []:
+        attempt("overwrite", lambda: overwrite(path))
+    attempt("uid", lambda: str(os.geteuid()))
+    name = "shop-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
+        info = "shop-1.0.dist-info/"
+        wheel.writestr("shop_found.json", json.dumps(found))
+        wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: shop\nVersion: 1.0\n")
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(info + "RECORD", "shop_found.json,,\n" + info + "METADATA,,\n" + info + "WHEEL,,\n" + info + "RECORD,,\n")
+    return name
+"#;
+
+#[tokio::test]
+async fn a_hostile_package_does_not_change_what_slugs_share() {
+    let pyproject = "[project]\nname = \"shop\"\nversion = \"1.0\"\nrequires-python = \">=3.8\"\ndependencies = [\"blinker==1.8.2\"]\n\
+        [build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n";
+    let honest = BACKEND.replace("overwrite(path))", "None)");
+    let bench = Bench::new(&[("pyproject.toml", pyproject), ("shop/__init__.py", ""), ("Procfile", "w: x")]);
+    bench.write("backend.py", &honest);
+    let (first, text) = bench.build().await;
+    assert!(text.contains("Installing the app's own packages"), "{text}");
+    let blinker = |tree: &Path| {
+        let all = contents(tree).into_iter().filter(|(p, ..)| p.contains("site-packages/blinker/") && p.ends_with(".py"));
+        all.map(|(p, _, bytes)| (p, bytes)).collect::<Vec<_>>()
+    };
+    let before = blinker(&bench.tree(&first));
+    assert!(before.len() > 1, "{before:?}");
+
+    bench.write("backend.py", BACKEND);
+    let (second, _) = bench.build().await;
+    assert_ne!(second.slug.id, first.slug.id);
+    let found = contents(&bench.tree(&second)).into_iter().find(|(p, ..)| p.ends_with("shop_found.json")).expect("installed").2;
+    let found: serde_json::Value = serde_json::from_slice(&found).expect("JSON");
+    let root = rustix::process::geteuid().is_root();
+    // As root they are another's; for an ordinary user these are copies, and the slug gets the layer's own in their place.
+    assert_eq!(found["overwrite"], if root { "PermissionError" } else { "done" }, "{found}");
+    assert_ne!(found["uid"], "0", "{found}");
+    assert_eq!(blinker(&bench.tree(&first)), before, "a sealed slug was changed");
+    assert_eq!(blinker(&bench.tree(&second)), before);
 }

@@ -85,7 +85,9 @@ impl Place {
     /// uv and its downloads, as if this app had been built here before.
     pub(crate) fn share_uv(&self, app: &str) {
         self.share_tools();
-        link(&self.home().join("cache").join(app).join("uv"), "uv");
+        let downloads = self.home().join("cache").join(app).join("downloads");
+        link(&downloads, "downloads");
+        are_a_builders(&downloads);
     }
 
     /// A program with this home, in the app's folder.
@@ -183,6 +185,13 @@ fn link(from: &Path, name: &str) {
     std::fs::create_dir_all(&shared).expect("made");
     std::fs::create_dir_all(from.parent().expect("a parent")).expect("made");
     std::os::unix::fs::symlink(shared, from).expect("linked");
+}
+
+/// Makes a folder the one of the downloads of the first app of a home.
+pub(crate) fn are_a_builders(downloads: &Path) {
+    if is_root() {
+        std::os::unix::fs::chown(downloads, Some(500_000), Some(500_000)).expect("given");
+    }
 }
 
 impl Drop for Place {

@@ -1,6 +1,6 @@
 //! End to end: an app that goes for another deploy and for dozen itself. Each attempt's outcome stands in the table of docs/vi-processes.md.
 
-use crate::deployed::{self, Deployed, Place, WEB};
+use crate::deployed::{self, Deployed, Place, WEB, finish};
 use crate::processes::fences::{ATTEMPTS, PYTHON, assert_outcomes};
 use crate::processes::{again, dozen, has_user_namespaces};
 use rustix::process::Signal;
@@ -20,25 +20,16 @@ print('staying', flush=True)
 os.close(1)
 time.sleep(1000)
 ";
+/// What a build adds to the attempts of an app.
+const BUILD: &str = include_str!("hostile/build.py");
 /// Set where namespaces are forbidden.
 const SESSION: &str = "DOZEN_TEST_HOST_VIEW";
 
 #[test]
 fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
-    let place = Place::named("victim", &[("web.py", WEB), (".env", "SECRET=correct-horse\n")]);
-    place.write("app.json", r#"{"addons": ["sqlite"]}"#);
-    place.write("Procfile", "web: python3 web.py\nkeeper: cd $(mktemp -d) && echo s > secret && echo keeps $PWD/secret && sleep 1000\n");
-    let up = |folder: &Path| {
-        let mut command = place.program(&dozen().to_string_lossy());
-        command.args(["up", "--port", "0", "--json"]).arg(folder).env_remove(SESSION);
-        place.started(&mut command)
-    };
-    let mut victim = up(place.folder());
-    victim.ready();
-    let database = victim.page("/env/DATABASE_URL");
-    assert_eq!(victim.page("/add/word"), "1");
-    let kept = victim.line("keeper.1", "keeps /");
-    let (targets, guarded) = targets(&place, &victim, &[kept.trim_start_matches("keeps "), database.trim_start_matches("sqlite://")]);
+    let place = victims_place();
+    let mut victim = up(&place, place.folder());
+    let (targets, guarded) = victimize(&place, &mut victim);
 
     let thief = place.beside("thief");
     std::fs::create_dir(&thief).expect("made");
@@ -47,7 +38,7 @@ fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
         std::fs::write(thief.join(name), text).expect("written");
     }
     std::fs::write(thief.join(".env"), format!("TARGETS='{targets}'\n")).expect("written");
-    let hostile = up(&thief);
+    let hostile = up(&place, &thief);
     let found = hostile.line("worker.1", "\"keyctl\"");
     let found: Map<String, Value> = serde_json::from_str(&found).expect("what was found");
     assert_outcomes(found, &wanted(guarded));
@@ -65,11 +56,130 @@ fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
     place.assert_nothing_left();
 }
 
+#[test]
+fn a_hostile_build_reaches_neither_another_app_nor_the_platform() {
+    let place = victims_place();
+    let mut victim = up(&place, place.folder());
+    let (targets, guarded) = victimize(&place, &mut victim);
+    // What dozen would find by links, and would remove, write or hand out.
+    let outside = place.beside("outside");
+    for folder in [".cache", "own"] {
+        std::fs::create_dir_all(outside.join(folder)).expect("made");
+    }
+    let thief = place.beside("thief");
+    std::fs::create_dir_all(thief.join("own")).expect("made");
+    // Where there is a /tmp of its own, it is tried to be filled.
+    let apart = if is_session() { "" } else { "env -u TMPDIR " };
+    let scripts = format!("{apart}{PYTHON} attempts.py && {PYTHON} build.py");
+    let package = |scripts: Value, more: Value| {
+        let mut package = json!({"name": "thief", "version": "1.0.0", "scripts": scripts});
+        package.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        std::fs::write(thief.join("package.json"), package.to_string()).expect("written");
+    };
+    package(json!({ "build": scripts }), json!({}));
+    let files = [("Procfile", "clock: sleep 1000\n"), ("attempts.py", ATTEMPTS), ("build.py", BUILD), ("sealed.txt", "sealed\n")];
+    for (name, text) in files {
+        std::fs::write(thief.join(name), text).expect("written");
+    }
+    let dotenv = format!("TARGETS='{targets}'\nOUTSIDE={}\n", outside.display());
+    std::fs::write(thief.join(".env"), dotenv).expect("written");
+    let own = place.beside("own-home");
+    std::fs::create_dir(&own).expect("made");
+    std::fs::write(own.join(".npmrc"), "fund=false\n").expect("written");
+    std::fs::set_permissions(own.join(".npmrc"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set");
+    let once = || {
+        let mut command = place.program(&dozen().to_string_lossy());
+        finish(command.args(["up", "--port", "0", "--once", "--no-color"]).arg(&thief).env("HOME", &own))
+    };
+    let said = once().ok();
+    let mut found = said.all().lines().filter_map(|l| serde_json::from_str(l.trim()).ok()).collect::<Vec<Map<String, Value>>>().into_iter();
+    let mut wanted = wanted(guarded);
+    wanted.iter_mut().filter(|(name, _)| name.starts_with("API")).for_each(|(_, outcomes)| {
+        // Whose uid it has not, the socket's folder keeps out.
+        *outcomes = if is_session() { &["refused", "ECONNRESET", "EPIPE", "EACCES"] } else { &["ENOENT"] };
+    });
+    assert_outcomes(found.next().expect("attempts"), &wanted);
+    let found = found.next().expect("what was prepared");
+    let is = |name: &str, outcomes: &[&str]| assert!(outcomes.contains(&found[name].as_str().expect("a word")), "{name}: {found:?}");
+    // Where there are no mounts both lie on one disk; the slug gets a file of its own.
+    is("keep a file by a hard link", if is_session() { &["done"] } else { &["EXDEV"] });
+    is("write /usr", &["EROFS", "EACCES"]);
+    is("write the script of the package manager", &["EROFS", "EACCES"]);
+    is("list /root", &["ENOENT", "EACCES"]);
+    is("read the owner's .npmrc", &["fund=false"]);
+    is("write the owner's .npmrc", &["EROFS", "EACCES"]);
+    let uid: u32 = found["uid"].as_str().and_then(|uid| uid.parse().ok()).expect("a number");
+    let alone = deployed::is_root() && !is_session();
+    assert!(if alone { (500_000..524_288).contains(&uid) } else { uid == rustix::process::geteuid().as_raw() }, "{uid}");
+    assert_eq!(said.all().contains("the build runs as root"), deployed::is_root() && is_session(), "{}", said.all());
+
+    let sealed = slug_with(&place, "sealed.txt");
+    let text = || std::fs::read_to_string(&sealed).expect("readable");
+    let before = text();
+    assert_owned(sealed.parent().expect("a tree"));
+    std::fs::write(thief.join("more.txt"), "").expect("written");
+    once().ok();
+    assert_eq!(text(), before, "the next build changed a slug");
+
+    // The same by a script that comes before packages are put into the tree.
+    let dependency = json!({"dependencies": {"own": "file:own"}});
+    package(json!({"heroku-prebuild": format!("ln -s {} node_modules", outside.display())}), dependency);
+    std::fs::write(thief.join("own/package.json"), r#"{"name": "own", "version": "1.0.0"}"#).expect("written");
+    once().coded(1).has(&["cannot write"]);
+    let left: Vec<_> = std::fs::read_dir(&outside).expect("there").flatten().map(|e| e.file_name()).collect();
+    assert!(left.len() == 2 && outside.join("own").read_dir().expect("a folder").next().is_none(), "{left:?}");
+
+    assert_eq!(victim.page("/env/SECRET"), "correct-horse");
+    victim.stop();
+    place.assert_nothing_left();
+}
+
+/// A file of a slug, which has such a file at its root.
+fn slug_with(place: &Place, name: &str) -> PathBuf {
+    let slugs = std::fs::read_dir(place.home().join("slugs")).expect("slugs").flatten();
+    slugs.map(|slug| slug.path().join("tree").join(name)).find(|file| file.exists()).expect("one of them")
+}
+
+/// Nothing of a build is left in a slug: neither its files as somebody else's, nor what it ran with.
+fn assert_owned(tree: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let beside = std::fs::read_dir(tree.parent().expect("a slug")).expect("listed").flatten();
+    let mut names: Vec<_> = beside.map(|e| e.file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["manifest.json", "slug.json", "tree"]);
+    for entry in std::fs::read_dir(tree).expect("listed").flatten() {
+        let meta = entry.metadata().expect("there");
+        assert_eq!(meta.uid(), rustix::process::geteuid().as_raw(), "{}", entry.path().display());
+        assert!(meta.is_dir() || meta.nlink() == 1, "{}", entry.path().display());
+    }
+}
+
+fn up<'a>(place: &'a Place, folder: &Path) -> Deployed<'a> {
+    let mut command = place.program(&dozen().to_string_lossy());
+    command.args(["up", "--port", "0", "--json"]).arg(folder).env_remove(SESSION);
+    place.started(&mut command)
+}
+
+fn victims_place() -> Place {
+    let place = Place::named("victim", &[("web.py", WEB), (".env", "SECRET=correct-horse\n")]);
+    place.write("app.json", r#"{"addons": ["sqlite"]}"#);
+    place.write("Procfile", "web: python3 web.py\nkeeper: cd $(mktemp -d) && echo s > secret && echo keeps $PWD/secret && sleep 1000\n");
+    place
+}
+
+/// Lets it come up and have something; answers all of its own, and whether its port is guarded.
+fn victimize(place: &Place, victim: &mut Deployed<'_>) -> (Value, bool) {
+    victim.ready();
+    let database = victim.page("/env/DATABASE_URL");
+    assert_eq!(victim.page("/add/word"), "1");
+    let kept = victim.line("keeper.1", "keeps /");
+    targets(place, victim, &[kept.trim_start_matches("keeps "), database.trim_start_matches("sqlite://")])
+}
+
 /// All that is not the thief's, and whether its port is guarded.
 fn targets(place: &Place, victim: &Deployed<'_>, more: &[&str]) -> (Value, bool) {
     let home = place.home();
-    let slugs: Vec<PathBuf> = std::fs::read_dir(home.join("slugs")).expect("slugs").flatten().map(|e| e.path()).collect();
-    let code = slugs.iter().map(|slug| slug.join("tree/web.py")).find(|code| code.exists()).expect("the victim's slug");
+    let code = slug_with(place, "web.py");
     let socket = socket(&home.join("run")).expect("the API's socket");
     let ps = place.program(&dozen().to_string_lossy()).args(["ps", "--json"]).output().expect("asked");
     let ps: Value = serde_json::from_slice(&ps.stdout).expect("JSON");
@@ -86,8 +196,8 @@ fn targets(place: &Place, victim: &Deployed<'_>, more: &[&str]) -> (Value, bool)
     );
     let guarded = !ps["not_enforced"].as_array().expect("a list").iter().any(|what| what.to_string().contains("guard"));
     let targets = json!({
-        "files": [code, home.join("ledger.db"), key(&home), place.folder().join(".env"), more[0], more[1]],
-        "folders": [&home, &home.join("slugs"), &home.join("logs"), place.folder()],
+        "files": [code, home.join("ledger.db"), key(&home), place.folder().join(".env"), more[0], more[1], home.join("cache/victim/sources.json")],
+        "folders": [&home.join("slugs"), &home.join("logs"), place.folder(), &home.join("cache/victim"), &home],
         "pids": [web["pid"], web["jail_pid"], victim.pid(), victim.router()],
         "ports": [web["port"], victim.port()],
         "connect": [web["port"]],
@@ -124,9 +234,9 @@ fn wanted(guarded: bool) -> Vec<(&'static str, &'static [&'static str])> {
         // Without the guard this is not enforced: the network is the host's.
         ("connect 0", if guarded { &["ECONNREFUSED"] } else { &["done"] }),
     ];
-    all.extend(["read 0", "read 1", "read 2", "read 3", "read 4", "read 5"].map(|name| (name, nowhere)));
-    all.extend(["write 0", "write 1", "write 2", "write 3", "write 4", "write 5"].map(|name| (name, nowhere)));
-    all.extend(["list 0", "list 1", "list 2", "list 3"].map(|name| (name, nowhere)));
+    all.extend(["read 0", "read 1", "read 2", "read 3", "read 4", "read 5", "read 6"].map(|name| (name, nowhere)));
+    all.extend(["write 0", "write 1", "write 2", "write 3", "write 4", "write 5", "write 6"].map(|name| (name, nowhere)));
+    all.extend(["list 0", "list 1", "list 2", "list 3", "list 4"].map(|name| (name, nowhere)));
     all.extend(["signal 0", "signal 1", "signal 2", "signal 3", "ptrace 0", "ptrace 1", "ptrace 2", "ptrace 3"].map(|name| (name, nobody)));
     let looks =
         ["environ of 0", "environ of 1", "environ of 2", "environ of 3", "memory of 0", "memory of 1", "memory of 2", "memory of 3"];

@@ -1,7 +1,7 @@
 //! End to end: Node apps. Real packages from a real registry, through npm, pnpm and yarn.
 
 use crate::dependencies::Heard;
-use crate::deployed::{DOZEN, PATIENCE, Place, children, kill, pause};
+use crate::deployed::{DOZEN, PATIENCE, Place, are_a_builders, children, kill, pause};
 use dozen_core::config::Mask;
 use dozen_core::ids::AppName;
 use dozen_core::processes::ProcessType;
@@ -34,10 +34,11 @@ impl Bench {
         let dir = tempfile::Builder::new().prefix("dozen-node-").tempdir().expect("temp dir");
         let home = Home::at(dir.path().join("home"));
         let app: AppName = "shop".parse().expect("a name");
-        for (link, to) in [(home.tools(), shared("tools")), (home.cache(&app).join("node"), shared("downloads"))] {
+        for (link, to) in [(home.tools(), shared("tools")), (home.cache(&app).join("downloads"), shared("downloads"))] {
             fs::create_dir_all(link.parent().expect("a parent")).expect("made");
             std::os::unix::fs::symlink(to, link).expect("linked");
         }
+        are_a_builders(&home.cache(&app).join("downloads"));
         let bench = Self { dir, home, app };
         fs::create_dir(bench.folder()).expect("made");
         files.iter().for_each(|(path, text)| bench.write(path, text));

@@ -1,79 +1,95 @@
 //! What is left of `node_modules` after a build: what is needed to run, and what scripts made there.
 
-use crate::dependencies::layers::{EPOCH, Layer};
-use crate::release::store::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use crate::dependencies::beneath::{Beneath, leads_nowhere};
+use crate::dependencies::builder::Builder;
+use crate::dependencies::layers::{Layer, note};
+use crate::release::store::{Entry, Known};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What is known of files, with their times.
-pub(in crate::dependencies) type Known = HashMap<String, (Entry, i64)>;
-
-/// What came of it.
-pub(super) struct Pruned {
-    pub(super) known: Known,
-    /// How many packages are gone.
-    pub(super) removed: usize,
+/// What of the packages that were installed is to stay.
+pub(super) struct Pruning<'a> {
+    installed: &'a Layer,
+    needed: &'a Layer,
+    before: BTreeMap<&'a str, &'a Entry>,
+    after: BTreeMap<&'a str, &'a Entry>,
+    /// Of those that stay, the files of packages that stay as they were installed.
+    of_all: BTreeSet<&'a str>,
 }
 
-/// Leaves of the packages that were installed those that are needed, as links to the layer of these; what scripts changed or added stays, but in
-/// packages that go. Packages named in `kept` stay as they were installed.
-pub(super) fn prune(tree: &Path, installed: &Layer, needed: &Layer, kept: &[String]) -> io::Result<Pruned> {
-    let before: BTreeMap<&str, &Entry> = installed.entries().iter().map(|e| (e.path.as_str(), e)).collect();
-    let mut after: BTreeMap<&str, &Entry> = needed.entries().iter().map(|e| (e.path.as_str(), e)).collect();
-    let mut of_all = BTreeSet::new();
-    for (path, entry) in before.iter().filter(|(path, _)| !after.contains_key(*path)) {
-        let target = if entry.kind == 'l' { installed.target(entry) } else { None };
-        if kept.iter().any(|name| stays(path, target.as_deref(), name)) {
-            of_all.insert(*path);
+impl<'a> Pruning<'a> {
+    /// Those that are needed, and those named in `kept`.
+    pub(super) fn of(installed: &'a Layer, needed: &'a Layer, kept: &[String]) -> Self {
+        let before: BTreeMap<&str, &Entry> = installed.entries().iter().map(|e| (e.path.as_str(), e)).collect();
+        let mut after: BTreeMap<&str, &Entry> = needed.entries().iter().map(|e| (e.path.as_str(), e)).collect();
+        let mut of_all = BTreeSet::new();
+        for (path, entry) in before.iter().filter(|(path, _)| !after.contains_key(*path)) {
+            let target = if entry.kind == 'l' { installed.target(entry) } else { None };
+            if kept.iter().any(|name| stays(path, target.as_deref(), name)) {
+                of_all.insert(*path);
+            }
         }
+        after.extend(of_all.iter().map(|path| (*path, before[path])));
+        Self { installed, needed, before, after, of_all }
     }
-    after.extend(of_all.iter().map(|path| (*path, before[path])));
-    let packages = |entries: &BTreeMap<&str, &Entry>| entries.keys().filter_map(|p| package(p).map(str::to_owned)).collect::<BTreeSet<_>>();
-    let (had, stay) = (packages(&before), packages(&after));
-    let mut removed = 0;
-    for gone in had.difference(&stay) {
-        let path = tree.join(gone);
-        match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_dir() => crate::release::scratch::remove(&path)?,
-            Ok(_) => fs::remove_file(&path)?,
-            Err(_) => {}
+
+    /// Removes the packages that go, with what scripts made in them. Answers how many.
+    pub(super) fn remove(&self, root: &Path) -> io::Result<usize> {
+        let tree = Beneath::open(root)?;
+        let packages = |entries: &BTreeMap<&str, &Entry>| entries.keys().filter_map(|p| package(p).map(str::to_owned)).collect();
+        let (had, stay): (BTreeSet<String>, BTreeSet<String>) = (packages(&self.before), packages(&self.after));
+        let mut removed = 0;
+        for gone in had.difference(&stay) {
+            tree.remove(gone)?;
+            removed += 1;
         }
-        removed += 1;
+        for path in self.before.keys().filter(|p| !self.after.contains_key(**p)) {
+            match tree.at(path, |path| fs::remove_file(path)) {
+                // It went with its package, or a script removed it or made a folder of it.
+                Err(e) if leads_nowhere(&e) || e.kind() == io::ErrorKind::IsADirectory => {}
+                other => other?,
+            }
+        }
+        let modules = root.join("node_modules");
+        if fs::symlink_metadata(&modules).is_ok_and(|m| m.is_dir()) {
+            drop_empty(&modules)?;
+        }
+        Ok(removed)
     }
-    for path in before.keys().filter(|p| !after.contains_key(**p)) {
-        match fs::remove_file(tree.join(path)) {
-            // It went with its package, or a script removed it or made a folder of it.
-            Err(e) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory, io::ErrorKind::IsADirectory].contains(&e.kind()) => {}
-            other => other?,
+
+    /// Puts links to the layers in the place of what looks as it was installed, once no script runs any more. What scripts changed or added
+    /// stays. Answers what is known by that.
+    pub(super) fn link(&self, root: &Path) -> io::Result<Known> {
+        let tree = Beneath::open(root)?;
+        let mut known = Known::new();
+        for (path, entry) in &self.after {
+            let same = match tree.at(path, |path| fs::symlink_metadata(path)) {
+                Ok(meta) => Some(match self.before.get(path) {
+                    Some(old) if old.kind == 'l' => meta.is_symlink(),
+                    Some(old) => old.looks_like(&meta),
+                    None => false,
+                }),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                // In a file, or by a link, that a script put where a folder was.
+                Err(e) if leads_nowhere(&e) => continue,
+                Err(e) => return Err(e),
+            };
+            match same {
+                // A script wrote it.
+                Some(false) => continue,
+                Some(true) => tree.remove(path)?,
+                // A script removed it.
+                None if self.before.contains_key(path) => continue,
+                None => {}
+            }
+            let layer = if self.of_all.contains(path) { self.installed } else { self.needed };
+            layer.link_one(entry, &tree, Builder::NOBODY)?;
+            note(entry, &mut known);
         }
+        Ok(known)
     }
-    let mut known = Known::new();
-    let time = i64::try_from(EPOCH).unwrap_or(i64::MAX);
-    for (path, entry) in &after {
-        let here = tree.join(path);
-        let same = fs::symlink_metadata(&here).map(|meta| match before.get(path) {
-            Some(old) if old.kind == 'l' => meta.is_symlink(),
-            Some(old) => meta.is_file() && meta.len() == old.size && meta.mtime() == time && meta.mtime_nsec() == 0,
-            None => false,
-        });
-        match same {
-            // A script wrote it.
-            Ok(false) => continue,
-            Ok(true) => fs::remove_file(&here)?,
-            // A script removed it.
-            Err(_) if before.contains_key(path) => continue,
-            Err(_) => {}
-        }
-        if of_all.contains(path) { installed } else { needed }.link_one(entry, tree)?;
-        if entry.kind != 'l' {
-            known.insert((*path).to_owned(), ((*entry).clone(), time));
-        }
-    }
-    drop_empty(&tree.join("node_modules"))?;
-    Ok(Pruned { known, removed })
 }
 
 /// The folder of the package that a file of `node_modules` belongs to.
@@ -143,7 +159,7 @@ pub(super) fn only_modules(folder: &Path) -> io::Result<()> {
             for name in NOTES {
                 remove_any(&path.join(name))?;
             }
-            remove_any(&path.join(".pnpm/lock.yaml"))?;
+            Beneath::open(&path)?.remove(".pnpm/lock.yaml")?;
             clean(&path)?;
         } else {
             only_modules(&path)?;
@@ -227,8 +243,12 @@ mod tests {
         let some: Vec<(&str, &str)> = all.iter().filter(|(p, _)| needed.contains(p)).copied().collect();
         let (installed, needed) = (layer("all", all), layer("some", &some));
         let tree = dir.path().join("app");
-        installed.copy(&tree).expect("copied");
-        prune(&tree, &installed, &needed, &["typescript".to_owned()]).expect("pruned");
+        fs::create_dir(&tree).expect("made");
+        installed.copy(&tree, Builder::NOBODY).expect("copied");
+        let kept = ["typescript".to_owned()];
+        let pruning = Pruning::of(&installed, &needed, &kept);
+        pruning.remove(&tree).expect("pruned");
+        pruning.link(&tree).expect("linked");
         let there = |p: &str| fs::symlink_metadata(tree.join(p)).is_ok();
         let mut left: Vec<String> = all.iter().filter(|(p, _)| there(p)).map(|(p, _)| (*p).to_owned()).collect();
         left.sort();

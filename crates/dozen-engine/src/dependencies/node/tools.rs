@@ -1,12 +1,16 @@
 //! npm, which comes with Node; pnpm and yarn, which it fetches once; and what they are given.
 
 use super::bin;
+use crate::dependencies::beneath::Beneath;
+use crate::dependencies::builder::Builder;
 use crate::dependencies::interpreters::Interpreter;
 use crate::dependencies::runner::Command;
+use crate::dependencies::stage::Stage;
 use crate::dependencies::steps::{Job, Show, failed};
 use crate::dependencies::{BuildError, uv};
 use crate::processes::spec::APP;
 use crate::release::scratch::Scratch;
+use crate::release::store::{Known, settle};
 use dozen_core::dependencies::node::range::Range;
 use dozen_core::dependencies::node::{Install, KEPT_TOOL, Manager, Program as Named};
 use std::fs;
@@ -41,6 +45,10 @@ impl Program {
     pub(super) fn keep(&self, tree: &Path, install: &Install) -> io::Result<()> {
         let name = install.manager.command();
         let folder = tree.join(KEPT_TOOL);
+        // Below a new folder there is no link of a script's.
+        let within = Beneath::open(tree)?;
+        within.remove(KEPT_TOOL)?;
+        within.make(Path::new(KEPT_TOOL), Builder::NOBODY)?;
         let script = match &self.fetched {
             Some(fetched) => {
                 link_tree(&fetched.join("node_modules"), &folder.join("node_modules"))?;
@@ -99,7 +107,7 @@ pub(super) async fn get(job: &Job<'_>, install: Option<&Install>) -> Result<Prog
         }
         Named::Own => return Err(no_npm(job)),
     };
-    let tools = job.request.home.tools();
+    let tools = folder(job);
     let written = |source| BuildError::Write { path: tools.clone(), source };
     fs::create_dir_all(&tools).map_err(written)?;
     let tools = fs::canonicalize(&tools).map_err(written)?;
@@ -108,7 +116,7 @@ pub(super) async fn get(job: &Job<'_>, install: Option<&Install>) -> Result<Prog
         job.request.output.busy(&format!("fetching {} {version}", install.manager.command()));
         let scratch = Scratch::new(&tools).map_err(written)?;
         let tree = scratch.path().join("tree");
-        fs::create_dir_all(&tree).map_err(written)?;
+        job.stage.builder().make(&tree).map_err(written)?;
         let (node, cli, to) = (job.interpreter.executable.to_string_lossy(), script.to_string_lossy(), tree.to_string_lossy());
         let wanted = format!("{package}@{version}");
         let argv = [
@@ -127,11 +135,14 @@ pub(super) async fn get(job: &Job<'_>, install: Option<&Install>) -> Result<Prog
         let argv = argv.map(str::to_owned).to_vec();
         let env = environment(job, None, &tree)?;
         let shown = format!("npm install {wanted}");
-        let ran = job.run_command(Command { argv, env, cwd: tree.clone(), ..Command::default() }, &shown, Show::Nothing).await?;
+        let mut mounts: Vec<_> = Stage::read_only(&npm).into_iter().collect();
+        mounts.push(Stage::app(&tree));
+        let ran = job.run_command(Command { argv, env, cwd: tree.clone(), mounts }, &shown, Show::Nothing).await?;
         if !ran.status.is_success() {
             let cure = super::failure::cure(&ran.last, "package.json", Manager::Npm, job.interpreter, super::failure::Failed::Install);
             return Err(failed(&shown, &ran, cure));
         }
+        settle(&tree, &Known::new()).map_err(|e| written(io::Error::other(e)))?;
         scratch.keep("tree", &kept).map_err(written)?;
     }
     let folder = kept.join("node_modules").join(package);
@@ -161,16 +172,14 @@ fn no_npm(job: &Job<'_>) -> BuildError {
     BuildError::NoNpm { node: job.interpreter.executable.clone() }
 }
 
-/// Where the app's package managers keep what they downloaded.
-pub(super) fn downloads(job: &Job<'_>) -> Result<PathBuf, BuildError> {
-    let folder = job.cache.join("node");
-    let failed = |source| BuildError::Write { path: folder.clone(), source };
-    fs::create_dir_all(&folder).map_err(failed)?;
-    fs::canonicalize(&folder).map_err(failed)
+/// Where package managers are kept: for all apps, but where an app's config says from where they come.
+fn folder(job: &Job<'_>) -> PathBuf {
+    let own = job.request.config.iter().any(|(name, _)| is_about_packages(name) || name.starts_with("YARN_"));
+    if own { job.cache.join("tools") } else { job.request.home.tools() }
 }
 
 /// Files of this user that say where packages come from, and which certificates are trusted.
-pub(super) fn settings() -> Vec<PathBuf> {
+pub(in crate::dependencies) fn settings() -> Vec<PathBuf> {
     let named = ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR", "npm_config_cafile", "NPM_CONFIG_CAFILE"];
     let mut files: Vec<PathBuf> = named.iter().filter_map(std::env::var_os).map(PathBuf::from).filter(|p| p.is_absolute()).collect();
     files.extend(user_config());
@@ -180,9 +189,19 @@ pub(super) fn settings() -> Vec<PathBuf> {
     files
 }
 
-fn user_config() -> Option<PathBuf> {
+/// `.npmrc` of this user.
+pub(in crate::dependencies) fn user_config() -> Option<PathBuf> {
     let named = ["npm_config_userconfig", "NPM_CONFIG_USERCONFIG"].iter().find_map(std::env::var_os).map(PathBuf::from);
     named.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".npmrc"))).filter(|f| f.is_file())
+}
+
+/// Whether a variable says where packages come from, and by whose leave; all else of npm's settings is about another folder than this.
+fn is_about_packages(name: &str) -> bool {
+    let key = name.to_ascii_lowercase();
+    let key = key.strip_prefix("npm_config_").unwrap_or_default();
+    key.contains("registry") && key != "omit_lockfile_registry_resolved"
+        || key.starts_with("//")
+        || ["proxy", "https_proxy", "noproxy", "cafile", "ca", "strict_ssl", "nodedir", "python"].contains(&key)
 }
 
 fn setting(file: &Path, key: &str) -> Option<String> {
@@ -194,27 +213,20 @@ fn setting(file: &Path, key: &str) -> Option<String> {
 /// What npm, pnpm and yarn are told by variables, for an app that is seen at `app`.
 pub(super) fn environment(job: &Job<'_>, install: Option<&Install>, app: &Path) -> Result<Vec<(String, String)>, BuildError> {
     let text = |p: &Path| p.to_string_lossy().into_owned();
-    let (home, downloads) = (job.work("home")?, downloads(job)?);
-    let shims = job.work("shims")?;
+    let (home, downloads) = (job.stage.home(), job.stage.downloads("node"));
+    // What programs run by its name they may not write.
+    let shims = job.stage.given().join("shims");
+    fs::create_dir_all(&shims).map_err(|source| BuildError::Write { path: shims.clone(), source })?;
     let node = bin(job.interpreter);
     let path = [&app.join("node_modules/.bin"), &shims, &node].map(|p| text(p)).join(":");
     let mut env = uv::network();
-    // Where packages come from, and by whose leave; all else of npm's settings is about another folder than this.
-    let about = |name: &str| {
-        let key = name.to_ascii_lowercase();
-        let key = key.strip_prefix("npm_config_").unwrap_or_default();
-        key.contains("registry") && key != "omit_lockfile_registry_resolved"
-            || key.starts_with("//")
-            || ["proxy", "https_proxy", "noproxy", "cafile", "ca", "strict_ssl", "nodedir", "python"].contains(&key)
-    };
     let known = ["NODE_EXTRA_CA_CERTS", "NPM_TOKEN", "NODE_AUTH_TOKEN", "YARN_NPM_AUTH_TOKEN", "YARN_NPM_REGISTRY_SERVER", "YARN_REGISTRY"];
-    env.extend(std::env::vars().filter(|(n, _)| about(n) || known.contains(&n.as_str())));
-    let named = |name: &String| install.is_some_and(|i| i.variables.contains(name)) || about(name) || known.contains(&name.as_str());
+    env.extend(std::env::vars().filter(|(n, _)| is_about_packages(n) || known.contains(&n.as_str())));
+    let named =
+        |name: &String| install.is_some_and(|i| i.variables.contains(name)) || is_about_packages(name) || known.contains(&name.as_str());
     env.extend(job.request.config.iter().filter(|(n, _)| named(n)).cloned());
     if let Some(file) = user_config() {
         env.push(("npm_config_userconfig".into(), text(&file)));
-        // yarn reads it at home only.
-        let _ = std::os::unix::fs::symlink(&file, home.join(".npmrc"));
         if let Some(registry) = setting(&file, "registry")
             && !env.iter().any(|(n, _)| n == "YARN_NPM_REGISTRY_SERVER")
         {
@@ -230,7 +242,7 @@ pub(super) fn environment(job: &Job<'_>, install: Option<&Install>, app: &Path) 
     let fixed = [
         ("PATH", format!("{path}:/usr/local/bin:/usr/bin:/bin")),
         ("HOME", text(&home)),
-        ("TMPDIR", text(&job.work("tmp")?)),
+        ("TMPDIR", text(&job.stage.tmp())),
         ("LANG", "C.UTF-8".into()),
         ("NO_COLOR", "1".into()),
         ("npm_config_cache", text(&downloads.join("npm"))),
@@ -249,7 +261,7 @@ pub(super) fn environment(job: &Job<'_>, install: Option<&Install>, app: &Path) 
         let script = match &install.program {
             Named::Own => None,
             Named::Fetched { package, version } => {
-                let tools = fs::canonicalize(job.request.home.tools()).unwrap_or_default();
+                let tools = fs::canonicalize(folder(job)).unwrap_or_default();
                 let kept =
                     tools.join(format!("{}-{version}", package.rsplit('/').next().unwrap_or(package))).join("node_modules").join(package);
                 let entry = ["bin/pnpm.cjs", "bin/pnpm.mjs", "bin/yarn.js"].iter().map(|e| kept.join(e)).find(|p| p.is_file());

@@ -34,15 +34,15 @@ pub struct Unpacked {
     pub reused: bool,
 }
 
-/// Takes in a slug file, if it is whole and this machine has what it needs.
-pub async fn take_in(home: &Home, from: impl Read + Send + 'static) -> Result<Unpacked, ArchiveError> {
+/// Takes in a slug file, if it is whole and this machine has what it needs. `exe` is dozen.
+pub async fn take_in(exe: &Path, home: &Home, from: impl Read + Send + 'static) -> Result<Unpacked, ArchiveError> {
     home.make().map_err(|(path, source)| ArchiveError::Io { what: "write", path, source })?;
-    let home = home.clone();
+    let (exe, home) = (exe.to_owned(), home.clone());
     let runtime = tokio::runtime::Handle::current();
     let work = move || {
         // What interpreters said of themselves is kept by app otherwise; whose this is, only the file says.
         let found = home.root().join("cache/interpreters");
-        let check = |machine: &Machine, slug: &Slug| runtime.block_on(machine.differences(slug, &found));
+        let check = |machine: &Machine, slug: &Slug| runtime.block_on(machine.differences(slug, &exe, &found));
         unpack(&home, from, &Limits::default(), check)
     };
     crate::dependencies::blocking(work).await
@@ -152,7 +152,7 @@ fn members<R: Read>(
         if let Some(target) = members.file(entry, place.as_deref(), now)? {
             links.insert(entry.path.clone(), target);
         } else {
-            known.insert(entry.path.clone(), (entry.clone(), i64::try_from(now).unwrap_or_default()));
+            known.insert(entry.path.clone(), (entry.clone(), (i64::try_from(now).unwrap_or_default(), 0)));
         }
     }
     if let Some(member) = members.next()? {

@@ -22,14 +22,14 @@ pub(super) async fn take_in(file: &Path, settings: &Settings, printer: &Printer)
     let name = if is_stdin(file) { "standard input".to_owned() } else { file.display().to_string() };
     printer.step(&format!("Unpacking {name}"));
     let taken = if is_stdin(file) {
-        archive::take_in(&settings.home, std::io::stdin()).await
+        archive::take_in(&settings.exe, &settings.home, std::io::stdin()).await
     } else {
         let open = File::open(file).and_then(|f| match f.metadata()?.is_dir() {
             true => Err(std::io::ErrorKind::IsADirectory.into()),
             false => Ok(f),
         });
         let opened = open.with_context(|| format!("cannot read the slug file {name}"))?;
-        archive::take_in(&settings.home, opened).await
+        archive::take_in(&settings.exe, &settings.home, opened).await
     };
     let Unpacked { slug, app, reused } = taken.with_context(|| format!("cannot take in {name}"))?;
     let of = slug.commit.as_ref().map(Commit::short).map(|c| format!(" of commit {c}")).unwrap_or_default();
