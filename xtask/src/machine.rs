@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use crate::process::{program, read, run};
 
 /// One thing that a test starts or links, and the Debian packages that bring it.
-struct Need {
-    what: &'static str,
-    packages: &'static [&'static str],
-    here: fn() -> bool,
+pub(crate) struct Need {
+    pub(crate) what: &'static str,
+    pub(crate) packages: &'static [&'static str],
+    pub(crate) here: fn() -> bool,
 }
 
 const NEEDS: &[Need] = &[
@@ -31,9 +31,14 @@ const NEEDS: &[Need] = &[
     Need { what: "PostgreSQL", packages: &["postgresql"], here: || crate::postgres::programs().is_some() },
 ];
 
-/// Installs what is missing, says what, and asks apt for its lists once and only then.
+/// Installs what the tests lack.
 pub(crate) fn prepare() -> Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.here)()).collect();
+    install(NEEDS)
+}
+
+/// Installs what is missing, says what, and asks apt for its lists once and only then.
+pub(crate) fn install(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !(need.here)()).collect();
     if missing.is_empty() {
         return Ok(());
     }

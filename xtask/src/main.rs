@@ -23,6 +23,7 @@ const USAGE: &str = "\
 cargo xtask test                              everything that CI checks
 cargo xtask tidy                              the rules of the house that no compiler knows
 cargo xtask bench up [--rounds N]             `dozen up` beside the bare commands, in one run
+cargo xtask bench supervise [--rounds N]      50 processes and a killed router, beside s6, runit, supervisor, honcho, foreman, bubblewrap
 cargo xtask soak up [--rounds N] [--seed N]   `dozen up` under SIGKILL
 cargo xtask soak supervise [--rounds N] [--seed N] [--deploys N]
                                               control parts and routers under SIGKILL, with load
@@ -35,7 +36,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["test"] => return test::run(),
         ["tidy"] => tidy::run(root()),
-        ["bench", "up", options @ ..] => options_of(options, 5).and_then(|options| bench::up(root(), &options)),
+        ["bench", "up", options @ ..] => options_of(options, 5).and_then(|options| bench::up::run_all(root(), &options)),
+        ["bench", "supervise", options @ ..] => options_of(options, 5).and_then(|options| bench::supervise::run_all(root(), &options)),
         ["soak", "up", options @ ..] => options_of(options, 50).and_then(|options| soak::up(root(), &options)),
         ["soak", "supervise", options @ ..] => options_of(options, 100).and_then(|options| supervise::run_all(&options)),
         ["fuzz", options @ ..] => fuzz_options(options).and_then(|options| fuzz::run(root(), &options)),
