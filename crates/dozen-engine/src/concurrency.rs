@@ -159,6 +159,8 @@ pub(crate) struct Reconciler {
     pub(crate) instances: BTreeMap<Key, Instance>,
     pub(crate) one_offs: BTreeMap<InstanceName, Instance>,
     pub(crate) incarnations: u64,
+    /// To be started before anything else is looked at.
+    pub(crate) starting: Vec<Key>,
     /// Counts route tables.
     pub(crate) tables: u64,
     /// The last one that the router goes by.
@@ -187,6 +189,7 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         instances: BTreeMap::new(),
         one_offs: BTreeMap::new(),
         incarnations: 0,
+        starting: Vec::new(),
         tables: generation,
         applied: generation,
         routes: None,
@@ -343,6 +346,7 @@ impl Reconciler {
     /// Asks `plan` until there is nothing more to do at this instant, then gives the router the table that comes of it.
     pub(crate) async fn settle(&mut self) {
         loop {
+            self.start_all().await;
             for (key, _) in self.instances.extract_if(.., |_, i| i.life.state == State::Down).collect::<Vec<_>>() {
                 self.forget(&key);
             }
@@ -425,42 +429,45 @@ impl Reconciler {
         self.perform(&key, todo).await;
     }
 
-    pub(crate) async fn start(&mut self, key: &Key) {
-        let Some(i) = self.instances.get(key) else { return };
-        let release = i.release.clone();
-        let command = release.command(&key.1.kind).unwrap_or_default().to_owned();
-        let mut lease = if key.1.kind.is_web() { Lease::take() } else { None };
+    /// Gives an instance its port, and has it started when all are known that start now: [`Reconciler::start_all`].
+    pub(crate) fn start(&mut self, key: &Key) {
+        let lease = if key.1.kind.is_web() { Lease::take() } else { None };
         if key.1.kind.is_web() && lease.is_none() {
             self.line(&key.1.to_string(), "Cannot start: no port of dozen's range is free");
         }
-        let port = lease.as_ref().map(Lease::port);
+        let Some(i) = self.instances.get_mut(key) else { return };
+        (i.port, i.started) = (lease, Timestamp::now());
+        i.checks = Checks::new(&i.release.rules(&key.1.kind).checks, key.1.kind.is_web());
+        self.starting.push(key.clone());
+    }
+
+    /// Starts what is to be started, behind one guard for all ports that are open yet.
+    async fn start_all(&mut self) {
+        let uid = self.site.uid;
+        Lease::shut(self.instances.values_mut().filter_map(|i| i.port.as_mut()), uid).await;
+        for key in std::mem::take(&mut self.starting) {
+            self.start_one(&key).await;
+        }
+    }
+
+    async fn start_one(&mut self, key: &Key) {
+        let Some(i) = self.instances.get(key) else { return };
+        let (release, port) = (i.release.clone(), i.port.as_ref().map(Lease::port));
+        let command = release.command(&key.1.kind).unwrap_or_default().to_owned();
         self.line(&key.1.to_string(), &format!("Starting process with command `{}`", release.mask().apply(&command)));
-        let place = self.place();
         let share = self.desired.as_ref().and_then(|d| d.releases.iter().find(|s| s.release.version == key.0));
         // One of a release that is no longer wanted, and serves until another does, keeps what it had.
         let size = share.map_or(i.size, |share| share.size(&key.1.kind));
-        let spec = place.spec(&release, &key.1, &command, port, Some(spec::log(&self.site.home, &release)));
-        let Some(i) = self.instances.get(key) else { return };
+        let spec = self.place().spec(&release, &key.1, &command, port, Some(spec::log(&self.site.home, &release)));
         let birth = Birth { port, size, ..i.birth(key) };
         let spec = JailSpec { limits: Some(Limits::of(size).into()), ..spec };
-        let uid = self.site.uid;
-        let shut = async {
-            if let Some(lease) = &mut lease {
-                lease.shut(uid).await;
-            }
+        let started = match &self.site.lasting {
+            Some(notes) => spawn_lasting(&self.site.exe, spec, notes, &birth).await,
+            None => crate::processes::spawn(&self.site.exe, spec, None).await,
         };
-        let start = async {
-            match &self.site.lasting {
-                Some(notes) => spawn_lasting(&self.site.exe, spec, notes, &birth).await,
-                None => crate::processes::spawn(&self.site.exe, spec, None).await,
-            }
-        };
-        let (started, ()) = tokio::join!(start, shut);
         let (incarnation, jail) = self.follow(key.clone(), started);
         if let Some(i) = self.instances.get_mut(key) {
-            (i.incarnation, i.jail, i.port, i.size) = (incarnation, jail, lease, size);
-            i.checks = Checks::new(&i.release.rules(&key.1.kind).checks, key.1.kind.is_web());
-            i.started = Timestamp::now();
+            (i.incarnation, i.jail, i.size) = (incarnation, jail, size);
         }
         self.report(key);
     }

@@ -162,7 +162,7 @@ impl Reconciler {
         let ps = key.1.to_string();
         for action in todo {
             match action {
-                Action::Start => self.start(key).await,
+                Action::Start => self.start(key),
                 Action::Terminate { grace } => {
                     self.line(&ps, "Stopping all processes with SIGTERM");
                     if let Some(jail) = self.instances.get(key).and_then(|i| i.jail.as_ref()) {

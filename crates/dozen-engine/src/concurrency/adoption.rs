@@ -46,10 +46,7 @@ impl Reconciler {
                 (self.incarnations, None)
             }
         };
-        let mut port = birth.port.map(Lease::again);
-        if let Some(lease) = &mut port {
-            lease.shut(self.site.uid).await;
-        }
+        let port = birth.port.map(Lease::again);
         let instance = Instance {
             checks: Checks::new(&rules.checks, key.1.kind.is_web()),
             port,

@@ -35,7 +35,13 @@ add rule inet dozen inside oifname "lo" meta skuid != { 0, 479999 } tcp flags & 
 const PROGRAMS: [&str; 3] = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"];
 
 static PROBED: OnceCell<Result<(), String>> = OnceCell::const_new();
-static OPENING: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
+static OPENING: Mutex<Opening> = Mutex::new(Opening { waiting: Vec::new(), task: None });
+
+/// Ports that are given up.
+struct Opening {
+    waiting: Vec<(u16, Box<dyn Send>)>,
+    task: Option<JoinHandle<()>>,
+}
 
 /// Sets the table up, once; answers why there is none.
 pub async fn probe() -> Result<(), &'static str> {
@@ -58,50 +64,87 @@ pub fn missing() -> Option<String> {
     ))
 }
 
-/// Closes a leased port to all but the router, root and this uid.
-pub(crate) async fn shut(port: u16, uid: u32) {
-    if !matches!(PROBED.get(), Some(Ok(()))) {
+/// Closes leased ports to all but the router, root and this uid. One run of `nft` for all of them: it costs more than a jail.
+pub(crate) async fn shut(ports: &[u16], uid: u32) {
+    if ports.is_empty() || !matches!(PROBED.get(), Some(Ok(()))) {
         return;
     }
-    // Somebody killed may have left it to another deploy.
-    let _ = run(&format!("delete element inet dozen owners {{ {port} }}\n")).await;
-    let rules = format!(
-        "add chain inet dozen uid-{uid}\nflush chain inet dozen uid-{uid}\nadd rule inet dozen uid-{uid} meta skuid {uid} accept\n\
-         add rule inet dozen uid-{uid} jump deny\nadd element inet dozen guarded {{ {port} }}\n\
-         add element inet dozen owners {{ {port} : goto uid-{uid} }}\n"
-    );
-    if let Err(error) = run(&rules).await {
-        tracing::warn!(%error, port, "the port is not guarded");
+    if run(&closed(ports, uid)).await.is_ok() {
+        return;
+    }
+    // Somebody killed may have left one to another deploy, and then none of them was closed.
+    for port in ports {
+        let _ = run(&format!("delete element inet dozen owners {{ {port} }}\n")).await;
+        if let Err(error) = run(&closed(&[*port], uid)).await {
+            tracing::warn!(%error, port, "the port is not guarded");
+        }
     }
 }
 
-/// Gives a port up, together with what keeps it from being leased meanwhile.
+/// One transaction.
+fn closed(ports: &[u16], uid: u32) -> String {
+    let owners: Vec<String> = ports.iter().map(|port| format!("{port} : goto uid-{uid}")).collect();
+    format!(
+        "add chain inet dozen uid-{uid}\nflush chain inet dozen uid-{uid}\nadd rule inet dozen uid-{uid} meta skuid {uid} accept\n\
+         add rule inet dozen uid-{uid} jump deny\nadd element inet dozen guarded {{ {} }}\nadd element inet dozen owners {{ {} }}\n",
+        list(ports),
+        owners.join(", ")
+    )
+}
+
+fn list(ports: &[u16]) -> String {
+    ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Gives a port up, together with what keeps it from being leased meanwhile. Those that come while `nft` runs share the next run.
 pub(crate) fn open(port: u16, lease: impl Send + 'static) {
     if !matches!(PROBED.get(), Some(Ok(()))) || tokio::runtime::Handle::try_current().is_err() {
         return;
     }
-    let task = crate::tasks::spawn("guard", async move {
-        forget(port).await;
-        drop(lease);
-    });
-    let mut all = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-    all.retain(|task| !task.is_finished());
-    all.push(task);
+    let mut opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+    opening.waiting.push((port, Box::new(lease)));
+    if opening.task.as_ref().is_none_or(JoinHandle::is_finished) {
+        opening.task = Some(crate::tasks::spawn("guard", open_all()));
+    }
+}
+
+async fn open_all() {
+    loop {
+        let waiting = {
+            let mut opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+            if opening.waiting.is_empty() {
+                // Whoever comes next starts another: this one may not have quite finished by then.
+                opening.task = None;
+                return;
+            }
+            std::mem::take(&mut opening.waiting)
+        };
+        forget(&waiting.iter().map(|(port, _)| *port).collect::<Vec<_>>()).await;
+    }
 }
 
 /// Waits until every port that was given up is open.
 pub(crate) async fn at_rest() {
-    let all = std::mem::take(&mut *OPENING.lock().unwrap_or_else(PoisonError::into_inner));
-    for task in all {
+    let task = OPENING.lock().unwrap_or_else(PoisonError::into_inner).task.take();
+    if let Some(task) = task {
         // One that failed has said so.
         let _ = task.await;
     }
 }
 
-async fn forget(port: u16) {
-    let gone = run(&format!("delete element inet dozen owners {{ {port} }}\ndelete element inet dozen guarded {{ {port} }}\n")).await;
-    if let Err(error) = gone {
-        tracing::debug!(%error, port, "the port was not guarded");
+async fn forget(ports: &[u16]) {
+    let gone = |ports: &[u16]| {
+        let ports = list(ports);
+        format!("delete element inet dozen owners {{ {ports} }}\ndelete element inet dozen guarded {{ {ports} }}\n")
+    };
+    if ports.is_empty() || run(&gone(ports)).await.is_ok() {
+        return;
+    }
+    // One that was not guarded keeps all of them.
+    for port in ports {
+        if let Err(error) = run(&gone(&[*port])).await {
+            tracing::debug!(%error, port, "the port was not guarded");
+        }
     }
 }
 
@@ -111,11 +154,7 @@ async fn sweep() {
     let Ok(told) = serde_json::from_slice::<serde_json::Value>(&text) else { return };
     let sets = told["nftables"].as_array().into_iter().flatten();
     let ports = sets.filter_map(|v| v["set"]["elem"].as_array()).flatten().filter_map(|n| n.as_u64()?.try_into().ok());
-    for port in ports.collect::<Vec<u16>>() {
-        if lease::is_free(port) {
-            forget(port).await;
-        }
-    }
+    forget(&ports.filter(|port| lease::is_free(*port)).collect::<Vec<u16>>()).await;
 }
 
 async fn run(script: &str) -> io::Result<()> {

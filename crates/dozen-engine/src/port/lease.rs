@@ -31,10 +31,11 @@ impl Lease {
         all.filter_map(Self::of).next()
     }
 
-    /// Closes the port to all but the router and the deploy with this uid, where the host lets it; until the lease ends.
-    pub(crate) async fn shut(&mut self, uid: u32) {
-        self.shut = true;
-        guard::shut(self.port, uid).await;
+    /// Closes those of the ports that are open yet to all but the router and the deploy with this uid, where the host lets it; until their
+    /// leases end.
+    pub(crate) async fn shut(leases: impl Iterator<Item = &mut Self>, uid: u32) {
+        let open = leases.filter_map(|lease| (!std::mem::replace(&mut lease.shut, true)).then_some(lease.port));
+        guard::shut(&open.collect::<Vec<_>>(), uid).await;
     }
 
     /// The lease of an instance that was taken over: it listens there, or will. Where somebody took the name in between there is none to

@@ -83,12 +83,24 @@ fn an_instances_port_answers_the_router_and_the_deploy_only() {
     assert_eq!(curl(&there, &outside), 28, "from outside");
     up.dozen(&["ps"]).ok().lacks("a guard of instance ports");
 
+    // Those that start together are guarded together, and given up together.
+    let guarded = || finish(Command::new("nft").args(["list", "set", "inet", "dozen", "guarded"])).ok().out;
+    let ports = || {
+        let ps = up.dozen(&["ps", "--json"]).ok().json();
+        ps["processes"].as_array().expect("processes").iter().filter_map(|p| p["port"].as_u64()).collect::<Vec<u64>>()
+    };
+    up.dozen(&["ps", "scale", "web=4"]).ok();
+    up.line("web.4", "Ready: takes requests");
+    assert_eq!(ports().len(), 4);
+    assert!(ports().iter().all(|port| guarded().contains(&port.to_string())), "{:?}: {}", ports(), guarded());
+    up.dozen(&["ps", "scale", "web=1"]).ok();
+    up.line("web.4", "State changed from stopping to down");
+
     // What a killed dozen leaves is swept by the next one, and what ended leaves nothing.
     run("nft add element inet dozen guarded { 20001 }");
     run("nft add element inet dozen owners { 20001 : goto deny }");
     let second = Place::web("web: python3 web.py\n");
     let second_up = second.up();
-    let guarded = || finish(Command::new("nft").args(["list", "set", "inet", "dozen", "guarded"])).ok().out;
     assert!(!guarded().contains("20001") && guarded().contains(&port.to_string()), "{}", guarded());
     second_up.stop();
     up.stop();
