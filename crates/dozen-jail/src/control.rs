@@ -209,7 +209,7 @@ impl Control {
     /// One read. False at the end, when nothing has come, or when a message is too long to be meant.
     fn receive(&mut self, flags: RecvFlags) -> bool {
         let Some(socket) = &self.socket else { return false };
-        let mut chunk = [0u8; 16 * 1024];
+        let mut chunk = [0u8; 4 * 1024];
         match recv(socket, &mut chunk, flags) {
             Ok((n @ 1.., _)) => {
                 self.incoming.extend_from_slice(&chunk[..n]);

@@ -7,6 +7,7 @@ use dozen_core::disposability::last_words::{READ_ONLY, refused_path};
 use dozen_core::logs::{MAX_LINE, Source, head};
 use jiff::Timestamp;
 use memchr::{memchr, memmem};
+use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, read};
 use std::os::fd::OwnedFd;
 
@@ -37,11 +38,9 @@ impl Pump {
     /// Reads once and writes the lines that came. Answers whether something was read.
     pub(crate) fn turn(&mut self, segment: &mut Segment) -> bool {
         let Some(pipe) = &self.pipe else { return false };
-        let begun = self.begun.len();
-        self.begun.resize(begun + READ, 0);
-        let read = read(pipe, &mut self.begun[begun..]);
-        self.begun.truncate(begun + *read.as_ref().unwrap_or(&0));
-        match read {
+        self.begun.reserve(READ);
+        // Into what is not written yet: memory that nothing was read into is never the jail's.
+        match read(pipe, spare_capacity(&mut self.begun)) {
             Ok(0) => {
                 self.pipe = None;
                 self.end(segment);
@@ -52,7 +51,11 @@ impl Pump {
                 true
             }
             Err(Errno::INTR) => true,
-            Err(Errno::AGAIN) => false,
+            Err(Errno::AGAIN) => {
+                // Most apps say little, and there may be many of them.
+                self.begun.shrink_to_fit();
+                false
+            }
             Err(_) => {
                 self.pipe = None;
                 false

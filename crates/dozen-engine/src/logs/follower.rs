@@ -85,12 +85,12 @@ impl Follower {
         }
         let mut batch: Vec<(i64, LogLine)> = Vec::new();
         let mut more = false;
-        let mut order: Vec<&String> = self.places.keys().collect();
+        let mut block = vec![0; READ];
+        let mut order: Vec<String> = self.places.keys().cloned().collect();
         order.sort_unstable();
-        let order: Vec<String> = order.into_iter().cloned().collect();
         for name in &order {
             let Some(place) = self.places.get_mut(name) else { continue };
-            let full = place.read(&self.filter, &mut batch);
+            let full = place.read(&self.filter, &mut block, &mut batch);
             more |= full;
             if !full {
                 let gone = names.binary_search(name).is_err();
@@ -109,11 +109,10 @@ impl Follower {
 
 impl Place {
     /// Takes whole lines from the offset on. Answers whether there may be more.
-    fn read(&mut self, filter: &Filter, batch: &mut Vec<(i64, LogLine)>) -> bool {
+    fn read(&mut self, filter: &Filter, block: &mut [u8], batch: &mut Vec<(i64, LogLine)>) -> bool {
         let Some(file) = &self.file else { return false };
-        let mut block = vec![0; READ];
-        let Ok(n) = file.read_at(&mut block, self.offset) else { return false };
-        let full = n == READ;
+        let Ok(n) = file.read_at(block, self.offset) else { return false };
+        let full = n == block.len();
         let end = match block[..n].iter().rposition(|b| *b == b'\n') {
             Some(end) => end + 1,
             // Longer than any line of ours.
