@@ -42,7 +42,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Value> {
     let (met, stop) = (Mutex::new(Met::default()), AtomicBool::new(false));
     let kills = std::thread::scope(|threads| {
         threads.spawn(|| client(port, &met, &stop));
-        let kills = (0..KILLS).map(|_| kill(deploy.running.pid())).collect::<Result<Vec<_>>>();
+        let kills = (0..KILLS).map(|_| kill(deploy.running.pid(), &met)).collect::<Result<Vec<_>>>();
         stop.store(true, Ordering::Relaxed);
         kills
     })?;
@@ -50,10 +50,10 @@ pub(super) fn measure(bench: &Bench) -> Result<Value> {
     processes.gone()?;
     deploy.end()?;
     let met = met.into_inner().expect("the client does not panic");
-    // From the last answer before a kill to the first one after it.
+    // Around each kill: from one answer to the next. What was answered already may still be on its way.
     let gap = |at: &Instant| {
-        let first = met.answers.partition_point(|answer| answer < at);
-        Some(ms(met.answers.get(first)?.duration_since(*met.answers.get(first.checked_sub(1)?)?)))
+        let around = met.answers.windows(2).filter(|two| two[1] > *at && two[0] < *at + BETWEEN);
+        around.map(|two| ms(two[1].duration_since(two[0]))).max_by(f64::total_cmp)
     };
     let gaps: Vec<f64> = kills.iter().map(|at| gap(at).context("nobody was answered")).collect::<Result<_>>()?;
     ensure!(met.refused == 0, "{} connections were refused", met.refused);
@@ -69,13 +69,15 @@ pub(super) fn measure(bench: &Bench) -> Result<Value> {
     }))
 }
 
-/// Answers when.
-fn kill(up: Pid) -> Result<Instant> {
+/// Answers when, once somebody is answered again.
+fn kill(up: Pid, met: &Mutex<Met>) -> Result<Instant> {
     pause(BETWEEN);
     let routers: Vec<Pid> = gauge::own_processes(&[up])?.into_iter().filter(gauge::Own::is_router).map(|own| own.pid).collect();
     ensure!(routers.len() == 1, "{} routers", routers.len());
     let at = Instant::now();
     kill_process(routers[0], Signal::KILL)?;
+    let after = || Ok(met.lock().expect("the client does not panic").answers.last().is_some_and(|answer| *answer > at));
+    ensure!(wait_until(PATIENCE, after)?, "no other router serves");
     Ok(at)
 }
 

@@ -195,7 +195,8 @@ impl Own {
     /// So much time of a processor it has used, all its threads together. What has ended meanwhile used none.
     pub(super) fn used(&self) -> Duration {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
-        let nanos = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok());
+        let nanos =
+            tasks.filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok());
         Duration::from_nanos(nanos.sum())
     }
 }
