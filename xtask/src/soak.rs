@@ -29,17 +29,19 @@ const BACK: Duration = Duration::from_secs(30);
 enum Victim {
     App,
     Jail,
+    Stock,
     Router,
     Up,
 }
 
-const VICTIMS: [Victim; 4] = [Victim::App, Victim::Jail, Victim::Router, Victim::Up];
+const VICTIMS: [Victim; 5] = [Victim::App, Victim::Jail, Victim::Stock, Victim::Router, Victim::Up];
 
 impl fmt::Display for Victim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::App => "app process",
             Self::Jail => "jail",
+            Self::Stock => "stock of jails",
             Self::Router => "router",
             Self::Up => "up",
         })
@@ -261,6 +263,7 @@ struct Process {
     parent: i32,
     /// In clock ticks since the machine's start.
     start: u64,
+    name: String,
     command: String,
 }
 
@@ -270,7 +273,9 @@ impl Process {
         if words.any(|word| word == "__router") {
             return Some(Victim::Router);
         }
-        self.command.split(' ').any(|word| word == "__jail").then_some(Victim::Jail)
+        // A jail has its instance's name; until then it is what it stems from.
+        let jail = if self.name.starts_with("dozen:") { Victim::Jail } else { Victim::Stock };
+        self.command.split(' ').any(|word| word == "__jail").then_some(jail)
     }
 }
 
@@ -286,7 +291,8 @@ fn processes() -> Result<Vec<Process>> {
             && state != "Z"
         {
             let command = String::from_utf8_lossy(&command).replace('\0', " ").trim_end().to_owned();
-            all.push(Process { pid, parent, start, command });
+            let name = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or("", |(name, _)| name).to_owned();
+            all.push(Process { pid, parent, start, name, command });
         }
     }
     Ok(all)

@@ -8,23 +8,22 @@ pub mod notes;
 mod own_binary;
 mod reaping;
 pub mod spec;
+pub mod stock;
 pub mod usage;
 
 use crate::tasks;
 use adoption::Lasting;
-use dozen_core::processes::jail::{CONTROL_FD, FromJail, JailSpec, LASTING_FD, PROTOCOL, ToJail, View};
+use dozen_core::processes::jail::{Asked, FromJail, JailSpec, PROTOCOL, ToJail, View};
 use dozen_core::processes::{Exit, Isolation};
 use reaping::Target;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Once;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::process::Command;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::task::JoinHandle;
 
@@ -137,10 +136,12 @@ static FOUND: OnceCell<Layers> = OnceCell::const_new();
 const MAX_MESSAGE: u64 = 256 * 1024;
 /// A jail that was told to kill and is still there after this is killed itself.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
+/// Within this a starter is there, however busy the machine is.
+const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a last event waits for the jail's processes to be reaped.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Starts `exe __jail` and hands it the spec. `io` are the program's standard descriptors where the spec has no log.
+/// Has a jail made by `exe __jail` and hands it the spec. `io` are the program's standard descriptors where the spec has no log.
 ///
 /// # Errors
 /// The process cannot be started or does not take the spec. What goes wrong later is a [`JailEvent::Failed`].
@@ -150,7 +151,6 @@ pub async fn spawn(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>) -> Resu
 
 /// The same, of a jail that the next control part finds, where it is `lasting`.
 async fn start(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>, lasting: Option<Lasting>) -> Result<Jail, SpawnError> {
-    use command_fds::{CommandFdExt, FdMapping};
     static FIRST: Once = Once::new();
     FIRST.call_once(|| {
         dozen_jail::cgroup::make_room();
@@ -160,27 +160,15 @@ async fn start(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>, lasting: Op
     ours.set_nonblocking(true).map_err(SpawnError::Socket)?;
     let socket = UnixStream::from_std(ours).map_err(SpawnError::Socket)?;
 
-    let starting = |source| SpawnError::Start { program: exe.to_owned(), source };
-    #[expect(clippy::disallowed_methods, reason = "the one place that starts a jail")]
-    let mut command = Command::new(exe);
-    command.arg("__jail").env_clear().current_dir("/").process_group(0);
-    match io {
-        Some([stdin, stdout, stderr]) => command.stdin(stdin).stdout(stdout).stderr(stderr),
-        None => command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()),
-    };
-    let mut mappings = vec![FdMapping { parent_fd: theirs.into(), child_fd: CONTROL_FD }];
+    let mut fds = vec![OwnedFd::from(theirs)];
     if let Some(lasting) = &lasting {
-        mappings.push(FdMapping { parent_fd: lasting.bind().map_err(SpawnError::Socket)?, child_fd: LASTING_FD });
+        fds.push(lasting.bind().map_err(SpawnError::Socket)?);
     }
-    command.fd_mappings(mappings).map_err(|e| starting(std::io::Error::other(e)))?;
-    let mut starter = command.spawn().map_err(starting)?;
-    // Until it says which process the jail is. Where it stays as the guard, the jail ends with it.
-    let target = Target::default();
-    if let Some(pid) = starter.id() {
-        target.aim(pid);
-    }
-    // The command holds the jail's end of the socket: while it lives, the end of a jail would not show.
-    drop(command);
+    let asked = Asked { lasting: lasting.is_some(), io: io.is_some() };
+    fds.extend(io.into_iter().flatten());
+    let stock = stock::order(exe, asked, &fds)?;
+    // While one of them lives here, the end of a jail would not show.
+    drop(fds);
 
     let instance = spec.instance.clone();
     let (reader, mut writer) = socket.into_split();
@@ -194,13 +182,10 @@ async fn start(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>, lasting: Op
     };
     sent.map_err(|source| SpawnError::Send { instance, source })?;
 
-    let group = starter.id();
-    let ends = vec![tasks::spawn("jail-starter", async move {
-        let _ = starter.wait().await;
-    })];
     // What ends with this process has nobody to write its end down for.
     let lasting = lasting.filter(Lasting::lasts);
-    Ok(drive(Wire { reader: BufReader::new(reader), writer, target, group, ends, lasting }, Vec::new()))
+    let wire = Wire { reader: BufReader::new(reader), writer, target: Target::default(), stock: Some(stock), ends: Vec::new(), lasting };
+    Ok(drive(wire, Vec::new()))
 }
 
 /// A jail's socket, its processes, and what is written down of it.
@@ -208,8 +193,8 @@ struct Wire {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
     target: Target,
-    /// The process group of its starter, where this process started it.
-    group: Option<u32>,
+    /// What it stems from, where this process started it.
+    stock: Option<u32>,
     /// Those that are waited for at its end.
     ends: Vec<JoinHandle<()>>,
     lasting: Option<Lasting>,
@@ -217,10 +202,10 @@ struct Wire {
 
 /// `said` are messages that were read already.
 fn drive(wire: Wire, said: Vec<FromJail>) -> Jail {
-    let Wire { reader, writer, target, group, ends, lasting } = wire;
+    let Wire { reader, writer, target, stock, ends, lasting } = wire;
     let (orders, queue) = mpsc::unbounded_channel();
     let (told, events) = mpsc::channel(64);
-    let end = End { group, ends, lasting, orders: orders.downgrade() };
+    let end = End { stock, ends, lasting, orders: orders.downgrade() };
     tasks::spawn("jail-orders", send(queue, writer, target.clone()));
     tasks::spawn("jail-events", listen(reader, said, target, told, end));
     Jail { events, handle: JailHandle { orders } }
@@ -228,7 +213,7 @@ fn drive(wire: Wire, said: Vec<FromJail>) -> Jail {
 
 /// What is to be done when a jail has ended.
 struct End {
-    group: Option<u32>,
+    stock: Option<u32>,
     ends: Vec<JoinHandle<()>>,
     lasting: Option<Lasting>,
     orders: mpsc::WeakUnboundedSender<ToJail>,
@@ -376,17 +361,26 @@ async fn read(reader: &mut BufReader<OwnedReadHalf>) -> Option<FromJail> {
 
 /// Turns messages into events, and sees to it that each process of the jail is reaped, whether somebody takes the events or not.
 async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, target: Target, told: mpsc::Sender<JailEvent>, end: End) {
-    let End { group, mut ends, lasting, orders } = end;
-    let mut adopted = false;
+    let End { stock, mut ends, lasting, orders } = end;
+    // The starter, and then the jail.
+    let mut made = Vec::new();
     let mut last = JailEvent::Lost;
     let mut said = said.into_iter();
     loop {
         let message = match said.next() {
             Some(message) => message,
-            None => match read(&mut reader).await {
-                Some(message) => message,
-                None => break,
-            },
+            None => {
+                // A stock that hangs says nothing, and a starter says at once that it is there.
+                let patience = if stock.is_some() && made.is_empty() { START_PATIENCE } else { Duration::MAX };
+                match tokio::time::timeout(patience, read(&mut reader)).await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => break,
+                    Err(_) => {
+                        stock.into_iter().for_each(stock::give_up);
+                        break;
+                    }
+                }
+            }
         };
         if let (Some(lasting), FromJail::Exited { .. } | FromJail::Failed { .. }) = (&lasting, &message) {
             // From now on it is written down, and the jail need not stay to say it.
@@ -395,7 +389,7 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, targe
         }
         let event = match message {
             FromJail::Made { pid } => {
-                adopted = true;
+                made.push(pid);
                 ends.extend(target.adopt(pid));
                 continue;
             }
@@ -424,8 +418,10 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, targe
         for end in ends {
             let _ = end.await;
         }
-        if let Some(group) = group.filter(|_| !adopted) {
-            reaping::unannounced(group).await;
+        match (stock, made.as_slice()) {
+            (Some(stock), []) => reaping::untold(stock),
+            (Some(_), [starter]) => reaping::unannounced(*starter).await,
+            _ => {}
         }
     };
     let _ = tokio::time::timeout(END_PATIENCE, all).await;

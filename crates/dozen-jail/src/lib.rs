@@ -1,12 +1,14 @@
 //! One jail for one instance: namespaces, a minimal view of the system, Landlock, seccomp, PID 1, the log pipes and the exit status.
 //!
-//! Single-threaded and without tokio. The driver starts `/proc/self/exe __jail`; what is said over its socket is `dozen_core::processes::jail`.
+//! Single-threaded and without tokio. The driver starts `/proc/self/exe __jail` once; what is said is in `dozen_core::processes::jail`.
 //!
 //! ```text
-//! driver ─┬─ starter (`dozen __jail`)   reads the spec, makes the jail as its own sibling, ends
+//! driver ─┬─ stock (`dozen __jail`)     one for all: makes a starter for each jail, ends with the driver
+//!         ├─ starter                    reads the spec, makes the jail as its own sibling, ends
 //!         └─ jail = PID 1 inside        mounts, log pipes, signals, exit status
 //!              └─ the program and all it starts
 //! ```
+//! Jails share what their stock has read and relocated, which is most of what a process of this size is, and nothing has to be loaded anew.
 //! Where the host forbids namespaces the starter stays as a guard, and the jail is its child.
 //!
 //! **Invariant:** whichever of driver, starter and jail is killed, nothing of the instance is left: the kernel ends a PID namespace with its
@@ -27,35 +29,26 @@ mod seccomp;
 pub mod segment;
 mod shed;
 mod starter;
+mod stock;
 mod sys;
 mod tmp;
 
 pub use shed::shed;
 
 use control::Control;
-use dozen_core::processes::jail::{CONTROL_FD, FromJail, LASTING_FD, PROTOCOL, ToJail, speaks};
+use dozen_core::processes::jail::{FromJail, STOCK_FD};
 use std::time::Duration;
 
-/// The whole life of a `dozen __jail` process; answers its exit code.
+/// The whole life of a `dozen __jail` process, and of all that it makes; answers its exit code.
 ///
 /// It is to be called first in `main`: no other thread may run, since this forks.
 pub fn enter() -> i32 {
-    let Some(socket) = sys::inherited(CONTROL_FD) else {
-        let _ = rustix::io::write(rustix::stdio::stderr(), b"dozen __jail: started by dozen only, with its control socket\n");
+    let Some(socket) = sys::inherited(STOCK_FD) else {
+        let _ = rustix::io::write(rustix::stdio::stderr(), b"dozen __jail: started by dozen only, with its socket\n");
         return 2;
     };
-    sys::close_from(LASTING_FD.cast_unsigned() + 1);
-    let mut control = Control::new(socket);
-    let refused = match control.wait() {
-        Some(ToJail::Start { spec }) if speaks(spec.protocol) => {
-            // Whatever else lies there is none of the jail's.
-            let next = sys::inherited(LASTING_FD).filter(|_| spec.lasting || spec.shown);
-            return starter::start(*spec, control, next);
-        }
-        Some(ToJail::Start { spec }) => format!("protocol {} was asked for, this is {PROTOCOL}; use one version of dozen", spec.protocol),
-        _ => "the first message is not a start".to_owned(),
-    };
-    Failure { attempt: "read the spec".into(), error: refused, code: 1 }.tell(&mut control)
+    sys::close_from(STOCK_FD.cast_unsigned() + 1);
+    stock::serve(socket)
 }
 
 /// Why there is no jail, or no program in it.
@@ -75,8 +68,14 @@ impl Failure {
 
     /// The last message of a jail that could not be. Answers the exit code.
     fn tell(self, control: &mut Control) -> i32 {
-        control.say(FromJail::Failed { attempt: self.attempt, error: self.error, code: self.code });
+        control.say(self.into());
         control.finish(Duration::from_secs(2));
         1
+    }
+}
+
+impl From<Failure> for FromJail {
+    fn from(Failure { attempt, error, code }: Failure) -> Self {
+        Self::Failed { attempt, error, code }
     }
 }

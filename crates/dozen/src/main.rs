@@ -56,7 +56,12 @@ fn person() -> ExitCode {
             return exit(2);
         }
     };
-    let mut code = match runtime.block_on(cli::run(command, &settings, &printer)) {
+    let done = runtime.block_on(async {
+        let done = cli::run(command, &settings, &printer).await;
+        dozen_engine::processes::stock::end().await;
+        done
+    });
+    let mut code = match done {
         Ok(code) => code,
         Err(e) => {
             printer.error(&e);

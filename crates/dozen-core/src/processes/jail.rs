@@ -1,10 +1,11 @@
 //! What `dozen __jail` is told and what it answers: the wire between a driver and one instance.
 //!
-//! The driver starts `/proc/self/exe __jail` with a connected Unix stream socket as file descriptor 3. Each message is one line of JSON.
-//! The first to the jail is [`ToJail::Start`]. End of file on the socket means that the parent is lost: SIGTERM to everything inside,
-//! SIGKILL after `lost_grace_ms`.
+//! The driver starts `/proc/self/exe __jail` once, the stock of its jails, with a Unix socket of whole packets as file descriptor 3. A packet
+//! with descriptors asks for a jail: see [`Asked`]. The first of them is a connected Unix stream socket, where that jail and nobody else
+//! listens. Each message there is one line of JSON. The first to the jail is [`ToJail::Start`]. End of file means that the parent is lost:
+//! SIGTERM to everything inside, SIGKILL after `lost_grace_ms`.
 //!
-//! A lasting jail has a listening Unix socket besides, as descriptor 4. It outlives its driver: it waits there for the next one, which says
+//! A lasting jail has a listening Unix socket besides. It outlives its driver: it waits there for the next one, which says
 //! [`ToJail::Adopt`] and is told again what it has to know, up to [`FromJail::Told`]. A lasting jail ends when its end was
 //! [collected](ToJail::Collect).
 
@@ -14,10 +15,38 @@ use std::path::PathBuf;
 
 /// The version of these messages; N speaks N−1.
 pub const PROTOCOL: u32 = 2;
-/// The descriptor on which a jail finds its control socket.
-pub const CONTROL_FD: i32 = 3;
-/// The descriptor on which a lasting jail finds the socket where it waits for its next driver.
-pub const LASTING_FD: i32 = 4;
+/// The descriptor on which the stock of jails finds its socket.
+pub const STOCK_FD: i32 = 3;
+
+/// What the packet that asks for a jail brings: one byte, and in this order the jail's control socket, the socket where it waits for its next
+/// driver, and its three standard descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// Whether the second is there.
+    pub lasting: bool,
+    /// Whether the last three are. Otherwise all three are `/dev/null`.
+    pub io: bool,
+}
+
+impl Asked {
+    /// So many descriptors come at most.
+    pub const MOST: usize = 5;
+
+    /// As the byte says it.
+    pub fn of(byte: u8) -> Self {
+        Self { lasting: byte & 1 != 0, io: byte & 2 != 0 }
+    }
+
+    /// The byte.
+    pub fn byte(self) -> u8 {
+        u8::from(self.lasting) | u8::from(self.io) << 1
+    }
+
+    /// So many descriptors come.
+    pub fn descriptors(self) -> usize {
+        1 + usize::from(self.lasting) + if self.io { 3 } else { 0 }
+    }
+}
 
 /// Whether a driver of this version can steer a jail that speaks `protocol`. Before 2 no jail could be adopted.
 pub fn speaks(protocol: u32) -> bool {
@@ -179,7 +208,8 @@ pub enum ToJail {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 pub enum FromJail {
-    /// A process was made that is a child of the driver, which must reap it. First, and again when a lesser isolation is tried after it.
+    /// A process was made that is a child of the driver, which must reap it. First the starter says it of itself; then it says it of the jail,
+    /// and again when a lesser isolation is tried after it. Where the starter stays as the guard, the jail is no child of the driver.
     Made {
         /// Its process id as the driver sees it.
         pid: u32,

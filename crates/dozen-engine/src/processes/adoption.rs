@@ -287,7 +287,7 @@ async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
             other => live.push(other),
         }
     }
-    found.jail = Some(drive(Wire { reader, writer, target, group: None, ends, lasting: lasting.then_some(at) }, live));
+    found.jail = Some(drive(Wire { reader, writer, target, stock: None, ends, lasting: lasting.then_some(at) }, live));
     Some(found)
 }
 

@@ -66,3 +66,10 @@ pub(super) async fn unannounced(starter: u32) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// Reaps starters that were killed before they said who they are: those that have ended in the process group of their stock. Whoever waits
+/// for one of them besides finds it gone.
+pub(super) fn untold(stock: u32) {
+    let Some(group) = i32::try_from(stock).ok().and_then(Pid::from_raw) else { return };
+    while matches!(waitid(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED | WaitIdOptions::NOHANG), Ok(Some(_))) {}
+}

@@ -154,6 +154,21 @@ fn a_killed_jail_takes_its_processes_along_and_is_started_again() {
 }
 
 #[test]
+fn jails_outlive_the_process_that_they_stem_from_and_the_next_ones_stem_from_another() {
+    let place = Place::web(BOTH);
+    let up = place.up();
+    let (web, worker, stock) = (up.pid_of("web.1"), up.pid_of("worker.1"), up.stock());
+    kill(stock, Signal::KILL);
+    up.dozen(&["ps", "scale", "worker=2"]).ok();
+    up.line("worker.2", "State changed from starting to up");
+    assert_ne!(up.stock(), stock);
+    assert_eq!((up.pid_of("web.1"), up.pid_of("worker.1")), (web, worker));
+    assert_eq!(up.page("/"), "hello");
+    up.stop();
+    place.assert_nothing_left();
+}
+
+#[test]
 fn a_jail_that_answers_nothing_is_killed_after_the_grace() {
     let place = Place::web(BOTH);
     let up = place.up();
