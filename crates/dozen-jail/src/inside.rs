@@ -1,6 +1,8 @@
 //! The processes inside a jail: how they are reached, and which port they listen on.
 
 use crate::sys;
+use rustix::net::netlink::SOCK_DIAG;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 use rustix::process::{Pid, getpid};
 use std::collections::HashSet;
 use std::path::Path;
@@ -81,7 +83,9 @@ pub(crate) enum Listener {
 
 /// Looks for a TCP listener on the port.
 pub(crate) fn listens(port: u16) -> Listener {
-    let sockets: HashSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().flat_map(|table| listeners(table, port)).collect();
+    let families = [(AddressFamily::INET, "/proc/net/tcp"), (AddressFamily::INET6, "/proc/net/tcp6")];
+    let of = |(family, table)| diagnosed(family, port).unwrap_or_else(|| listeners(table, port));
+    let sockets: HashSet<String> = families.into_iter().flat_map(of).collect();
     if sockets.is_empty() {
         return Listener::None;
     }
@@ -103,6 +107,50 @@ pub(crate) fn listens(port: u16) -> Listener {
     if unreadable { Listener::Perhaps } else { Listener::None }
 }
 
+/// What [`listeners`] answers, by the kernel's own search. Its tables hold every connection of the host besides, and would be read in turn by
+/// all jails that start. `None` where the kernel cannot: it has a module for that.
+fn diagnosed(family: AddressFamily, port: u16) -> Option<Vec<String>> {
+    const BY_FAMILY: u16 = 20;
+    const DONE: u16 = 3;
+    const REQUEST_ALL: u16 = 0x301;
+    const LISTEN: u32 = 1 << 10;
+    // `nlmsghdr`, then `inet_diag_req_v2`, in which all that is zero stands for any.
+    let mut request = [0; 72];
+    request[..4].copy_from_slice(&72u32.to_ne_bytes());
+    request[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());
+    request[6..8].copy_from_slice(&REQUEST_ALL.to_ne_bytes());
+    request[16] = u8::try_from(family.as_raw()).ok()?;
+    request[17] = u8::try_from(libc::IPPROTO_TCP).ok()?;
+    request[20..24].copy_from_slice(&LISTEN.to_ne_bytes());
+    request[24..26].copy_from_slice(&port.to_be_bytes());
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(SOCK_DIAG)).ok()?;
+    send(&socket, &request, SendFlags::empty()).ok()?;
+
+    let mut found = Vec::new();
+    let mut answer = [0; 8 * 1024];
+    loop {
+        let (got, _) = recv(&socket, &mut answer, RecvFlags::empty()).ok()?;
+        let mut rest = &answer[..got];
+        while let Some(head) = rest.first_chunk::<8>() {
+            let size = usize::try_from(u32::from_ne_bytes(head[..4].try_into().ok()?)).ok()?;
+            let message = rest.get(16..size)?;
+            match u16::from_ne_bytes(head[4..6].try_into().ok()?) {
+                DONE => return Some(found),
+                // `inet_diag_msg`: its last word is the inode.
+                BY_FAMILY => {
+                    let inode = u32::from_ne_bytes(message.get(68..72)?.try_into().ok()?);
+                    found.push(format!("socket:[{inode}]"));
+                }
+                _ => return None,
+            }
+            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        }
+        if got == 0 {
+            return None;
+        }
+    }
+}
+
 /// The sockets in the LISTEN state on a port, named as links in /proc/PID/fd name them.
 fn listeners(table: &str, port: u16) -> Vec<String> {
     let text = std::fs::read_to_string(table).unwrap_or_default();
@@ -121,4 +169,21 @@ fn listeners(table: &str, port: u16) -> Vec<String> {
 fn numbers(folder: &Path) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_find_the_same_listeners_and_no_connections() {
+        let four = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = four.local_addr().expect("bound").port();
+        let _connected = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        let listed = listeners("/proc/net/tcp", port);
+        assert_eq!(listed.len(), 1);
+        assert_eq!(diagnosed(AddressFamily::INET, port).unwrap_or_else(|| listed.clone()), listed);
+        drop(four);
+        assert!(diagnosed(AddressFamily::INET, port).is_none_or(|found| found.is_empty()));
+    }
 }
