@@ -26,6 +26,8 @@ pub fn shed(user: Option<(u32, u32)>, folder: &Path) -> io::Result<Vec<String>> 
     // A core file would hold what strangers sent.
     let _ = setrlimit(Resource::Core, zero);
     sys::empty_bounding_set();
+    // With the rights of before: of a new home the folder may be handed over a moment later.
+    let landlock = landlock::one_folder(&mut missing);
     if let Some(Err(error)) = user.map(become_user) {
         missing.push(format!("an own uid: {error}"));
     }
@@ -33,7 +35,6 @@ pub fn shed(user: Option<(u32, u32)>, folder: &Path) -> io::Result<Vec<String>> 
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     set_no_new_privs(true)?;
-    let landlock = landlock::one_folder(&mut missing);
     let seccomp = seccomp::filters(true).and_then(|filters| Ok([filters, vec![seccomp::no_programs()?]].concat()));
     let seccomp = seccomp.unwrap_or_else(|error| {
         missing.push(format!("seccomp: {error}"));
