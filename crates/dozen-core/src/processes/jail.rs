@@ -97,7 +97,7 @@ pub struct JailSpec {
     /// Whether it outlives its driver and waits for the next one.
     #[serde(default)]
     pub lasting: bool,
-    /// Whether one that ends with its driver listens on [`LASTING_FD`] all the same and answers nobody, so that others see when it is gone.
+    /// Whether one that ends with its driver has the socket of a lasting one all the same and answers nobody there, so that others see when it is gone.
     #[serde(default)]
     pub shown: bool,
 }

@@ -407,13 +407,6 @@ impl<'a> Deployed<'a> {
         self.family().into_iter().find(is_router).expect("a router")
     }
 
-    /// The process from which its jails stem.
-    pub(crate) fn stock(&self) -> i32 {
-        let is_jail = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.ends_with(b"__jail\0"));
-        let is_named = |pid: &i32| std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with(b"dozen:"));
-        self.family().into_iter().find(|pid| is_jail(pid) && !is_named(pid)).expect("a stock")
-    }
-
     /// Where its `web` answers.
     pub(crate) fn url(&self) -> &str {
         &self.url

@@ -90,7 +90,7 @@ fn an_instances_port_answers_the_router_and_the_deploy_only() {
         ps["processes"].as_array().expect("processes").iter().filter_map(|p| p["port"].as_u64()).collect::<Vec<u64>>()
     };
     up.dozen(&["ps", "scale", "web=4"]).ok();
-    up.line("web.4", "Ready: takes requests");
+    up.line("web.4", "State changed from starting to up");
     assert_eq!(ports().len(), 4);
     assert!(ports().iter().all(|port| guarded().contains(&port.to_string())), "{:?}: {}", ports(), guarded());
     up.dozen(&["ps", "scale", "web=1"]).ok();
