@@ -92,6 +92,14 @@ pub enum LedgerError {
         /// Whose state it is.
         home: PathBuf,
     },
+    /// The one who asks is known by their uid only.
+    #[error("{who} may not {what} without the token of the API")]
+    Unproven {
+        /// Who asked.
+        who: String,
+        /// What for.
+        what: &'static str,
+    },
     /// The ledger's thread has ended.
     #[error("the ledger's writer has stopped")]
     Stopped,
@@ -312,6 +320,10 @@ mod tests {
         let stranger = Principal::of(b.who.uid.wrapping_add(4_711).max(1));
         let adopt = || Intent::Adopt { deploy: "other".parse().expect("valid"), folder: Some("/".into()) };
         assert!(matches!(b.ledger.commit(&stranger, adopt()).await, Err(LedgerError::Forbidden { .. })));
+        let stranger = Principal { proven: true, ..stranger };
+        assert!(matches!(b.ledger.commit(&stranger, adopt()).await, Err(LedgerError::Forbidden { .. })));
+        let tokenless = Principal::of(b.who.uid);
+        assert!(matches!(b.ledger.commit(&tokenless, adopt()).await, Err(LedgerError::Unproven { .. })));
         let nobody: DeployRef = "nobody".parse().expect("valid");
         let configure = Intent::Configure { deploy: nobody, config: Config::default() };
         assert!(b.ledger.commit(&b.who, configure).await.is_err());

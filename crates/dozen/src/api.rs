@@ -1,4 +1,4 @@
-//! The API that every command speaks: HTTP and JSON over a Unix socket, each peer known by its credentials.
+//! The API that every command speaks: HTTP and JSON over a Unix socket, each peer known by its credentials and the token that it shows.
 //!
 //! A server will serve the same routes for many deploys. Where nothing runs, the command line serves itself the same routes in its own process,
 //! so that there is one way to do a thing.
@@ -6,7 +6,7 @@
 use anyhow::Result;
 use axum::Router;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use axum::{Extension, Json};
@@ -20,6 +20,8 @@ use dozen_engine::output::{Event, Output};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::sync::Arc;
 use std::time::Duration;
+use token::Token;
+use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
 pub(crate) mod event;
@@ -29,6 +31,7 @@ mod releases;
 mod runs;
 #[cfg(test)]
 mod schema;
+pub(crate) mod token;
 pub(crate) mod wire;
 
 pub(crate) use runs::{Frame, MAX_REQUEST as MAX_RUN, PROTOCOL as RUN_PROTOCOL, WINDOW as RUN_WINDOW};
@@ -85,8 +88,25 @@ pub(crate) fn router(served: Arc<Served>) -> Router {
         .with_state(served)
 }
 
-/// Answers connections until the listener is dropped.
-pub(crate) async fn serve(listener: tokio::net::UnixListener, router: Router) {
+/// Where an API is reached, and what its peers have to show.
+pub(crate) struct Door {
+    /// In a folder that nobody but its owner can enter.
+    pub(crate) listener: UnixListener,
+    /// Its text lies beside the socket.
+    pub(crate) token: Token,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    /// As far as it is known from the connection alone.
+    pub(crate) who: Principal,
+    /// What each of its requests has to show; `None` where it is this process.
+    pub(crate) token: Option<Token>,
+}
+
+/// Answers connections until the door is dropped.
+pub(crate) async fn serve(Door { listener, token }: Door, router: Router) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, most likely; others will be given back.
@@ -97,17 +117,14 @@ pub(crate) async fn serve(listener: tokio::net::UnixListener, router: Router) {
         if peer.pid().is_none_or(peers::is_in_a_jail) {
             continue;
         }
-        dozen_engine::tasks::spawn("api", answer(stream, router.clone(), Principal::of(peer.uid())));
+        let peer = Peer { who: Principal::of(peer.uid()), token: Some(token.clone()) };
+        dozen_engine::tasks::spawn("api", answer(stream, router.clone(), peer));
     }
 }
 
-/// Answers one connection, whoever it comes from being known.
-pub(crate) async fn answer(
-    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    router: Router,
-    who: Principal,
-) {
-    let service = hyper_util::service::TowerToHyperService::new(router.layer(Extension(who)));
+/// Answers one connection.
+pub(crate) async fn answer(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static, router: Router, peer: Peer) {
+    let service = hyper_util::service::TowerToHyperService::new(router.layer(Extension(peer)));
     // A peer that goes away mid-request is its own affair.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -117,13 +134,19 @@ pub(crate) async fn answer(
         .await;
 }
 
-/// Refuses deploys that are not served here, and peers that may do nothing here.
+/// Says who asks, and refuses peers that may do nothing here and deploys that are not served here.
 async fn known(
     State(served): State<Arc<Served>>,
-    Extension(who): Extension<Principal>,
-    request: axum::extract::Request,
+    Extension(Peer { who, token }): Extension<Peer>,
+    mut request: axum::extract::Request,
     next: axum::middleware::Next,
 ) -> Response {
+    let proven = token.map_or(who.proven, |token| token.is_in(request.headers()));
+    let who = Principal { proven, ..who };
+    if let Err(e) = served.floor.ledger.authorise(&who, "use this deploy") {
+        return Failure::from(DeployError::from(e)).into_response();
+    }
+    request.extensions_mut().insert(who);
     let wanted = request.uri().path().strip_prefix("/v1/apps/").and_then(|rest| {
         let mut parts = rest.split('/');
         let (app, word, deploy) = (parts.next()?, parts.next()?, parts.next()?);
@@ -131,9 +154,6 @@ async fn known(
     });
     if wanted.is_some_and(|w| w != served.floor.deploy.to_string()) {
         return Failure::new(StatusCode::NOT_FOUND, format!("only {} is served here", served.floor.deploy)).into_response();
-    }
-    if let Err(e) = served.floor.ledger.authorise(&who, "use this deploy") {
-        return Failure::from(DeployError::from(e)).into_response();
     }
     next.run(request).await
 }
@@ -284,6 +304,7 @@ impl From<DeployError> for Failure {
     fn from(e: DeployError) -> Self {
         let status = match &e {
             DeployError::Ledger(LedgerError::Forbidden { .. }) => StatusCode::FORBIDDEN,
+            DeployError::Ledger(LedgerError::Unproven { .. }) => StatusCode::UNAUTHORIZED,
             DeployError::Ledger(LedgerError::NotFound(_)) => StatusCode::NOT_FOUND,
             DeployError::Formation(_) | DeployError::Config(_) => StatusCode::UNPROCESSABLE_ENTITY,
             DeployError::NoRelease(_) | DeployError::NoEarlier(_) | DeployError::FailedRelease(_) | DeployError::NotServing(_) => {
@@ -309,7 +330,12 @@ impl From<DeployError> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.status, Json(wire::Problem { message: self.message, hint: self.hint, kind: self.kind })).into_response()
+        let status = self.status;
+        let mut response = (status, Json(wire::Problem { message: self.message, hint: self.hint, kind: self.kind })).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }
 

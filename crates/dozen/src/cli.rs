@@ -8,6 +8,7 @@ use crate::settings::Settings;
 use anyhow::Result;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use dozen_engine::deploy::DeployError;
+use dozen_engine::ledger::LedgerError;
 use dozen_engine::port::PortError;
 use dozen_engine::release::archive::ArchiveError;
 use std::ffi::OsString;
@@ -253,6 +254,11 @@ pub(crate) fn hint_of_deploy(error: &DeployError) -> Option<String> {
         DeployError::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one.".to_owned()),
         DeployError::NotReleased { .. } => Some("`dozen releases` lists them.".to_owned()),
         DeployError::NotServing(_) => Some("Start it with `dozen up`.".to_owned()),
+        DeployError::Ledger(LedgerError::Unproven { .. }) => Some(
+            "`Authorization: Bearer …` shows it: what is in the file api.token beside the socket, of this run. A dozen of an earlier version \
+             does not send it: use the one that runs the deploy."
+                .to_owned(),
+        ),
         _ => None,
     }
 }

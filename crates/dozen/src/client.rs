@@ -14,7 +14,7 @@ use dozen_engine::logs::Store;
 use dozen_engine::parity::{Local, Observed};
 use dozen_engine::port::Router;
 use dozen_engine::processes::notes::Notes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -47,6 +47,8 @@ pub(crate) struct Client {
     /// The deploy it is for.
     pub(crate) deploy: DeployRef,
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    /// What each request shows.
+    token: Option<HeaderValue>,
     /// Processes of the deploy run, and nobody runs the deploy.
     left: bool,
 }
@@ -55,9 +57,9 @@ impl Client {
     /// Connects to whoever runs the deploy, or serves it here.
     pub(crate) async fn connect(settings: &Settings, deploy: DeployRef) -> Result<Self> {
         if running::holder(&settings.home, &deploy).is_some() {
-            let stream = running::connect(&settings.home, &deploy).await;
-            let stream = stream.with_context(|| format!("{deploy} is starting or stopping; its API does not answer"))?;
-            return Self::over(deploy, stream).await;
+            let connected = running::connect(&settings.home, &deploy).await;
+            let (stream, token) = connected.with_context(|| format!("{deploy} is starting or stopping; its API does not answer"))?;
+            return Self::over(deploy, stream, token).await;
         }
         let left = running::is_left(&settings.home, &deploy);
         Ok(Self { left, ..Self::here(settings, deploy).await? })
@@ -66,7 +68,7 @@ impl Client {
     /// Connects to whoever runs a one-off: the deploy's `up`, or a `dozen run`.
     pub(crate) async fn of_one_off(settings: &Settings, deploy: DeployRef, number: u32) -> Result<Self> {
         match running::connect_one_off(&settings.home, &deploy, number).await {
-            Ok(stream) => Self::over(deploy, stream).await,
+            Ok((stream, token)) => Self::over(deploy, stream, token).await,
             Err(_) => Self::connect(settings, deploy).await,
         }
     }
@@ -77,15 +79,20 @@ impl Client {
         let floor = floor(settings, ledger, &deploy, None, None, false).await?;
         let served = Arc::new(api::Served { floor, url: None, lasting: false, down: Notify::new(), leave: Notify::new() });
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        dozen_engine::tasks::spawn("api", api::answer(theirs, api::router(served), Principal::me()));
-        Self::over(deploy, ours).await
+        let peer = api::Peer { who: Principal::me(), token: None };
+        dozen_engine::tasks::spawn("api", api::answer(theirs, api::router(served), peer));
+        Self::over(deploy, ours, None).await
     }
 
-    async fn over(deploy: DeployRef, stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static) -> Result<Self> {
+    async fn over(
+        deploy: DeployRef,
+        stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        token: Option<HeaderValue>,
+    ) -> Result<Self> {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot speak to the API")?;
         // Its end is seen by whoever waits for an answer.
         dozen_engine::tasks::spawn("client", async move { drop(connection.with_upgrades().await) });
-        Ok(Self { deploy, sender, left: false })
+        Ok(Self { deploy, sender, token, left: false })
     }
 
     /// `GET`
@@ -132,6 +139,9 @@ impl Client {
         let mut request = Request::builder().method(method).uri(api::path(&self.deploy, rest)).header(header::HOST, "dozen.localhost");
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, token);
         }
         for (name, value) in headers {
             request = request.header(name, *value);

@@ -1,11 +1,14 @@
-//! A running deploy's folder: its lock, which says who runs it, and its API socket.
+//! A running deploy's folder: its lock, which says who runs it, and its API's socket and token.
 //!
 //! **Invariant:** the lock is held by the process that runs the deploy and by nothing else; whatever ends that process frees it.
 
+use crate::api::Door;
+use crate::api::token::{self, Token};
 use anyhow::{Context, Result};
 use dozen_core::ids::DeployRef;
 use dozen_engine::home::Home;
 use dozen_engine::processes::notes::Notes;
+use http::HeaderValue;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -13,6 +16,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use tokio::net::{UnixListener, UnixStream};
 
 /// Who runs a deploy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +63,7 @@ pub(crate) struct AlreadyRunning(pub(crate) Holder);
 
 const LOCK: &str = "lock";
 const SOCKET: &str = "api.sock";
+const TOKEN: &str = "api.token";
 
 impl RunFolder {
     /// Takes the deploy, or says who has it. `lasting`: what this process will run outlives it.
@@ -95,27 +100,38 @@ impl RunFolder {
         Notes::of(&self.path)
     }
 
-    /// Binds the API socket, in place of what a killed predecessor left.
-    pub(crate) fn bind(&self) -> Result<tokio::net::UnixListener> {
+    /// Binds the API socket, with a new token, in place of what a killed predecessor left.
+    pub(crate) fn bind(&self) -> Result<Door> {
         bind(&self.folder, &self.path)
     }
 }
 
-fn bind(folder: &File, path: &Path) -> Result<tokio::net::UnixListener> {
-    let at = path.join(SOCKET);
-    let attempt = || format!("cannot bind the API socket {}", at.display());
-    match std::fs::remove_file(&at) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(attempt),
-        _ => {}
+fn bind(folder: &File, path: &Path) -> Result<Door> {
+    for name in [SOCKET, TOKEN] {
+        let at = path.join(name);
+        match std::fs::remove_file(&at) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot replace {}", at.display()));
+            }
+            _ => {}
+        }
     }
-    tokio::net::UnixListener::bind(through(folder)).with_context(attempt)
+    // Before the socket: who can connect finds the token that belongs to it.
+    let (token, text) = Token::make();
+    let at = path.join(TOKEN);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&at);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("cannot write {}", at.display()))?;
+    let listener =
+        UnixListener::bind(through(folder)).with_context(|| format!("cannot bind the API socket {}", path.join(SOCKET).display()))?;
+    Ok(Door { listener, token })
 }
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
         // What cannot be removed now is found and replaced by the next `up`.
-        let _ = std::fs::remove_file(self.path.join(SOCKET));
-        let _ = std::fs::remove_file(self.path.join(LOCK));
+        for name in [SOCKET, TOKEN, LOCK] {
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
         let _ = std::fs::remove_dir(&self.path);
     }
 }
@@ -134,23 +150,32 @@ pub(crate) fn is_left(home: &Home, deploy: &DeployRef) -> bool {
     Notes::of(home.run(deploy)).any()
 }
 
+/// A connection to an API, and what its requests show.
+pub(crate) type Connection = (UnixStream, Option<HeaderValue>);
+
 /// Connects to a running deploy's API.
-pub(crate) async fn connect(home: &Home, deploy: &DeployRef) -> std::io::Result<tokio::net::UnixStream> {
-    let folder = File::open(home.run(deploy))?;
-    tokio::net::UnixStream::connect(through(&folder)).await
+pub(crate) async fn connect(home: &Home, deploy: &DeployRef) -> std::io::Result<Connection> {
+    connect_in(&home.run(deploy)).await
 }
 
 /// Binds the API socket of a one-off that this process runs; whoever holds the one-off removes it.
-pub(crate) fn bind_one_off(home: &Home, deploy: &DeployRef, number: u32) -> Result<tokio::net::UnixListener> {
+pub(crate) fn bind_one_off(home: &Home, deploy: &DeployRef, number: u32) -> Result<Door> {
     let path = home.one_off(deploy, number);
     let folder = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     bind(&folder, &path)
 }
 
 /// Connects to the API of who runs a one-off, where that is no `up`.
-pub(crate) async fn connect_one_off(home: &Home, deploy: &DeployRef, number: u32) -> std::io::Result<tokio::net::UnixStream> {
-    let folder = File::open(home.one_off(deploy, number))?;
-    tokio::net::UnixStream::connect(through(&folder)).await
+pub(crate) async fn connect_one_off(home: &Home, deploy: &DeployRef, number: u32) -> std::io::Result<Connection> {
+    connect_in(&home.one_off(deploy, number)).await
+}
+
+async fn connect_in(path: &Path) -> std::io::Result<Connection> {
+    let folder = File::open(path)?;
+    let stream = UnixStream::connect(through(&folder)).await?;
+    // After the connection: the token of who answers now. A version that had none has no file.
+    let text = std::fs::read_to_string(path.join(TOKEN)).ok();
+    Ok((stream, text.and_then(|text| token::shown(&text))))
 }
 
 /// The socket's path by way of the open folder: a home may lie deeper than the 107 bytes that a socket's address holds.

@@ -22,17 +22,19 @@ pub struct Principal {
     pub uid: u32,
     /// For the record: `root`, `uid 1000`.
     pub name: String,
+    /// Whether they are this process, or have shown the token that only the home's owner can read.
+    pub proven: bool,
 }
 
 impl Principal {
     /// Whoever runs this process.
     pub fn me() -> Self {
-        Self::of(rustix::process::getuid().as_raw())
+        Self { proven: true, ..Self::of(rustix::process::getuid().as_raw()) }
     }
-    /// A user of this machine.
+    /// A user of this machine who has shown nothing yet.
     pub fn of(uid: u32) -> Self {
         let name = if uid == 0 { "root".to_owned() } else { format!("uid {uid}") };
-        Self { uid, name }
+        Self { uid, name, proven: false }
     }
 }
 
@@ -205,16 +207,15 @@ impl Ledger {
         .await
     }
 
-    /// The one place that decides who may: the owner of the home, and root.
+    /// The one place that decides who may: the owner of the home, and root; by the API only with its token.
     pub fn authorise(&self, who: &Principal, what: &'static str) -> Result<(), LedgerError> {
         use std::os::unix::fs::MetadataExt;
         let home = self.home.root();
         let owner = std::fs::metadata(home).map_err(|source| LedgerError::Home { path: home.to_owned(), source })?.uid();
-        if who.uid == owner || who.uid == 0 {
-            Ok(())
-        } else {
-            Err(LedgerError::Forbidden { who: who.name.clone(), what, home: home.to_owned() })
+        if who.uid != owner && who.uid != 0 {
+            return Err(LedgerError::Forbidden { who: who.name.clone(), what, home: home.to_owned() });
         }
+        if who.proven { Ok(()) } else { Err(LedgerError::Unproven { who: who.name.clone(), what }) }
     }
 }
 

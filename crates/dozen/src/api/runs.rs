@@ -202,8 +202,8 @@ impl Reachable {
             return Self(None);
         }
         // It runs all the same where nobody else can reach it.
-        let listener = running::bind_one_off(served.floor.ledger.home(), &served.floor.deploy, instance.number).ok();
-        Self(listener.map(|l| dozen_engine::tasks::spawn("run api", super::serve(l, super::router(served.clone())))))
+        let door = running::bind_one_off(served.floor.ledger.home(), &served.floor.deploy, instance.number).ok();
+        Self(door.map(|door| dozen_engine::tasks::spawn("run api", super::serve(door, super::router(served.clone())))))
     }
 }
 

@@ -57,7 +57,7 @@ fn shop() -> Place {
 }
 
 /// `up --detach`, to the end of its foreground half; answers the router's port besides.
-fn detach(place: &Place) -> (Said, u16) {
+pub(crate) fn detach(place: &Place) -> (Said, u16) {
     let said = place.dozen(&["up", "--port", "0", "--detach", "--json"]);
     for pid in lasting(place) {
         place.family_of(pid);
@@ -74,7 +74,7 @@ fn lasting(place: &Place) -> Vec<i32> {
 }
 
 /// Kills the control part and nothing else.
-fn kill_control(place: &Place) {
+pub(crate) fn kill_control(place: &Place) {
     for pid in lasting(place) {
         place.family_of(pid);
         kill(pid, Signal::KILL);

@@ -17,7 +17,7 @@ mod family;
 pub(crate) mod http;
 
 pub(crate) use family::{children, start_time};
-pub(crate) use http::{Answer, ask};
+pub(crate) use http::{Answer, ask, ask_over};
 
 /// No wait of a test is longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -181,6 +181,9 @@ fn targets(place: &Place, victim: &Deployed<'_>, more: &[&str]) -> (Value, bool)
     let home = place.home();
     let code = slug_with(place, "web.py");
     let socket = socket(&home.join("run")).expect("the API's socket");
+    let token_file = socket.with_extension("token");
+    // It is refused even if the token had leaked.
+    let token = std::fs::read_to_string(&token_file).expect("the API's token");
     let ps = place.program(&dozen().to_string_lossy()).args(["ps", "--json"]).output().expect("asked");
     let ps: Value = serde_json::from_slice(&ps.stdout).expect("JSON");
     let web = ps["processes"].as_array().expect("a list").iter().find(|p| p["name"] == "web.1").expect("a web").clone();
@@ -196,12 +199,12 @@ fn targets(place: &Place, victim: &Deployed<'_>, more: &[&str]) -> (Value, bool)
     );
     let guarded = !ps["not_enforced"].as_array().expect("a list").iter().any(|what| what.to_string().contains("guard"));
     let targets = json!({
-        "files": [code, home.join("ledger.db"), key(&home), place.folder().join(".env"), more[0], more[1], home.join("cache/victim/sources.json")],
+        "files": [code, home.join("ledger.db"), key(&home), place.folder().join(".env"), more[0], more[1], home.join("cache/victim/sources.json"), token_file],
         "folders": [&home.join("slugs"), &home.join("logs"), place.folder(), &home.join("cache/victim"), &home],
         "pids": [web["pid"], web["jail_pid"], victim.pid(), victim.router()],
         "ports": [web["port"], victim.port()],
         "connect": [web["port"]],
-        "sockets": [socket],
+        "apis": [[socket, "/v1/apps/victim/deploys/dev/processes", token]],
     });
     (targets, guarded)
 }
@@ -234,8 +237,8 @@ fn wanted(guarded: bool) -> Vec<(&'static str, &'static [&'static str])> {
         // Without the guard this is not enforced: the network is the host's.
         ("connect 0", if guarded { &["ECONNREFUSED"] } else { &["done"] }),
     ];
-    all.extend(["read 0", "read 1", "read 2", "read 3", "read 4", "read 5", "read 6"].map(|name| (name, nowhere)));
-    all.extend(["write 0", "write 1", "write 2", "write 3", "write 4", "write 5", "write 6"].map(|name| (name, nowhere)));
+    all.extend(["read 0", "read 1", "read 2", "read 3", "read 4", "read 5", "read 6", "read 7"].map(|name| (name, nowhere)));
+    all.extend(["write 0", "write 1", "write 2", "write 3", "write 4", "write 5", "write 6", "write 7"].map(|name| (name, nowhere)));
     all.extend(["list 0", "list 1", "list 2", "list 3", "list 4"].map(|name| (name, nowhere)));
     all.extend(["signal 0", "signal 1", "signal 2", "signal 3", "ptrace 0", "ptrace 1", "ptrace 2", "ptrace 3"].map(|name| (name, nobody)));
     let looks =

@@ -4,6 +4,7 @@
 
 mod admin;
 mod adoption;
+mod api;
 mod backing;
 mod codebase;
 mod concurrency;

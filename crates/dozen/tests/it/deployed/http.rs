@@ -18,8 +18,14 @@ pub(crate) struct Answer {
 /// One request on a connection of its own, which it closes.
 #[track_caller]
 pub(crate) fn ask(port: u16, request: &[u8]) -> Answer {
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("the router listens");
+    let socket = TcpStream::connect(("127.0.0.1", port)).expect("the router listens");
     socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    ask_over(socket, request)
+}
+
+/// The same over what is connected already.
+#[track_caller]
+pub(crate) fn ask_over(mut socket: impl Read + Write, request: &[u8]) -> Answer {
     socket.write_all(request).expect("sent");
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes).expect("an answer");

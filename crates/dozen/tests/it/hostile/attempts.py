@@ -59,10 +59,11 @@ def connect(family, where):
         s.connect(where)
 
 
-def ask_api(path):
+def ask_api(api):
+    path, url, token = api
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
         s.connect(path)
-        s.sendall(b"GET /processes HTTP/1.1\r\nHost: dozen\r\nConnection: close\r\n\r\n")
+        s.sendall(f"GET {url} HTTP/1.1\r\nHost: dozen\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n".encode())
         said = s.recv(4096)
     # Who is refused hears nothing, or no more than that.
     return None if b" 200 " in said else "refused"
@@ -171,7 +172,7 @@ each("ptrace", "pids", lambda pid: call("ptrace", 16, pid, 0, 0))
 each("bind", "ports", bind)
 each("connect", "connect", lambda port: connect(socket.AF_INET, ("127.0.0.1", port)))
 each("abstract socket", "abstract", lambda name: connect(socket.AF_UNIX, "\0" + name))
-each("API", "sockets", ask_api)
+each("API", "apis", ask_api)
 each("become root by", "setuid", execute)
 
 # What any app may.
