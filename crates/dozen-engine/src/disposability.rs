@@ -6,8 +6,9 @@
 use crate::concurrency::{Key, ROUTER_PACE, Reconciler, std_duration};
 use crate::processes::JailEvent;
 use crate::processes::adoption::{self, Birth};
+use dozen_core::disposability::health::Verdict;
 use dozen_core::disposability::{Action, Event, last_words};
-use dozen_core::processes::rules::HealthKind;
+use dozen_core::processes::rules::{HealthKind, Probe};
 use dozen_core::processes::{Exit, State, size};
 use jiff::{SignedDuration, Timestamp};
 use probe::Tried;
@@ -211,8 +212,15 @@ impl Reconciler {
             for (number, check) in i.checks.due(now) {
                 let (key, incarnation, tries) = (key.clone(), i.incarnation, self.tries.clone());
                 let (port, host) = (i.port.as_ref().map(crate::port::lease::Lease::port), format!("{}.localhost", i.release.deploy.app));
+                let run = match (check.probe(port), &i.jail) {
+                    (Some(Probe::Run { argv }), Some(jail)) => Some(jail.probe(argv, check.timeout)),
+                    _ => None,
+                };
                 crate::tasks::spawn("health check", async move {
-                    let result = probe::attempt(&check, port, &host).await;
+                    let result = match run {
+                        Some(run) => run.await,
+                        None => probe::attempt(&check, port, &host).await,
+                    };
                     // The receiver lives as long as the reconciler.
                     let _ = tries.send(Tried { key, incarnation, number, check, result });
                 });
@@ -224,13 +232,21 @@ impl Reconciler {
     pub(crate) async fn tried(&mut self, tried: Tried) {
         let Tried { key, incarnation, number, check, result } = tried;
         let Some(i) = self.instances.get_mut(&key).filter(|i| i.incarnation == incarnation) else { return };
-        let Some(event) = i.checks.tried(number, result.is_ok(), Timestamp::now()) else { return };
-        if let (Event::Unhealthy(kind), Err(why)) = (event, &result) {
+        let Verdict { event, failed } = i.checks.tried(number, result.is_ok(), Timestamp::now());
+        let mask = i.release.mask();
+        if let (true, Err(why)) = (failed, &result) {
             let tries = if check.attempts == 1 { "1 try".to_owned() } else { format!("{} tries", check.attempts) };
-            let then = if kind == HealthKind::Liveness { "; it is started anew" } else { "" };
-            self.line(&key.1.to_string(), &format!("The {} check {} failed in {tries}: {why}{then}", kind.as_str(), check.label()));
+            let then = match event {
+                Some(Event::Unhealthy(HealthKind::Liveness)) => "; it is started anew",
+                _ if check.warn => "; it only warns",
+                _ => "",
+            };
+            let text = format!("The {} check {} failed in {tries}: {why}{then}", check.kind.as_str(), check.label());
+            self.line(&key.1.to_string(), &mask.apply(&text));
         }
-        self.feed(&key, event).await;
+        if let Some(event) = event {
+            self.feed(&key, event).await;
+        }
     }
 
     /// Says where a process that does not listen on its port listens instead: that is what most of them do.

@@ -6,6 +6,7 @@
 pub mod adoption;
 pub mod notes;
 mod own_binary;
+mod probing;
 mod reaping;
 pub mod spec;
 pub mod stock;
@@ -15,6 +16,7 @@ use crate::tasks;
 use adoption::Lasting;
 use dozen_core::processes::jail::{Asked, FromJail, JailSpec, PROTOCOL, ToJail, View};
 use dozen_core::processes::{Exit, Isolation};
+use probing::Probing;
 use reaping::Target;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
@@ -85,6 +87,9 @@ pub enum JailEvent {
 #[derive(Debug, Clone)]
 pub struct JailHandle {
     orders: mpsc::UnboundedSender<ToJail>,
+    probing: Probing,
+    /// The jail's.
+    protocol: u32,
 }
 
 /// Why a jail could not be started.
@@ -184,7 +189,15 @@ async fn start(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>, lasting: Op
 
     // What ends with this process has nobody to write its end down for.
     let lasting = lasting.filter(Lasting::lasts);
-    let wire = Wire { reader: BufReader::new(reader), writer, target: Target::default(), stock: Some(stock), ends: Vec::new(), lasting };
+    let wire = Wire {
+        reader: BufReader::new(reader),
+        writer,
+        target: Target::default(),
+        stock: Some(stock),
+        ends: Vec::new(),
+        lasting,
+        protocol: PROTOCOL,
+    };
     Ok(drive(wire, Vec::new()))
 }
 
@@ -198,17 +211,20 @@ struct Wire {
     /// Those that are waited for at its end.
     ends: Vec<JoinHandle<()>>,
     lasting: Option<Lasting>,
+    /// What the jail speaks.
+    protocol: u32,
 }
 
 /// `said` are messages that were read already.
 fn drive(wire: Wire, said: Vec<FromJail>) -> Jail {
-    let Wire { reader, writer, target, stock, ends, lasting } = wire;
+    let Wire { reader, writer, target, stock, ends, lasting, protocol } = wire;
+    let probing = Probing::default();
     let (orders, queue) = mpsc::unbounded_channel();
     let (told, events) = mpsc::channel(64);
-    let end = End { stock, ends, lasting, orders: orders.downgrade() };
+    let end = End { stock, ends, lasting, orders: orders.downgrade(), probing: probing.clone() };
     tasks::spawn("jail-orders", send(queue, writer, target.clone()));
     tasks::spawn("jail-events", listen(reader, said, target, told, end));
-    Jail { events, handle: JailHandle { orders } }
+    Jail { events, handle: JailHandle { orders, probing, protocol } }
 }
 
 /// What is to be done when a jail has ended.
@@ -217,6 +233,7 @@ struct End {
     ends: Vec<JoinHandle<()>>,
     lasting: Option<Lasting>,
     orders: mpsc::WeakUnboundedSender<ToJail>,
+    probing: Probing,
 }
 
 /// What the fences of this host's jails lack, once [`isolation`] was asked.
@@ -268,6 +285,7 @@ async fn attempt(exe: &Path, view: View) -> Result<(Isolation, Vec<String>), Str
         port: None,
         held: true,
         ports: Some(Vec::new()),
+        probes: false,
         log: None,
         lost_grace_ms: 0,
         lasting: false,
@@ -335,7 +353,7 @@ async fn send(mut queue: mpsc::UnboundedReceiver<ToJail>, mut writer: OwnedWrite
             ToJail::Kill => target.kill_after(KILL_PATIENCE),
             // It counts the grace itself, unless it is stopped or stuck.
             ToJail::Stop { grace_ms } => target.kill_after(Duration::from_millis(grace_ms).saturating_add(KILL_PATIENCE)),
-            ToJail::Start { .. } | ToJail::Signal { .. } | ToJail::Adopt { .. } | ToJail::Collect => {}
+            ToJail::Start { .. } | ToJail::Signal { .. } | ToJail::Probe { .. } | ToJail::Adopt { .. } | ToJail::Collect => {}
         }
         // A jail that does not read must not keep the driver from killing it: the next order may be that.
         if tokio::time::timeout(KILL_PATIENCE, writer.write_all(&line)).await.is_ok_and(|sent| sent.is_err()) {
@@ -361,7 +379,7 @@ async fn read(reader: &mut BufReader<OwnedReadHalf>) -> Option<FromJail> {
 
 /// Turns messages into events, and sees to it that each process of the jail is reaped, whether somebody takes the events or not.
 async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, target: Target, told: mpsc::Sender<JailEvent>, end: End) {
-    let End { stock, mut ends, lasting, orders } = end;
+    let End { stock, mut ends, lasting, orders, probing } = end;
     // The starter, and then the jail.
     let mut made = Vec::new();
     let mut last = JailEvent::Lost;
@@ -393,6 +411,10 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, targe
                 ends.extend(target.adopt(pid));
                 continue;
             }
+            FromJail::Probed { number, failure } => {
+                probing.answer(number, failure);
+                continue;
+            }
             FromJail::Stopping { .. } | FromJail::Told => continue,
             FromJail::Started { pid, isolation, missing, .. } => {
                 let isolation = Isolation::parse(&isolation).unwrap_or(Isolation::Session);
@@ -413,6 +435,7 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, targe
         // Nobody may be interested any more; the jail is listened to until it ends all the same.
         let _ = told.send(event).await;
     }
+    probing.end();
     // Only when its processes are reaped has the kernel ended all that was inside.
     let all = async {
         for end in ends {

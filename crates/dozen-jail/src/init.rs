@@ -5,6 +5,7 @@
 use crate::cgroup::{Cgroup, Excess};
 use crate::control::Control;
 use crate::inside::{Inside, Listener, counts_by_namespace, listens};
+use crate::probe::{Probe, Surroundings};
 use crate::program::{Fences, Program};
 use crate::pump::Pump;
 use crate::segment::{Limits, Segment};
@@ -15,7 +16,7 @@ use dozen_core::processes::jail::{FromJail, JailSpec, PROTOCOL, ToJail, View};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat};
-use rustix::io::{Errno, ioctl_fionbio, write};
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::{
     DumpableBehavior, Pid, WaitOptions, WaitStatus, getegid, geteuid, getpid, set_child_subreaper, set_dumpable_behavior, setsid, wait,
@@ -24,8 +25,6 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::system::sethostname;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_name};
 use std::ffi::{CString, c_int};
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -121,6 +120,10 @@ struct Jail {
     lost_grace: Duration,
     tmp: Option<Tmp>,
     cgroup: Option<Cgroup>,
+    /// What commands run in; `None` where none is to be run.
+    surroundings: Option<Surroundings>,
+    /// The commands that run.
+    probes: Vec<Probe>,
 }
 
 struct Log {
@@ -182,12 +185,14 @@ impl Jail {
 
         // A view has a /tmp of its own.
         let tmp = if spec.held && spec.view == View::Host { Some(Tmp::make(&mut spec.env)?) } else { None };
-        let rules = landlock::ruleset(&spec, tmp.as_ref().map(Tmp::path), &mut missing)?;
+        let tmp_path = tmp.as_ref().map(Tmp::path);
+        let rules = landlock::ruleset(&spec, tmp_path, landlock::all_scopes(), &mut missing)?;
         let filters = seccomp::filters(inside == Inside::Descendants && rules.is_none());
         let filters = filters.unwrap_or_else(|error| {
             missing.push(format!("seccomp: {error}"));
             Vec::new()
         });
+        let mut surroundings = spec.probes.then(|| Surroundings::of(&spec, user, inside, tmp_path, &filters)).transpose()?;
         let fences = Fences { landlock: rules, seccomp: filters };
 
         let broken = Failure::of("make the log pipes");
@@ -215,22 +220,41 @@ impl Jail {
         if isolation == Isolation::UserNamespaces && cgroup.as_ref().is_some_and(|c| !c.counts) && counts_by_namespace() {
             program.tasks = spec.limits.map(|limits| limits.tasks);
         }
+        if let Some(surroundings) = &mut surroundings {
+            surroundings.tasks = program.tasks;
+        }
         // Neither the app, which may have the same uid, nor a core file gets at the jail's memory or, by /proc/1, at its descriptors.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Failure::of("close the jail to its processes"))?;
         if let Some(next) = next {
             let waits = if spec.lasting { control.last(next) } else { control.show(next) };
             waits.map_err(Failure::of("be found by the next driver"))?;
         }
-        let leader = launch(program, cgroup.as_ref(), &mut missing)?;
+        let leader = program.launch(cgroup.as_ref(), &mut missing)?;
         if log.is_none() {
             release_standard_descriptors();
         }
-        keep_few_capabilities();
+        keep_few_capabilities(surroundings.is_some());
 
         let isolation = isolation.as_str().to_owned();
         control.say(FromJail::Started { protocol: PROTOCOL, pid, isolation, missing, at: Some(now_ms()) });
         let look = spec.port.map(|port| (port, Instant::now(), LOOK.0));
-        Ok(Self { inside, signals, guard, log, leader, end: None, kill_at: None, killed: false, look, doubts: 0, lost_grace, tmp, cgroup })
+        Ok(Self {
+            inside,
+            signals,
+            guard,
+            log,
+            leader,
+            end: None,
+            kill_at: None,
+            killed: false,
+            look,
+            doubts: 0,
+            lost_grace,
+            tmp,
+            cgroup,
+            surroundings,
+            probes: Vec::new(),
+        })
     }
 
     fn run(mut self, mut control: Control) -> i32 {
@@ -254,6 +278,7 @@ impl Jail {
                         control.say(FromJail::Stopping { at: now_ms() });
                     }
                     ToJail::Kill => self.kill(),
+                    ToJail::Probe { number, argv, timeout_ms } => self.probe(number, &argv, timeout_ms, &mut control),
                     ToJail::Signal { .. } | ToJail::Start { .. } | ToJail::Adopt { .. } | ToJail::Collect => {}
                 }
             }
@@ -264,6 +289,7 @@ impl Jail {
             control.push();
             self.pump(&mut control);
             self.weigh(&mut control);
+            self.probes.retain(|probe| probe.answer().map(|answer| control.say(answer)).is_none());
             self.timers(&mut control);
             self.wait(&control, lost);
         }
@@ -332,6 +358,16 @@ impl Jail {
         }
     }
 
+    /// Runs a command, unless all inside is about to end.
+    fn probe(&mut self, number: u64, argv: &[String], timeout_ms: u64, control: &mut Control) {
+        let Some(surroundings) = self.surroundings.as_ref().filter(|_| self.kill_at.is_none()) else { return };
+        let timeout = Duration::from_millis(timeout_ms).min(LONGEST_GRACE);
+        match Probe::begin(number, argv, timeout, surroundings, self.cgroup.as_ref()) {
+            Ok(probe) => self.probes.push(probe),
+            Err(failure) => control.say(FromJail::Probed { number, failure: Some(failure.to_string()) }),
+        }
+    }
+
     fn kill(&mut self) {
         if let Some(cgroup) = &self.cgroup {
             cgroup.kill();
@@ -350,6 +386,7 @@ impl Jail {
         }
         let pipes = self.log.iter().flat_map(|log| log.pumps.iter().filter_map(|pump| pump.pipe.as_ref()));
         fds.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        fds.extend(self.probes.iter().map(|probe| PollFd::new(probe, PollFlags::IN)));
         let log = self.log.as_ref();
         let memory = self.cgroup.as_ref().and_then(|c| c.memory.as_ref());
         fds.extend(memory.into_iter().flat_map(|m| m.wakes()).map(|(fd, flags)| PollFd::new(fd, flags)));
@@ -475,37 +512,13 @@ impl End {
     }
 }
 
-/// Forks the program and waits until it runs or says why not. What it says on its way of layers that it lacks is added to `missing`.
-fn launch(program: Program, cgroup: Option<&Cgroup>, missing: &mut Vec<String>) -> Result<Pid, Failure> {
-    let broken = Failure::of("start the program");
-    let (report, report_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
-    let Some(leader) = sys::fork_into(0).map_err(&broken)? else {
-        let tell = |words: &[&str]| {
-            let _ = write(&report_end, format!("{}\0", words.join("\n")).as_bytes());
-        };
-        let failure = program.run(cgroup, |what| tell(&[&what]));
-        tell(&[&failure.code.to_string(), &failure.attempt, &failure.error]);
-        std::process::exit(failure.code);
-    };
-    drop((report_end, program));
-    let mut said = Vec::new();
-    File::from(report).read_to_end(&mut said).map_err(Failure::of("start the program"))?;
-    // A failure has three lines, a missing layer one.
-    for words in String::from_utf8_lossy(&said).split_terminator('\0') {
-        match words.splitn(3, '\n').collect::<Vec<_>>()[..] {
-            [code, attempt, error] => {
-                return Err(Failure { code: code.parse().unwrap_or(1), attempt: attempt.to_owned(), error: error.to_owned() });
-            }
-            _ => missing.push(words.to_owned()),
-        }
-    }
-    Ok(leader)
-}
-
 /// The rights to signal processes of another uid and to see their sockets in /proc, and to remove the jail's cgroup from a top folder that not
-/// even its owner may write; nothing else, once the program runs.
-fn keep_few_capabilities() {
-    let keep = CapabilitySet::KILL | CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE;
+/// even its owner may write; where commands are to be run, to become that uid; nothing else, once the program runs.
+fn keep_few_capabilities(runs_commands: bool) {
+    let mut keep = CapabilitySet::KILL | CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE;
+    if runs_commands {
+        keep |= CapabilitySet::SETUID | CapabilitySet::SETGID;
+    }
     let Ok(had) = capabilities(None) else { return };
     let few = had.permitted & keep;
     let _ = set_capabilities(None, CapabilitySets { effective: few, permitted: few, inheritable: CapabilitySet::empty() });

@@ -1,11 +1,13 @@
 //! The processes inside a jail: how they are reached, and which port they listen on.
 
 use crate::sys;
+use rustix::io::Errno;
 use rustix::net::netlink::SOCK_DIAG;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
-use rustix::process::{Pid, getpid};
+use rustix::process::{Pid, WaitOptions, getpid, wait};
 use std::collections::HashSet;
 use std::path::Path;
+use std::time::Duration;
 
 /// How the jail reaches every process inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,24 @@ impl Inside {
     /// Whether a process, by the number that this one would use, is inside. In a PID namespace strangers have the number 0, which none has.
     pub(crate) fn has(self, pid: Pid) -> bool {
         self == Self::Descendants && own() == Some(getpid()) && descendants().contains(&pid)
+    }
+}
+
+/// SIGKILL to all below this process, until none is left. It has nothing else to do.
+pub(crate) fn end_descendants() {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => continue,
+            Err(_) => return,
+            Ok(None) => {}
+        }
+        // Where /proc is another namespace's nobody but the own children is found, and these are not found there.
+        if own() != Some(getpid()) {
+            return;
+        }
+        Inside::Descendants.signal(libc::SIGKILL);
+        #[expect(clippy::disallowed_methods, reason = "the dying tell nobody but `wait`")]
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -30,9 +30,19 @@ const OWN: [&str; 3] = ["/tmp", "/dev", "/proc"];
 /// The newest rules that were tried; a newer kernel's are not asked for.
 const NEWEST: ABI = ABI::V7;
 
+/// Whom the program signals and whose abstract sockets it connects to: its own.
+pub(crate) fn all_scopes() -> BitFlags<Scope> {
+    Scope::from_all(NEWEST)
+}
+
 /// Makes the ruleset, in the jail, once its view is what the program will see. `tmp` is the program's own folder where it has no view. What
 /// the kernel lacks is added to `missing`; `None` where it lacks all.
-pub(crate) fn ruleset(spec: &JailSpec, tmp: Option<&Path>, missing: &mut Vec<String>) -> Result<Option<RulesetCreated>, Failure> {
+pub(crate) fn ruleset(
+    spec: &JailSpec,
+    tmp: Option<&Path>,
+    scopes: BitFlags<Scope>,
+    missing: &mut Vec<String>,
+) -> Result<Option<RulesetCreated>, Failure> {
     let Some(abi) = version(missing) else { return Ok(None) };
     // The first version forbids to move a file from one folder to another, whatever the rules: too much for where mounts do the work.
     let files = spec.held && (abi >= 2 || spec.view == View::Host);
@@ -43,7 +53,7 @@ pub(crate) fn ruleset(spec: &JailSpec, tmp: Option<&Path>, missing: &mut Vec<Str
         (abi < 6, "abstract sockets and processes of others are in reach (needs Linux 6.12)"),
     ];
     missing.extend(lacks.into_iter().filter(|(lacks, _)| *lacks).map(|(_, what)| format!("landlock: {what}")));
-    make(spec, tmp, files).map(Some).map_err(Failure::of("make the Landlock rules"))
+    make(spec, tmp, scopes, files).map(Some).map_err(Failure::of("make the Landlock rules"))
 }
 
 /// What the kernel offers; `None` where that is nothing, which is added to `missing`.
@@ -68,8 +78,8 @@ pub(crate) fn one_folder(missing: &mut Vec<String>) -> Option<RulesetCreated> {
     make().map_err(|error: RulesetError| missing.push(format!("landlock: {error}"))).ok()
 }
 
-fn make(spec: &JailSpec, tmp: Option<&Path>, files: bool) -> Result<RulesetCreated, RulesetError> {
-    let mut asked = Ruleset::default().scope(Scope::from_all(NEWEST))?;
+fn make(spec: &JailSpec, tmp: Option<&Path>, scopes: BitFlags<Scope>, files: bool) -> Result<RulesetCreated, RulesetError> {
+    let mut asked = Ruleset::default().scope(scopes)?;
     if files {
         asked = asked.handle_access(AccessFs::from_all(NEWEST))?;
     }

@@ -6,7 +6,8 @@
 //! driver ─┬─ stock (`dozen __jail`)     one for all: makes a starter for each jail, ends with the driver
 //!         ├─ starter                    reads the spec, makes the jail as its own sibling, ends
 //!         └─ jail = PID 1 inside        mounts, log pipes, signals, exit status
-//!              └─ the program and all it starts
+//!              ├─ the program and all it starts
+//!              └─ a keeper for each command that the driver has it run, and what that starts
 //! ```
 //! Jails share what their stock has read and relocated, which is most of what a process of this size is, and nothing has to be loaded anew.
 //! Where the host forbids namespaces the starter stays as a guard, and the jail is its child.
@@ -23,6 +24,7 @@ mod init;
 mod inside;
 mod landlock;
 mod mounts;
+mod probe;
 mod program;
 mod pump;
 mod seccomp;
@@ -58,6 +60,12 @@ struct Failure {
     error: String,
     /// As a shell would exit.
     code: i32,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.attempt, self.error)
+    }
 }
 
 impl Failure {

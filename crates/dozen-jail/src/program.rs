@@ -6,9 +6,10 @@ use crate::cgroup::Cgroup;
 use crate::{Failure, sys};
 use ::landlock::{RulesetCreated, RulesetStatus};
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::Errno;
+use rustix::io::{Errno, write};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Gid, Resource, Rlimit, Signal, Uid, chdir, getrlimit, ioctl_tiocsctty, set_parent_process_death_signal, setrlimit, setsid, umask,
+    Gid, Pid, Resource, Rlimit, Signal, Uid, chdir, getrlimit, ioctl_tiocsctty, set_parent_process_death_signal, setrlimit, setsid, umask,
 };
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{
@@ -18,6 +19,8 @@ use rustix::thread::{
 use seccompiler::BpfProgram;
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -94,8 +97,35 @@ impl Program {
         })
     }
 
+    /// Forks the program and waits until it runs or says why not. What it says on its way of layers that it lacks is added to `missing`.
+    pub(crate) fn launch(self, cgroup: Option<&Cgroup>, missing: &mut Vec<String>) -> Result<Pid, Failure> {
+        let broken = Failure::of("start the program");
+        let (report, report_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
+        let Some(leader) = sys::fork_into(0).map_err(&broken)? else {
+            let tell = |words: &[&str]| {
+                let _ = write(&report_end, format!("{}\0", words.join("\n")).as_bytes());
+            };
+            let failure = self.run(cgroup, |what| tell(&[&what]));
+            tell(&[&failure.code.to_string(), &failure.attempt, &failure.error]);
+            std::process::exit(failure.code);
+        };
+        drop((report_end, self));
+        let mut said = Vec::new();
+        File::from(report).read_to_end(&mut said).map_err(Failure::of("start the program"))?;
+        // A failure has three lines, a missing layer one.
+        for words in String::from_utf8_lossy(&said).split_terminator('\0') {
+            match words.splitn(3, '\n').collect::<Vec<_>>()[..] {
+                [code, attempt, error] => {
+                    return Err(Failure { code: code.parse().unwrap_or(1), attempt: attempt.to_owned(), error: error.to_owned() });
+                }
+                _ => missing.push(words.to_owned()),
+            }
+        }
+        Ok(leader)
+    }
+
     /// Becomes the program; returns only why it could not. Layers that could not be had are handed to `missing`.
-    pub(crate) fn run(mut self, cgroup: Option<&Cgroup>, mut missing: impl FnMut(String)) -> Failure {
+    fn run(mut self, cgroup: Option<&Cgroup>, mut missing: impl FnMut(String)) -> Failure {
         // First, with the rights of the jail.
         cgroup.into_iter().flat_map(Cgroup::enter).for_each(|refused| missing(format!("cgroup: {refused}")));
         match self.prepare(missing) {

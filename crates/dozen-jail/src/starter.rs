@@ -110,11 +110,7 @@ fn guard(jail: Pid, alive: OwnedFd) -> i32 {
             Err(_) => break,
         }
     }
-    while !matches!(wait(WaitOptions::NOHANG), Err(Errno::CHILD)) {
-        inside::Inside::Descendants.signal(libc::SIGKILL);
-        #[expect(clippy::disallowed_methods, reason = "the guard has nothing else to do, and the dying tell nobody but `wait`")]
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    inside::end_descendants();
     drop(alive);
     0
 }

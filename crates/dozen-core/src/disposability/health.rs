@@ -23,12 +23,23 @@ struct Watch {
     trying: bool,
     passed: bool,
     failures: u32,
+    /// Of one whose failure is only told of: whether it was.
+    told: bool,
+}
+
+/// What a try says, with those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verdict {
+    /// What is new of the instance.
+    pub event: Option<Event>,
+    /// Whether the check has now failed as often as it may. Said once.
+    pub failed: bool,
 }
 
 impl Signs {
     /// What shows how an instance is that listens (a `web`) or does not, and has these checks.
     pub fn of(listens: bool, checks: &[HealthCheck]) -> Self {
-        let any = |kind| checks.iter().any(|c| c.kind == kind && c.obstacle(listens).is_none());
+        let any = |kind| checks.iter().any(|c| c.kind == kind && c.fits(listens));
         Self { listens, startup: any(HealthKind::Startup), readiness: any(HealthKind::Readiness) }
     }
 }
@@ -36,8 +47,8 @@ impl Signs {
 impl Checks {
     /// Those that can be tried on an instance that has a port of its own, or has none. None has begun.
     pub fn new(checks: &[HealthCheck], own_port: bool) -> Self {
-        let watch = |check: &HealthCheck| Watch { check: check.clone(), due: None, trying: false, passed: false, failures: 0 };
-        Self { all: checks.iter().filter(|c| c.obstacle(own_port).is_none()).map(watch).collect(), ready: None }
+        let watch = |check: &HealthCheck| Watch { check: check.clone(), due: None, trying: false, passed: false, failures: 0, told: false };
+        Self { all: checks.iter().filter(|c| c.fits(own_port)).map(watch).collect(), ready: None }
     }
 
     /// Those of a kind begin, of an instance that was started then.
@@ -70,12 +81,22 @@ impl Checks {
         .collect()
     }
 
-    /// What came of a try. Answers what that says of the instance, where it says something new.
-    pub fn tried(&mut self, number: usize, passed: bool, now: Timestamp) -> Option<Event> {
-        let watch = self.all.get_mut(number).filter(|w| w.trying)?;
+    /// What came of a try.
+    pub fn tried(&mut self, number: usize, passed: bool, now: Timestamp) -> Verdict {
+        let Some(watch) = self.all.get_mut(number).filter(|w| w.trying) else { return Verdict::default() };
         watch.trying = false;
         watch.failures = if passed { 0 } else { watch.failures.saturating_add(1) };
-        let (kind, failed) = (watch.check.kind, watch.failures >= watch.check.attempts);
+        let failed = watch.failures >= watch.check.attempts;
+        // As far as the instance is concerned, one whose failure is only told of has passed then.
+        let told = watch.check.warn && failed;
+        let news = !std::mem::replace(&mut watch.told, told) && told;
+        let event = self.decided(number, passed || told, failed && !told, now);
+        Verdict { event, failed: news || matches!(event, Some(Event::Unhealthy(_))) }
+    }
+
+    fn decided(&mut self, number: usize, passed: bool, failed: bool, now: Timestamp) -> Option<Event> {
+        let watch = self.all.get_mut(number)?;
+        let kind = watch.check.kind;
         if passed || failed {
             watch.passed = passed;
         }
@@ -130,7 +151,6 @@ mod tests {
             name: None,
             path: Some("/".to_owned()),
             port: None,
-            scheme: None,
             headers: vec![],
             content: None,
             command: vec![],
@@ -140,6 +160,7 @@ mod tests {
             wait: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
             initial_delay: Duration::ZERO,
+            warn: false,
         }
     }
 
@@ -149,7 +170,7 @@ mod tests {
         for passed in results {
             let Some(now) = checks.wake() else { break };
             for (number, _) in checks.due(now) {
-                said.extend(checks.tried(number, *passed, now).map(|e| (now.as_millisecond(), e)));
+                said.extend(checks.tried(number, *passed, now).event.map(|e| (now.as_millisecond(), e)));
             }
         }
         said
@@ -184,6 +205,27 @@ mod tests {
     }
 
     #[test]
+    fn what_only_warns_says_so_once_and_decides_nothing() {
+        let check = |kind| HealthCheck { warn: true, attempts: 2, ..check(kind) };
+        let warned = |kind, results: &[bool]| {
+            let mut checks = Checks::new(&[check(kind)], true);
+            checks.begin(kind, at(0), at(0));
+            let mut said = Vec::new();
+            for passed in results {
+                let Some(now) = checks.wake() else { break };
+                checks.due(now);
+                said.push(checks.tried(0, *passed, now));
+            }
+            (said.iter().filter_map(|v| v.event).collect::<Vec<_>>(), said.iter().map(|v| v.failed).collect::<Vec<_>>())
+        };
+        let failing = [false, false, false, true, false, false];
+        assert_eq!(warned(HealthKind::Liveness, &failing), (vec![], vec![false, true, false, false, false, true]));
+        let ready = Event::Healthy(HealthKind::Readiness);
+        assert_eq!(warned(HealthKind::Readiness, &failing), (vec![ready], vec![false, true, false, false, false, true]));
+        assert_eq!(warned(HealthKind::Startup, &failing), (vec![Event::Healthy(HealthKind::Startup)], vec![false, true]));
+    }
+
+    #[test]
     fn all_of_a_kind_must_pass_and_uptime_is_waited_for() {
         let uptime = HealthCheck { path: None, uptime: Some(Duration::from_secs(4)), ..check(HealthKind::Startup) };
         let mut checks = Checks::new(&[check(HealthKind::Startup), uptime], true);
@@ -198,8 +240,8 @@ mod tests {
         let (number, _) = checks.due(at(0)).remove(0);
         assert!(checks.due(at(9_000)).is_empty(), "one try at a time");
         checks.end();
-        assert_eq!(checks.tried(number, false, at(9_000)), None);
-        assert_eq!((checks.tried(99, false, at(9_000)), checks.wake()), (None, None));
+        assert_eq!(checks.tried(number, false, at(9_000)), Verdict::default());
+        assert_eq!((checks.tried(99, false, at(9_000)), checks.wake()), (Verdict::default(), None));
     }
 
     proptest! {
@@ -218,7 +260,7 @@ mod tests {
                     let Some(passed) = results.next() else { break 'all };
                     prop_assert!(last[number].is_none_or(|at: Timestamp| now >= later(at, Duration::from_secs(5))));
                     last[number] = Some(now);
-                    let said = checks.tried(number, passed, now);
+                    let said = checks.tried(number, passed, now).event;
                     over |= matches!(said, Some(Event::Unhealthy(HealthKind::Startup | HealthKind::Liveness)));
                 }
             }

@@ -161,7 +161,7 @@ fn app(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> AppJson {
             "healthchecks" => {
                 for member in shape.table(node, at).unwrap_or_default() {
                     if let Some(kind) = shape.process_type(&member, at) {
-                        let checks = health_checks(shape, member.node, &join(at, &member.key));
+                        let checks = health_checks(shape, member.node, &join(at, &member.key), &kind);
                         app.health.insert(kind, checks);
                     }
                 }

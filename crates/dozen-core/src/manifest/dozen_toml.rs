@@ -72,7 +72,7 @@ fn settings(shape: &mut Shape<'_, '_>, node: Node) -> DozenToml {
             "health" => {
                 for member in shape.table(node, "health").unwrap_or_default() {
                     if let Some(kind) = shape.process_type(&member, "health") {
-                        let checks = health_checks(shape, member.node, &join("health", &member.key));
+                        let checks = health_checks(shape, member.node, &join("health", &member.key), &kind);
                         settings.health.insert(kind, checks);
                     }
                 }

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// The version of these messages; N speaks N−1.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
+/// The first version whose jails run commands on request.
+pub const PROBES: u32 = 3;
 /// The descriptor on which the stock of jails finds its socket.
 pub const STOCK_FD: i32 = 3;
 
@@ -90,6 +92,9 @@ pub struct JailSpec {
     /// The TCP ports that the program may bind besides `port` and those that the kernel chooses; `None`: any.
     #[serde(default)]
     pub ports: Option<Vec<u16>>,
+    /// Whether it is to run commands on request; then it keeps what that takes.
+    #[serde(default)]
+    pub probes: bool,
     /// Where its output goes; `None` leaves the three standard descriptors as they were handed in.
     pub log: Option<JailLog>,
     /// Milliseconds between SIGTERM and SIGKILL when the parent is lost.
@@ -193,6 +198,15 @@ pub enum ToJail {
     },
     /// SIGKILL now.
     Kill,
+    /// Run this command beside the program, in the same surroundings. Answered by [`FromJail::Probed`], unless the instance ends.
+    Probe {
+        /// The driver's number for it.
+        number: u64,
+        /// What to run.
+        argv: Vec<String>,
+        /// It is killed when so many milliseconds have passed.
+        timeout_ms: u64,
+    },
     /// From a new driver of a lasting jail, before anything else.
     Adopt {
         /// [`PROTOCOL`] of the driver.
@@ -258,6 +272,13 @@ pub enum FromJail {
         quota: u64,
         /// So much more that all of it was killed.
         vastly: bool,
+    },
+    /// What came of a command; nothing is left of it.
+    Probed {
+        /// The driver's number for it.
+        number: u64,
+        /// Why it did not end with 0.
+        failure: Option<String>,
     },
     /// The grace ended: SIGKILL was sent to what was left.
     Killing,

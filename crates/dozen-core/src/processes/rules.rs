@@ -38,13 +38,11 @@ pub struct HealthCheck {
     pub path: Option<String>,
     /// The port of that request; `None`: the instance's own.
     pub port: Option<u16>,
-    /// `http` or `https`; `None`: `http`.
-    pub scheme: Option<String>,
     /// Headers of that request.
     pub headers: Vec<(String, String)>,
     /// What its answer must contain.
     pub content: Option<String>,
-    /// A command that must end with 0.
+    /// A command that must end with 0, run beside the instance's own processes.
     pub command: Vec<String>,
     /// How long the instance must have been up.
     pub uptime: Option<Duration>,
@@ -58,11 +56,18 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// Before the first try; 0 by default.
     pub initial_delay: Duration,
+    /// Whether its failure is only told of.
+    pub warn: bool,
 }
 
 /// One try of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probe<'c> {
+    /// A command, inside.
+    Run {
+        /// What.
+        argv: &'c [String],
+    },
     /// An HTTP request for a path.
     Get {
         /// Where.
@@ -80,36 +85,29 @@ pub enum Probe<'c> {
 }
 
 impl HealthCheck {
-    /// What a try is, of an instance that has this port. `None` where dozen cannot try it: see [`HealthCheck::obstacle`].
+    /// What a try is, of an instance that has this port. `None` where it has none and the check needs one.
     pub fn probe(&self, own: Option<u16>) -> Option<Probe<'_>> {
         let port = self.port.or(own);
-        let plain = self.scheme.as_deref().is_none_or(|s| s.eq_ignore_ascii_case("http"));
         match (&self.path, port) {
-            (Some(path), Some(port)) if plain => Some(Probe::Get { port, path }),
+            _ if !self.command.is_empty() => Some(Probe::Run { argv: &self.command }),
+            (Some(path), Some(port)) => Some(Probe::Get { port, path }),
             (None, Some(port)) if self.listening => Some(Probe::Connect { port }),
             (None, _) if self.uptime.is_some() => Some(Probe::Alive),
-            (None, Some(port)) if plain && self.command.is_empty() && !self.listening => Some(Probe::Get { port, path: "/" }),
-            _ => None,
+            (None, Some(port)) => Some(Probe::Get { port, path: "/" }),
+            (_, None) => None,
         }
     }
 
-    /// Why it cannot be tried on instances that have a port of their own, or have none.
-    pub fn obstacle(&self, own_port: bool) -> Option<&'static str> {
-        if self.probe(own_port.then_some(1)).is_some() {
-            None
-        } else if !self.command.is_empty() && self.path.is_none() {
-            Some("commands are not run inside a process that runs already; give a path or `listening`")
-        } else if self.port.is_none() && !own_port {
-            Some("only a web process has a port of its own; give the port that it listens on")
-        } else {
-            Some("only plain HTTP is spoken; leave out `scheme`")
-        }
+    /// Whether it can be tried on instances that have a port of their own, or have none.
+    pub fn fits(&self, own_port: bool) -> bool {
+        self.probe(own_port.then_some(1)).is_some()
     }
 
     /// For messages: its name, or what it asks.
     pub fn label(&self) -> String {
         match (&self.name, &self.path) {
             (Some(name), _) => format!("`{name}`"),
+            (None, _) if !self.command.is_empty() => format!("by `{}`", self.command.join(" ")),
             (None, Some(path)) => format!("of {path}"),
             (None, None) if self.listening => "of its port".to_owned(),
             (None, None) if self.uptime.is_some() => "of its uptime".to_owned(),
@@ -148,13 +146,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_tried_is_and_what_cannot_says_why() {
+    fn what_can_be_tried_is() {
         let bare = HealthCheck {
             kind: HealthKind::Startup,
             name: None,
             path: None,
             port: None,
-            scheme: None,
             headers: vec![],
             content: None,
             command: vec![],
@@ -164,6 +161,7 @@ mod tests {
             wait: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
             initial_delay: Duration::ZERO,
+            warn: false,
         };
         let path = HealthCheck { path: Some("/up".to_owned()), ..bare.clone() };
         assert_eq!(path.probe(Some(7)), Some(Probe::Get { port: 7, path: "/up" }));
@@ -171,11 +169,10 @@ mod tests {
         assert_eq!(bare.probe(Some(7)), Some(Probe::Get { port: 7, path: "/" }));
         assert_eq!(HealthCheck { listening: true, ..bare.clone() }.probe(Some(7)), Some(Probe::Connect { port: 7 }));
         assert_eq!(HealthCheck { uptime: Some(Duration::from_secs(1)), ..bare.clone() }.probe(None), Some(Probe::Alive));
-        let told = |check: HealthCheck, web: bool| check.obstacle(web).unwrap_or("none").to_owned();
-        assert!(told(HealthCheck { command: vec!["true".to_owned()], ..bare.clone() }, true).contains("commands are not run"));
-        assert!(told(path.clone(), false).contains("only a web process has a port"));
-        assert!(told(bare.clone(), false).contains("only a web process has a port"));
-        assert!(told(HealthCheck { scheme: Some("https".to_owned()), ..path.clone() }, true).contains("only plain HTTP"));
-        assert_eq!(told(path, true), "none");
+        let run = HealthCheck { command: vec!["true".to_owned()], ..bare.clone() };
+        assert_eq!(run.probe(None), Some(Probe::Run { argv: &run.command }));
+        assert_eq!(run.label(), "by `true`");
+        assert!(path.fits(true) && run.fits(false));
+        assert!(!path.fits(false) && !bare.fits(false));
     }
 }

@@ -113,6 +113,7 @@ impl<'a> Runner<'a> {
             user: self.builder.uid().map(|uid| (uid, uid)),
             limits: Some(Limits::of(None).into()),
             port: None,
+            probes: false,
             log: None,
             lost_grace_ms: 0,
             lasting: false,

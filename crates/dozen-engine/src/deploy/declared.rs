@@ -85,10 +85,6 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
     let names: Vec<&str> = without_effect.iter().filter(|(_, declared)| *declared).map(|(name, _)| *name).collect();
     not_applied("app.json", &names, output);
     for (kind, checks) in checks {
-        let obstacles = checks.iter().filter_map(|c| Some((c, c.obstacle(kind.is_web())?)));
-        for (check, why) in obstacles {
-            output.warning(&format!("the {} check {} of {kind} is not made: {why}", check.kind.as_str(), check.label()));
-        }
         rules.entry(kind).or_default().checks = checks;
     }
     // app.json wins: an app that brings both has its dozen.toml for what app.json cannot say.

@@ -1,4 +1,4 @@
-//! One try of a health check: an HTTP request, a connection, or nothing but having lived until now.
+//! One try of a health check: an HTTP request, a connection, or nothing but having lived until now. Commands are run by the jail.
 //!
 //! **Invariant:** a try ends within its timeout, and takes no more of an answer than [`MAX_BODY`].
 
@@ -32,6 +32,7 @@ pub(crate) async fn attempt(check: &HealthCheck, port: Option<u16>, host: &str) 
     let work = async {
         match check.probe(port) {
             None => Err("the instance has no port".to_owned()),
+            Some(Probe::Run { .. }) => Err("the instance has no jail to run it".to_owned()),
             Some(Probe::Alive) => Ok(()),
             Some(Probe::Connect { port }) => connect(port).await.map(drop),
             Some(Probe::Get { port, path }) => get(check, port, path, host).await,
@@ -98,7 +99,6 @@ mod tests {
             name: None,
             path: path.map(str::to_owned),
             port: None,
-            scheme: None,
             headers: vec![("X-Probe".to_owned(), "yes".to_owned())],
             content: None,
             command: vec![],
@@ -108,6 +108,7 @@ mod tests {
             wait: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
             initial_delay: Duration::ZERO,
+            warn: false,
         }
     }
 

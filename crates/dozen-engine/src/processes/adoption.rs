@@ -244,6 +244,7 @@ async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
         crashes: note.crashes,
         size: note.size.and_then(|size| size.parse().ok()),
     };
+    let protocol = note.protocol;
     let gone = Found { birth, jail: None, pid: None, isolation: None, listening: None, stopping: None, end: Exit::Lost, crashed: None };
     if let Some(end) = note.end {
         return Some(Found { end: exit(&end).unwrap_or(Exit::Lost), crashed: note.crashed.and_then(time), ..gone });
@@ -287,7 +288,7 @@ async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
             other => live.push(other),
         }
     }
-    found.jail = Some(drive(Wire { reader, writer, target, stock: None, ends, lasting: lasting.then_some(at) }, live));
+    found.jail = Some(drive(Wire { reader, writer, target, stock: None, ends, lasting: lasting.then_some(at), protocol }, live));
     Some(found)
 }
 
@@ -356,7 +357,7 @@ mod tests {
         let mut heard = String::new();
         reader.read_line(&mut heard).await.expect("the greeting");
         let said = [
-            r#"{"is":"started","protocol":1,"pid":1,"isolation":"session","missing":[],"later":true}"#,
+            r#"{"is":"started","protocol":2,"pid":1,"isolation":"session","missing":[],"later":true}"#,
             r#"{"is":"listening","port":20001}"#,
             r#"{"is":"told"}"#,
             r#"{"is":"unheard-of"}"#,
@@ -384,11 +385,13 @@ mod tests {
         assert_eq!((found.isolation, found.pid), (Some(Isolation::Session), Some(std::process::id())));
         assert!(found.listening.is_some() && found.stopping.is_none());
         let mut living = found.jail.take().expect("it lives");
+        // It would not know the order.
+        assert_eq!(living.handle().probe(&["false".to_owned()], ANSWER).await, Ok(()));
         // This very process stands for the jail's, and does not end with it.
         assert_eq!(tokio::time::timeout(ANSWER, living.next()).await.expect("told"), JailEvent::Exited(Exit::Code(3)));
         drop(living);
         let heard = jail.await.expect("it ended");
-        assert_eq!(heard, "{\"do\":\"adopt\",\"protocol\":2,\"lasting\":true}\n{\"do\":\"collect\"}\n");
+        assert_eq!(heard, "{\"do\":\"adopt\",\"protocol\":3,\"lasting\":true}\n{\"do\":\"collect\"}\n");
 
         // Whoever comes before it was taken in learns it from the note.
         let again = adopt(&notes, true).await.expect("read").remove(0);

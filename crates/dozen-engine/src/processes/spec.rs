@@ -5,6 +5,7 @@ use crate::home::Home;
 use dozen_core::ids::InstanceName;
 use dozen_core::processes::Isolation;
 use dozen_core::processes::jail::{JailLog, JailSpec, Mount, PROTOCOL, Scratch, View};
+use dozen_core::processes::rules::Probe;
 use dozen_core::processes::size::Limits;
 use dozen_core::release::Release;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,8 @@ impl Place<'_> {
         let mut env = release.environment(instance, port, &app.to_string_lossy());
         let mut mounts = self.mounts(release, tree.clone(), app.clone());
         self.add_own_binary(&mut env, &mut mounts);
+        let rules = release.rules(&instance.kind);
+        let probes = rules.checks.iter().any(|check| matches!(check.probe(port), Some(Probe::Run { .. })));
         let user = (self.isolation == Isolation::Namespaces).then_some((self.uid, self.uid));
         JailSpec {
             protocol: PROTOCOL,
@@ -66,7 +69,8 @@ impl Place<'_> {
             limits: Some(Limits::of(None).into()),
             port,
             held: true,
-            ports: Some(release.rules(&instance.kind).ports),
+            ports: Some(rules.ports),
+            probes,
             log,
             lost_grace_ms: LOST_GRACE_MS,
             lasting: false,

@@ -60,15 +60,40 @@ fn what_cannot_be_checked_is_said() {
     place.write(
         "app.json",
         r#"{"healthchecks": {
-            "web": [{"type": "liveness", "command": ["./alive"]}, {"type": "startup", "path": "/", "scheme": "https"}],
+            "web": [{"type": "startup", "path": "/", "scheme": "https"}],
             "worker": [{"type": "startup", "name": "queue", "path": "/up"}]
         }}"#,
     );
     place.once().ok().has(&[
-        "the liveness check of / of web is not made: commands are not run inside a process that runs already",
-        "the startup check of / of web is not made: only plain HTTP is spoken",
-        "the startup check `queue` of worker is not made: only a web process has a port of its own",
+        "app.json:2:64: healthchecks.web[0]: the check is left out, since processes are asked by plain HTTP only",
+        "app.json:3:24: healthchecks.worker[0]: the check is left out, since only a web process has a port of its own",
     ]);
+}
+
+#[test]
+fn a_command_says_whether_a_worker_is_alive() {
+    // Its heart is a file that only its own processes see.
+    let place = Place::new(&[("Procfile", "worker: touch /tmp/heart; echo beating; exec sleep 1000\n")]);
+    place.write("alive", "#!/bin/sh\necho no heart for $NAME\n[ -e /tmp/heart ]\n");
+    std::fs::set_permissions(place.folder().join("alive"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    place.write(".env", "NAME=the-whole-worker\n");
+    place.write(
+        "app.json",
+        r#"{"healthchecks": {"worker": [{"type": "startup", "command": ["./alive"]},
+            {"type": "liveness", "command": ["./alive"], "attempts": 2, "wait": 1},
+            {"type": "liveness", "command": ["false"], "attempts": 1, "wait": 1, "warn": true}]}}"#,
+    );
+    let up = place.start(&[]);
+    up.line("worker.1", "State changed from starting to up");
+    up.line("worker.1", "The liveness check by `false` failed in 1 try: exited with status 1; it only warns");
+    let worker = up.until_ps(&["worker.1 up"])[0]["pid"].as_i64().expect("a process");
+    std::fs::remove_file(format!("/proc/{worker}/root/tmp/heart")).expect("it had one");
+    let said = up.line("worker.1", "The liveness check by `./alive` failed in 2 tries: exited with status 1: ");
+    assert!(said.ends_with("no heart for ********; it is started anew"), "{said}");
+    up.lines("worker.1", "beating", 2);
+    up.until_ps(&["worker.1 up"]);
+    up.stop();
+    place.assert_nothing_left();
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub(crate) mod fences;
+mod probes;
 
 /// Set for the runs that these tests make of themselves, as another user or where namespaces are forbidden.
 const COPY: &str = "DOZEN_TEST_COPY";
@@ -51,6 +52,7 @@ impl Bed {
             port: None,
             held: true,
             ports: Some(Vec::new()),
+            probes: false,
             log: Some(JailLog { folder: home.path().join("logs"), release: "v1".into(), segment_bytes: 64 << 20, segments: 2 }),
             lost_grace_ms: 300,
             lasting: false,

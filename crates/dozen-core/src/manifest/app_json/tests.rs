@@ -1,6 +1,6 @@
 use super::*;
 use crate::diagnostic::has_errors;
-use crate::manifest::HealthKind;
+use crate::manifest::{HealthCheck, HealthKind};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn every_shape_is_read() {
         "healthchecks": {"web": [
             {"type": "startup", "name": "up", "path": "/health", "port": 5000, "attempts": 5, "wait": 2, "timeout": 7, "initialDelay": 1,
              "content": "ok", "httpHeaders": [{"name": "X-A", "value": "b"}]},
-            {"type": "liveness", "command": ["/bin/true", "x"], "uptime": 3, "listening": true}
+            {"type": "liveness", "command": ["/bin/true", "x"], "uptime": 3, "warn": true}
         ]},
         "cron": [{"command": "./c", "schedule": "@daily", "concurrency_policy": "forbid"}, {"command": "./d", "schedule": "* * * * *"}]
     }"#;
@@ -61,10 +61,7 @@ fn every_shape_is_read() {
     assert_eq!((startup.kind, startup.path.as_deref(), startup.port), (HealthKind::Startup, Some("/health"), Some(5000)));
     assert_eq!((startup.attempts, startup.wait, startup.timeout, startup.initial_delay), (5, seconds(2), seconds(7), seconds(1)));
     assert_eq!((startup.content.as_deref(), startup.headers.clone()), (Some("ok"), vec![("X-A".to_owned(), "b".to_owned())]));
-    assert_eq!(
-        (liveness.kind, liveness.command.len(), liveness.uptime, liveness.listening),
-        (HealthKind::Liveness, 2, Some(seconds(3)), true)
-    );
+    assert_eq!((liveness.kind, liveness.command.len(), liveness.uptime, liveness.warn), (HealthKind::Liveness, 2, Some(seconds(3)), true));
     assert_eq!((liveness.attempts, liveness.wait, liveness.timeout, liveness.initial_delay), (3, seconds(5), seconds(5), seconds(0)));
     let policies: Vec<_> = app.cron.iter().map(|c| c.concurrency).collect();
     assert_eq!(policies, [CronConcurrency::Forbid, CronConcurrency::Allow]);
@@ -98,6 +95,34 @@ fn all_faults_are_told_at_once_by_place_and_path() {
             "error 5:47: healthchecks.web[1]: `type` is missing / It is startup, readiness or liveness.",
             "error 6:12: cron[0]: `schedule` is missing / It is when to run it, such as \"@daily\".",
         ]
+    );
+}
+
+#[test]
+fn a_check_that_says_more_than_is_done_is_warned_of_where_it_stands() {
+    let text = r#"{"healthchecks": {
+  "web": [{"type": "startup", "path": "/", "scheme": "HTTPS"},
+          {"type": "liveness", "path": "/", "scheme": "http", "onFailure": {"command": ["./tell"]}},
+          {"type": "liveness", "command": ["./alive"], "path": "/up", "port": 5000},
+          {"type": "liveness", "path": "/", "scheme": "gopher"}],
+  "worker": [{"type": "startup", "path": "/up"}, {"type": "startup", "command": ["./queue"]}, {"type": "startup", "port": 9100}]
+}}"#;
+    assert_eq!(
+        said(text),
+        [
+            "warning 2:54: healthchecks.web[0]: the check is left out, since processes are asked by plain HTTP only / Leave out `scheme`, or let a `command` ask.",
+            "warning 3:63: healthchecks.web[1].onFailure: nothing is run or asked when a check fails / A failed check is told of in the logs.",
+            "warning 4:56: healthchecks.web[2].path: it has no effect beside `command` / Make it a check of its own.",
+            "warning 4:71: healthchecks.web[2].port: it has no effect beside `command` / Make it a check of its own.",
+            "error 5:55: healthchecks.web[3].scheme: expected http or https",
+            "warning 6:14: healthchecks.worker[0]: the check is left out, since only a web process has a port of its own / Give the `port` that it listens on, or a `command`.",
+        ]
+    );
+    let (app, _) = parse(text);
+    let checks = |kind_name: &str| app.health[&kind(kind_name)].iter().map(HealthCheck::label).collect::<Vec<_>>();
+    assert_eq!(
+        (checks("web"), checks("worker")),
+        (vec!["of /".into(), "by `./alive`".into(), "of /".into()], vec!["by `./queue`".into(), "of /".to_owned()])
     );
 }
 

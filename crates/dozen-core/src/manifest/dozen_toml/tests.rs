@@ -44,6 +44,7 @@ type = "liveness"
 command = ["./alive"]
 [[health.worker]]
 type = "readiness"
+port = 9100
 httpHeaders = { X-A = "b" }
 "#;
     let (settings, diagnostics) = parse(text);

@@ -31,6 +31,8 @@ struct WireCheck {
     name: Option<String>,
     path: Option<String>,
     port: Option<u16>,
+    /// Of slugs from before HTTPS was told of where it stands.
+    #[serde(skip_serializing)]
     scheme: Option<String>,
     headers: Vec<(String, String)>,
     content: Option<String>,
@@ -41,6 +43,8 @@ struct WireCheck {
     wait: u64,
     timeout: u64,
     initial_delay: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    warn: bool,
 }
 
 fn millis(time: Duration) -> u64 {
@@ -81,7 +85,7 @@ impl WireCheck {
             name: check.name.clone(),
             path: check.path.clone(),
             port: check.port,
-            scheme: check.scheme.clone(),
+            scheme: None,
             headers: check.headers.clone(),
             content: check.content.clone(),
             command: check.command.clone(),
@@ -91,16 +95,19 @@ impl WireCheck {
             wait: millis(check.wait),
             timeout: millis(check.timeout),
             initial_delay: millis(check.initial_delay),
+            warn: check.warn,
         }
     }
 
     fn check(self) -> Option<HealthCheck> {
+        if self.scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
+            return None;
+        }
         Some(HealthCheck {
             kind: HealthKind::ALL.into_iter().find(|kind| kind.as_str() == self.kind)?,
             name: self.name,
             path: self.path,
             port: self.port,
-            scheme: self.scheme,
             headers: self.headers,
             content: self.content,
             command: self.command,
@@ -110,6 +117,7 @@ impl WireCheck {
             wait: Duration::from_millis(self.wait),
             timeout: Duration::from_millis(self.timeout),
             initial_delay: Duration::from_millis(self.initial_delay),
+            warn: self.warn,
         })
     }
 }
@@ -126,7 +134,7 @@ mod tests {
         assert!(remarks.is_empty(), "{remarks:?}");
         let (app, _) = app_json::parse(
             r#"{"healthchecks": {"web": [{"type": "readiness", "name": "db", "path": "/up", "httpHeaders": [{"name": "A", "value": "b"}],
-            "content": "ok", "wait": 1, "attempts": 2, "initialDelay": 3}, {"type": "liveness", "command": ["true"], "uptime": 9}]}}"#,
+            "content": "ok", "wait": 1, "attempts": 2, "initialDelay": 3}, {"type": "liveness", "command": ["true"], "uptime": 9, "warn": true}]}}"#,
         );
         let mut rules = settings.processes;
         for (kind, checks) in app.health {
