@@ -370,20 +370,33 @@ async fn keep_within_budget(store: Arc<Store>) {
 }
 
 /// What tells a foreground program to end.
-pub(super) struct Signals([Signal; 3]);
+pub(super) struct Signals {
+    ends: [Signal; 4],
+    /// Others use them to have logs opened again and the like. Nobody means the end by them, which is what they would be.
+    _passed_over: [Signal; 2],
+}
 
 impl Signals {
     pub(super) fn listen() -> Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
-        Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]))
+        Ok(Self {
+            ends: [
+                listen(SignalKind::interrupt())?,
+                listen(SignalKind::terminate())?,
+                listen(SignalKind::hangup())?,
+                listen(SignalKind::quit())?,
+            ],
+            _passed_over: [listen(SignalKind::user_defined1())?, listen(SignalKind::user_defined2())?],
+        })
     }
 
     pub(super) async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
+        let [interrupt, terminate, hangup, quit] = &mut self.ends;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
+            _ = quit.recv() => {}
         }
     }
 }

@@ -111,6 +111,16 @@ fn app_json_decides_the_first_formation() {
 }
 
 #[test]
+fn a_formation_of_what_is_not_there_is_told_and_waits_for_nothing() {
+    let app_json = r#"{"formation": {"bogus": {"quantity": 1}}}"#;
+    let place = Place::new(&[("Procfile", "clock: sleep 1000\n"), ("app.json", app_json)]);
+    place.once().ok().has(&[" !     app.json's formation: ", "bogus", "State changed from starting to up"]);
+    place.dozen(&["up", "-m", "bogus=1"]).coded(2).has(&["unexpected argument '-m'"]);
+    place.dozen(&["ps", "scale", "bogus=1"]).coded(1).has(&["bogus"]);
+    place.assert_nothing_left();
+}
+
+#[test]
 fn what_is_stopped_stays_so_until_it_is_started() {
     let place = Place::web(BOTH);
     let up = place.up();

@@ -289,3 +289,16 @@ fn what_is_marked_plain_makes_a_release_that_says_so_and_an_origin_makes_none() 
     place.dozen(&["config", "set", "A=from-the-file"]).ok().has(&["nothing changed"]);
     place.once().ok().has(&["Nothing changed: v3 again"]);
 }
+
+#[test]
+fn a_value_is_data_to_every_shell_on_its_way() {
+    // With a profile, so that there are two shells.
+    let place = Place::web("release: echo \"phase has $A\"\nweb: python3 web.py\n");
+    place.write(".profile", "export B=sourced\n");
+    let up = place.up();
+    let value = "$(exit 3)`false`; exit 4 # '\"$HOME";
+    up.dozen(&["config", "set", "--plain", &format!("A={value}")]).ok();
+    up.line("release.2", &format!("phase has {value}"));
+    assert_eq!((up.page("/env/A"), up.page("/env/B")), (value.to_owned(), "sourced".to_owned()));
+    up.stop();
+}

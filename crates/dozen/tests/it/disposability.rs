@@ -69,13 +69,49 @@ fn ctrl_c_leaves_nothing_and_says_how_it_went() {
     for line in ["State changed from up to stopping", "Stopping all processes with SIGTERM", "State changed from stopping to down"] {
         assert_eq!(messages.iter().filter(|m| **m == line).count(), 2, "{line}: {messages:?}");
     }
-    // SIGTERM and a closed terminal are no different.
-    for signal in [Signal::TERM, Signal::HUP] {
+    // SIGTERM, a closed terminal and Ctrl-\ are no different.
+    for signal in [Signal::TERM, Signal::HUP, Signal::QUIT] {
         let up = place.up();
         up.signal(signal);
         assert_eq!(up.wait().code, 0);
         place.assert_nothing_left();
     }
+}
+
+#[test]
+fn who_ignores_sigterm_is_killed_with_all_that_it_started() {
+    let stubborn = "trap '' TERM INT HUP; sleep 1000 & (setsid sleep 1000 &); echo stubborn; while :; do sleep 0.1; done";
+    let place = Place::new(&[("Procfile", &format!("clock: {stubborn}\n")), ("dozen.toml", "[process.clock]\nstop-timeout = \"300ms\"\n")]);
+    for signal in [Signal::TERM, Signal::HUP] {
+        let up = place.up();
+        up.line("clock.1", "stubborn");
+        up.family();
+        up.signal(signal);
+        let ended = up.wait();
+        assert_eq!(ended.code, 0);
+        let messages = ended.texts("log");
+        for line in ["Error R12", "Stopping remaining processes with SIGKILL", "Process exited with status 137"] {
+            assert!(messages.iter().any(|m| m.starts_with(line)), "{line}: {messages:?}");
+        }
+        place.assert_nothing_left();
+    }
+}
+
+#[test]
+fn no_signal_to_up_leaves_anything_behind() {
+    let place = Place::web("web: python3 web.py\nworker: trap '' TERM HUP USR1 QUIT; echo started; while :; do sleep 0.1; done\n");
+    let up = place.up();
+    up.line("worker.1", "started");
+    up.family();
+    // Not meant for it: nothing happens.
+    for signal in [Signal::USR1, Signal::USR2] {
+        up.signal(signal);
+        assert_eq!(up.page("/"), "hello");
+    }
+    // What it does not hear ends it, and all that it started.
+    up.signal(Signal::ALARM);
+    assert_eq!(up.wait().code, 128 + Signal::ALARM.as_raw());
+    place.until_nothing_left(Duration::from_secs(3));
 }
 
 #[test]

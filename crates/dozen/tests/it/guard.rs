@@ -1,6 +1,7 @@
 //! End to end: who reaches an instance's port. In a network of the test's own, so that no rule of it is the host's.
 
 use crate::deployed::{Place, finish};
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
@@ -105,4 +106,39 @@ fn an_instances_port_answers_the_router_and_the_deploy_only() {
     second_up.stop();
     up.stop();
     assert!(!guarded().contains("elements"), "{}", guarded());
+}
+
+/// Where these processes wait for packets: `tcp 0100007F:1F40`, as /proc writes it.
+fn listeners(pids: &[i32]) -> Vec<String> {
+    let fds = pids.iter().flat_map(|pid| std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten());
+    let links: BTreeSet<String> = fds.filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned())).collect();
+    let mut found = BTreeSet::new();
+    for table in ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"] {
+        let text = std::fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        for words in text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>()) {
+            // 0A is TCP_LISTEN; a datagram's socket always waits.
+            let waits = !table.starts_with("tcp") || words[3] == "0A";
+            if waits && links.contains(&format!("socket:[{}]", words[9])) {
+                found.insert(format!("{table} {}", words[1]));
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+#[test]
+fn dozen_itself_listens_for_the_router_alone_and_on_the_loopback() {
+    let place = Place::web("web: python3 web.py\nworker: sleep 1000\n");
+    let up = place.up();
+    let is_dozen = |pid: &i32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        *pid == up.pid() || words.split(|b| *b == 0).nth(1).is_some_and(|word| word == b"__router" || word == b"__jail")
+    };
+    let own: Vec<i32> = up.family().into_iter().filter(is_dozen).collect();
+    assert!(own.len() >= 4, "control part, router, two jails: {own:?}");
+    let port = up.port();
+    let loopback = [format!("tcp 0100007F:{port:04X}"), format!("tcp6 00000000000000000000000001000000:{port:04X}")];
+    let found = listeners(&own);
+    assert!(found.contains(&loopback[0]) && found.iter().all(|at| loopback.contains(at)), "{found:?}");
+    up.stop();
 }

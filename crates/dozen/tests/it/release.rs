@@ -24,6 +24,16 @@ fn the_release_phase_runs_before_any_process() {
     // And for a change of config as well.
     up.dozen(&["config", "set", "A=1"]).ok();
     up.line("release.2", "phase of release.2 in v2");
+    up.lines("worker.1", "working", 2);
+    let said = up.said();
+    let all = |ps: &str, text: &str| {
+        let of = |e: &serde_json::Value| e["ps"] == ps && e["message"].as_str().is_some_and(|m| m.contains(text));
+        said.iter().enumerate().filter(|(_, e)| of(e)).map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    assert!(all("release.2", "Process exited with status 0")[0] < all("worker.1", "Starting process")[1], "{said:?}");
+    // The old release's lines are where they were.
+    let logs = up.dozen(&["logs", "-n", "1000"]).ok().out;
+    assert!(logs.contains("phase of release.1 in v1") && logs.matches("app[worker.1]: working").count() == 2, "{logs}");
     up.stop();
     assert_eq!(place.ledger("select group_concat(status) from releases"), "succeeded,succeeded");
 }
