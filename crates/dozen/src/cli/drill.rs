@@ -1,19 +1,22 @@
 //! `dozen drill`: kills parts of a running deploy on purpose, under a load of its own, and reports what a user of the app would have seen.
 //!
 //! **Invariant:** bounded: in time, in requests a second and in flight, and in what it kills. What was paused goes on, what was filled is emptied,
-//! however the drill ends, but for SIGKILL.
+//! and a control part that was killed has another, however the drill ends, but for SIGKILL.
 
+use super::up::Signals;
 use super::{Usage, target};
 use crate::api::wire;
 use crate::client::{Client, Told};
 use crate::printer::{self, Printer};
+use crate::running;
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use dozen_engine::deploy::DeployError;
-use faults::{Fault, Gone, Struck};
+use faults::{Control, Fault, Gone, Struck};
 use load::Load;
 use report::Sample;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 mod faults;
@@ -79,14 +82,7 @@ pub(crate) async fn run(args: DrillArgs, settings: &Settings, printer: &Printer)
 
     let began = Instant::now();
     let load = has_web.then(|| Load::begin(&url, &args.path, args.rate, seed)).transpose()?;
-    let mut drill = Drill {
-        client,
-        info,
-        began,
-        random: seed,
-        struck: Vec::new(),
-        quit: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?,
-    };
+    let mut drill = Drill { settings, client, info, began, random: seed, struck: Vec::new(), quit: Signals::listen()? };
     let mut outcome = Ok(());
     'rounds: for _ in 0..args.rounds {
         for fault in &chosen {
@@ -133,23 +129,26 @@ async fn all_up(client: &mut Client) -> Result<wire::Processes> {
     }
 }
 
-struct Drill {
+struct Drill<'a> {
+    settings: &'a Settings,
     client: Client,
     info: wire::Info,
     began: Instant,
     random: u64,
     struck: Vec<Struck>,
-    quit: tokio::signal::unix::Signal,
+    quit: Signals,
 }
 
-impl Drill {
+impl Drill<'_> {
     /// Does one thing to the deploy and waits until it has recovered. False where Ctrl-C ends the drill.
     async fn strike(&mut self, fault: Fault, printer: &Printer) -> Result<bool> {
         let seen: wire::Processes = self.client.get("/processes").await?;
         // SplitMix64's step: the same seed, the same choice.
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let at = self.began.elapsed();
-        let (now, control, random) = (seen.clone(), self.info.pid, self.random);
+        // What would be left running is written down.
+        let lasting = running::is_left(&self.settings.home, &self.client.deploy);
+        let (now, control, random) = (seen.clone(), Control { pid: self.info.pid, lasting }, self.random);
         // Filling takes its time, and the load goes on.
         let hit =
             tokio::task::spawn_blocking(move || faults::strike(fault, &now, control, random)).await.context("the drill's thread ended")?;
@@ -165,9 +164,13 @@ impl Drill {
         struck.target = Some(hit.target.clone());
         printer.aside(&format!("{:>6}  {}", printer::seconds(at), struck.title()));
         let struck_at = Instant::now();
+        if fault == Fault::KillControl {
+            // Also when the drill is to end: Ctrl-C is heard afterwards.
+            self.bring_back().await?;
+        }
         tokio::select! {
             () = tokio::time::sleep(fault.lasts()) => {}
-            _ = self.quit.recv() => return Ok(false),
+            () = self.quit.next() => return Ok(false),
         }
         // What lasts ends here, and wherever this function ends before.
         let gone = hit.gone.clone();
@@ -175,7 +178,7 @@ impl Drill {
         let back = tokio::time::timeout(RECOVERY, recovered(&mut self.client, &seen, gone.as_ref()));
         let back = tokio::select! {
             back = back => back,
-            _ = self.quit.recv() => return Ok(false),
+            () = self.quit.next() => return Ok(false),
         };
         match back {
             Ok(answer) => {
@@ -194,6 +197,27 @@ impl Drill {
                 ));
             }
         }
+    }
+
+    /// Starts another control part as a person would, but that nothing is built: what is in the folder now is none of a drill's business.
+    async fn bring_back(&mut self) -> Result<()> {
+        let (home, deploy) = (&self.settings.home, self.client.deploy.clone());
+        while running::holder(home, &deploy).is_some() {
+            tokio::time::sleep(LOOK).await;
+        }
+        #[expect(clippy::disallowed_methods, reason = "dozen itself, which outlives this process")]
+        let mut up = tokio::process::Command::new("/proc/self/exe");
+        up.args(["--app", &deploy.to_string(), "up", "--detach", "--left"]).env("DOZEN_HOME", home.root());
+        // A group of its own: Ctrl-C is not for it.
+        let up = up.stdin(Stdio::null()).process_group(0).output().await.context("cannot start another control part")?;
+        if !up.status.success() {
+            let why = String::from_utf8_lossy(&up.stderr);
+            let message = format!("no other control part took {deploy} over: {}", why.trim().trim_start_matches("!").trim());
+            bail!(Told::failed(message, Some("`dozen up --detach` takes over what runs, `dozen down` stops it.".to_owned())));
+        }
+        self.client = Client::connect(self.settings, deploy).await?;
+        self.info = self.client.get("").await?;
+        Ok(())
     }
 
     /// How many of the drill's requests the router has logged. It writes in batches, so the last ones may take a moment.

@@ -66,6 +66,9 @@ pub(crate) struct UpArgs {
     /// The background half of --detach
     #[arg(long, hide = true)]
     lasting: bool,
+    /// Only take over what a killed one has left running, as it is: nothing is built
+    #[arg(long, hide = true, conflicts_with_all = ["dir", "slug", "use_python", "use_node", "once"])]
+    left: bool,
 }
 
 /// What is brought up.
@@ -74,13 +77,15 @@ enum Code {
     Folder(PathBuf),
     /// Of the store.
     Slug(Box<Slug>),
+    /// What runs without its control part.
+    Left,
 }
 
 impl Code {
     fn folder(&self) -> Option<PathBuf> {
         match self {
             Self::Folder(folder) => Some(folder.clone()),
-            Self::Slug(_) => None,
+            Self::Slug(_) | Self::Left => None,
         }
     }
 }
@@ -99,6 +104,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
         let _ = rustix::process::setsid();
     }
     let (ledger, deploy, code) = match &args.slug {
+        None if args.left => (Ledger::open(&settings.home)?, target::find(settings).await?, Code::Left),
         None => {
             let folder = target::folder(settings, &args.dir)?;
             let ledger = Ledger::open(&settings.home)?;
@@ -241,11 +247,13 @@ impl<'a> Session<'a> {
         const INTERRUPTED: i32 = 130;
         let (served, printer) = (self.served.clone(), self.printer.clone());
         let floor = &served.floor;
+        let as_it_was = self.found && matches!(code, Code::Left);
         let options = BuildOptions { use_python: args.use_python.clone(), use_node: args.use_node.clone() };
         let bring_up = async {
             match code {
                 Code::Folder(folder) => floor.bring_up(who, folder, &options, printer.clone()).await,
                 Code::Slug(slug) => floor.bring_up_slug(who, *slug, printer.clone()).await,
+                Code::Left => floor.current().await.map(|release| (Arc::new(release), false)),
             }
         };
         let Ok(brought) = self.unless_stopped(bring_up).await else { return Ok(Some(INTERRUPTED)) };
@@ -258,7 +266,9 @@ impl<'a> Session<'a> {
             if new && floor.succeeds(&release).await? {
                 return floor.succeed(who, release.clone(), &*printer).await.map(Ok);
             }
-            floor.serve(who, release.clone()).await?;
+            if !as_it_was {
+                floor.serve(who, release.clone()).await?;
+            }
             if found && !new { floor.come_back(&release).await } else { floor.come_up(who, &release).await }
         };
         let Ok(up) = self.unless_stopped(come_up).await else {

@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     FillTmp,
     /// SIGKILL to the router
     KillRouter,
+    /// SIGKILL to the control part of `up --detach`, and another takes over
+    KillControl,
 }
 
 /// No instance's /tmp holds more, so that a host without a limit is not filled.
@@ -61,7 +63,7 @@ impl Fault {
             Self::KillJail => "killed the jail of",
             Self::Pause => "paused",
             Self::FillTmp => "filled /tmp of",
-            Self::KillRouter => "killed the",
+            Self::KillRouter | Self::KillControl => "killed the",
         }
     }
 
@@ -69,7 +71,7 @@ impl Fault {
     pub(crate) fn lasts(self) -> Duration {
         match self {
             Self::Pause | Self::FillTmp => Duration::from_secs(2),
-            Self::KillProcess | Self::KillJail | Self::KillRouter => Duration::ZERO,
+            Self::KillProcess | Self::KillJail | Self::KillRouter | Self::KillControl => Duration::ZERO,
         }
     }
 }
@@ -102,13 +104,29 @@ impl Drop for Hit {
     }
 }
 
-/// Does it, to an instance that `random` chooses. `control` is the process id of the deploy's control part.
-pub(crate) fn strike(fault: Fault, seen: &wire::Processes, control: u32, random: u64) -> io::Result<Hit> {
+/// A deploy's control part.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Control {
+    pub(crate) pid: u32,
+    /// What it has started outlives it.
+    pub(crate) lasting: bool,
+}
+
+/// Does it, to an instance that `random` chooses.
+pub(crate) fn strike(fault: Fault, seen: &wire::Processes, control: Control, random: u64) -> io::Result<Hit> {
     let mut hit = Hit { target: "router".into(), gone: None, paused: Vec::new(), filled: None };
     if fault == Fault::KillRouter {
-        let router = router_of(control).ok_or_else(|| io::Error::other("its router was not found"))?;
+        let router = router_of(control.pid).ok_or_else(|| io::Error::other("its router was not found"))?;
         kill(router, Signal::KILL)?;
         hit.gone = Some(Gone { pid: router, holder: router });
+        return Ok(hit);
+    }
+    if fault == Fault::KillControl {
+        if !control.lasting {
+            return Err(io::Error::other("`dozen up` runs in the foreground, and all would end with it"));
+        }
+        kill(control.pid, Signal::KILL)?;
+        hit.target = "control part".into();
         return Ok(hit);
     }
     let index = usize::try_from(mix(random) % u64::try_from(seen.processes.len().max(1)).unwrap_or(1)).unwrap_or_default();
@@ -141,7 +159,7 @@ pub(crate) fn strike(fault: Fault, seen: &wire::Processes, control: u32, random:
                 written += chunk.len() as u64;
             }
         }
-        Fault::KillRouter => {}
+        Fault::KillRouter | Fault::KillControl => {}
     }
     Ok(hit)
 }
