@@ -4,8 +4,8 @@
 //! **Invariant:** only [`Life::step`](dozen_core::disposability::Life::step) decides; what is here performs its actions.
 
 use crate::concurrency::{Key, ROUTER_PACE, Reconciler, std_duration};
-use crate::processes::JailEvent;
 use crate::processes::adoption::{self, Birth};
+use crate::processes::{JailEvent, missing_there_alone};
 use dozen_core::disposability::health::Verdict;
 use dozen_core::disposability::{Action, Event, last_words};
 use dozen_core::processes::rules::{HealthKind, Probe};
@@ -32,7 +32,7 @@ impl Reconciler {
         let ps = key.1.to_string();
         match event {
             JailEvent::Started { pid, isolation, missing } => {
-                instance.missing = missing;
+                instance.missing = missing_there_alone(missing);
                 instance.pid = Some(pid);
                 instance.isolation = Some(isolation);
                 if one_off {

@@ -142,7 +142,7 @@ impl Driver for Local {
                 "scratch folders: processes write temporary files only".to_owned(),
             ],
         };
-        missing.extend(processes::missing_fences());
+        missing.extend(processes::missing_here());
         missing.extend(guard::missing());
         Capabilities { isolation: self.isolation, app_path: self.isolation != Isolation::Session, missing }
     }

@@ -236,9 +236,21 @@ struct End {
     probing: Probing,
 }
 
-/// What the fences of this host's jails lack, once [`isolation`] was asked.
-pub fn missing_fences() -> Vec<String> {
-    FOUND.get().map(|layers| layers.missing_fences().map(str::to_owned).collect()).unwrap_or_default()
+/// What every jail of this host lacks, once [`isolation`] was asked, beyond what its level of isolation says.
+pub fn missing_here() -> Vec<String> {
+    let beyond = |layers: &Layers| layers.missing.iter().filter(|what| !is_of_the_level(what)).cloned().collect();
+    FOUND.get().map(beyond).unwrap_or_default()
+}
+
+/// What one jail lacks and not every jail of this host does.
+pub(crate) fn missing_there_alone(missing: Vec<String>) -> Vec<String> {
+    let everywhere = FOUND.get().map_or(&[][..], |layers| &layers.missing);
+    missing.into_iter().filter(|what| !is_of_the_level(what) && !everywhere.contains(what)).collect()
+}
+
+/// Whether it is why a stronger level could not be had.
+fn is_of_the_level(missing: &str) -> bool {
+    ["namespaces: ", "user-namespaces: ", "mount namespace: "].iter().any(|level| missing.starts_with(level))
 }
 
 impl Layers {

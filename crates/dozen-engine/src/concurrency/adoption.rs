@@ -2,8 +2,8 @@
 
 use super::{Instance, Reconciler, seed};
 use crate::port::lease::Lease;
-use crate::processes::JailEvent;
 use crate::processes::adoption::Found;
+use crate::processes::{JailEvent, missing_there_alone};
 use dozen_core::disposability::health::Checks;
 use dozen_core::disposability::{Event, Life, Signs};
 use dozen_core::processes::rules::HealthKind;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 impl Reconciler {
     /// An instance that another control part has started is one of this one from now on, in the state that it is in.
     pub(super) async fn adopt(&mut self, found: Found, release: Arc<Release>) {
-        let Found { birth, jail, pid, isolation, listening, stopping, end, crashed } = found;
+        let Found { birth, jail, pid, isolation, missing, listening, stopping, end, crashed } = found;
         let key = (birth.release, birth.instance);
         let routed = self.site.router.as_ref().is_some_and(|router| birth.port.is_some_and(|port| router.routes(port)));
         // One that is sent requests has passed its checks: to begin with them again would take it from the router.
@@ -56,6 +56,7 @@ impl Reconciler {
             table: self.tables,
             pid,
             isolation,
+            missing: missing_there_alone(missing),
             size: birth.size,
             ..Instance::new(release, birth.generation, life, policy, birth.started)
         };

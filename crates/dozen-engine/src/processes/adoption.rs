@@ -61,6 +61,8 @@ pub struct Found {
     pub pid: Option<u32>,
     /// What isolates it.
     pub isolation: Option<Isolation>,
+    /// Layers that its jail could not have, for people.
+    pub missing: Vec<String>,
     /// When its port was listened on.
     pub listening: Option<Timestamp>,
     /// When it was told to stop.
@@ -245,7 +247,17 @@ async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
         size: note.size.and_then(|size| size.parse().ok()),
     };
     let protocol = note.protocol;
-    let gone = Found { birth, jail: None, pid: None, isolation: None, listening: None, stopping: None, end: Exit::Lost, crashed: None };
+    let gone = Found {
+        birth,
+        jail: None,
+        pid: None,
+        isolation: None,
+        missing: Vec::new(),
+        listening: None,
+        stopping: None,
+        end: Exit::Lost,
+        crashed: None,
+    };
     if let Some(end) = note.end {
         return Some(Found { end: exit(&end).unwrap_or(Exit::Lost), crashed: note.crashed.and_then(time), ..gone });
     }
@@ -281,7 +293,7 @@ async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
     let mut live = Vec::new();
     for message in said {
         match message {
-            FromJail::Started { isolation, .. } => found.isolation = Isolation::parse(&isolation),
+            FromJail::Started { isolation, missing, .. } => (found.isolation, found.missing) = (Isolation::parse(&isolation), missing),
             // Of a version that does not say when it is now.
             FromJail::Listening { at, .. } => found.listening = at.map_or_else(|| Some(Timestamp::now()), time),
             FromJail::Stopping { at } => found.stopping = time(at),
@@ -357,7 +369,7 @@ mod tests {
         let mut heard = String::new();
         reader.read_line(&mut heard).await.expect("the greeting");
         let said = [
-            r#"{"is":"started","protocol":2,"pid":1,"isolation":"session","missing":[],"later":true}"#,
+            r#"{"is":"started","protocol":2,"pid":1,"isolation":"session","missing":["cgroup: no"],"later":true}"#,
             r#"{"is":"listening","port":20001}"#,
             r#"{"is":"told"}"#,
             r#"{"is":"unheard-of"}"#,
@@ -384,6 +396,7 @@ mod tests {
         assert_eq!((found.birth.release, found.birth.port, found.birth.restarts), (Version(3), Some(20_001), 2));
         assert_eq!((found.isolation, found.pid), (Some(Isolation::Session), Some(std::process::id())));
         assert!(found.listening.is_some() && found.stopping.is_none());
+        assert_eq!(found.missing, ["cgroup: no"]);
         let mut living = found.jail.take().expect("it lives");
         // It would not know the order.
         assert_eq!(living.handle().probe(&["false".to_owned()], ANSWER).await, Ok(()));

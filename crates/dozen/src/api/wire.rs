@@ -95,7 +95,7 @@ pub(crate) struct Process {
     pub(crate) jail_pid: Option<u32>,
     /// `namespaces`, `user-namespaces` or `session`.
     pub(crate) isolation: Option<String>,
-    /// What this machine does not let its jail have, for people.
+    /// What its jail could not have, besides what `not_enforced` names, for people.
     #[serde(default)]
     pub(crate) missing: Vec<String>,
     /// How it last ended, as a shell says it.

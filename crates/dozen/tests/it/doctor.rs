@@ -1,11 +1,8 @@
 //! End to end: what this machine gives, and who insists on more.
 
-use crate::deployed::{self, Place, Said, finish};
-use crate::processes::{again, dozen, has_user_namespaces};
+use crate::deployed::{Place, Said, finish};
+use crate::machines::{as_an_ordinary_user, dozen, level, where_namespaces_are_forbidden};
 use serde_json::Value;
-
-/// Set where namespaces are forbidden.
-const SESSION: &str = "DOZEN_TEST_HOST_VIEW";
 
 fn run(place: &Place, args: &[&str]) -> Said {
     let said = finish(place.program(&dozen().to_string_lossy()).args(args));
@@ -13,21 +10,11 @@ fn run(place: &Place, args: &[&str]) -> Said {
     said
 }
 
-fn is_session() -> bool {
-    std::env::var_os(SESSION).is_some()
-}
-
 #[test]
 fn each_thing_is_tried_and_what_lacks_has_a_cure() {
     let place = Place::new(&[]);
     let found = run(&place, &["doctor", "--json"]).ok().json();
-    let level = if is_session() {
-        "session"
-    } else if deployed::is_root() {
-        "namespaces"
-    } else {
-        "user-namespaces"
-    };
+    let level = level();
     assert_eq!((&found["isolation"], &found["ready"], &found["hardened"]), (&level.into(), &true.into(), &true.into()), "{found}");
     let check = |name: &str| -> Value {
         let all = found["checks"].as_array().expect("a list");
@@ -80,15 +67,10 @@ const ALL: &[&str] = &["doctor::", "--skip", "again_"];
 
 #[test]
 fn again_as_an_ordinary_user() {
-    if deployed::is_root() {
-        again(&["setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups"], &[], Some(64_321), ALL);
-    }
+    as_an_ordinary_user(ALL);
 }
 
 #[test]
 fn again_where_namespaces_are_forbidden() {
-    let forbid = "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$@\"";
-    if has_user_namespaces() {
-        again(&["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh"], &[(SESSION, "1")], None, ALL);
-    }
+    where_namespaces_are_forbidden(ALL);
 }

@@ -1,8 +1,8 @@
 //! End to end: an app that goes for another deploy and for dozen itself. Each attempt's outcome stands in the table of docs/vi-processes.md.
 
-use crate::deployed::{self, Deployed, Place, WEB, finish};
+use crate::deployed::{Deployed, Place, WEB, finish, is_root};
+use crate::machines::{HOST_VIEW, as_an_ordinary_user, dozen, host_view, level, where_namespaces_are_forbidden};
 use crate::processes::fences::{ATTEMPTS, PYTHON, assert_outcomes};
-use crate::processes::{again, dozen, has_user_namespaces};
 use rustix::process::Signal;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -22,8 +22,6 @@ time.sleep(1000)
 ";
 /// What a build adds to the attempts of an app.
 const BUILD: &str = include_str!("hostile/build.py");
-/// Set where namespaces are forbidden.
-const SESSION: &str = "DOZEN_TEST_HOST_VIEW";
 
 #[test]
 fn a_hostile_app_reaches_neither_another_deploy_nor_the_platform() {
@@ -69,7 +67,7 @@ fn a_hostile_build_reaches_neither_another_app_nor_the_platform() {
     let thief = place.beside("thief");
     std::fs::create_dir_all(thief.join("own")).expect("made");
     // Where there is a /tmp of its own, it is tried to be filled.
-    let apart = if is_session() { "" } else { "env -u TMPDIR " };
+    let apart = if host_view() { "" } else { "env -u TMPDIR " };
     let scripts = format!("{apart}{PYTHON} attempts.py && {PYTHON} build.py");
     let package = |scripts: Value, more: Value| {
         let mut package = json!({"name": "thief", "version": "1.0.0", "scripts": scripts});
@@ -96,22 +94,22 @@ fn a_hostile_build_reaches_neither_another_app_nor_the_platform() {
     let mut wanted = wanted(guarded);
     wanted.iter_mut().filter(|(name, _)| name.starts_with("API")).for_each(|(_, outcomes)| {
         // Whose uid it has not, the socket's folder keeps out.
-        *outcomes = if is_session() { &["refused", "ECONNRESET", "EPIPE", "EACCES"] } else { &["ENOENT"] };
+        *outcomes = if host_view() { &["refused", "ECONNRESET", "EPIPE", "EACCES"] } else { &["ENOENT"] };
     });
     assert_outcomes(found.next().expect("attempts"), &wanted);
     let found = found.next().expect("what was prepared");
     let is = |name: &str, outcomes: &[&str]| assert!(outcomes.contains(&found[name].as_str().expect("a word")), "{name}: {found:?}");
     // Where there are no mounts both lie on one disk; the slug gets a file of its own.
-    is("keep a file by a hard link", if is_session() { &["done"] } else { &["EXDEV"] });
+    is("keep a file by a hard link", if host_view() { &["done"] } else { &["EXDEV"] });
     is("write /usr", &["EROFS", "EACCES"]);
     is("write the script of the package manager", &["EROFS", "EACCES"]);
     is("list /root", &["ENOENT", "EACCES"]);
     is("read the owner's .npmrc", &["fund=false"]);
     is("write the owner's .npmrc", &["EROFS", "EACCES"]);
     let uid: u32 = found["uid"].as_str().and_then(|uid| uid.parse().ok()).expect("a number");
-    let alone = deployed::is_root() && !is_session();
+    let alone = is_root() && !host_view();
     assert!(if alone { (500_000..524_288).contains(&uid) } else { uid == rustix::process::geteuid().as_raw() }, "{uid}");
-    assert_eq!(said.all().contains("the build runs as root"), deployed::is_root() && is_session(), "{}", said.all());
+    assert_eq!(said.all().contains("the build runs as root"), is_root() && host_view(), "{}", said.all());
 
     let sealed = slug_with(&place, "sealed.txt");
     let text = || std::fs::read_to_string(&sealed).expect("readable");
@@ -156,7 +154,7 @@ fn assert_owned(tree: &Path) {
 
 fn up<'a>(place: &'a Place, folder: &Path) -> Deployed<'a> {
     let mut command = place.program(&dozen().to_string_lossy());
-    command.args(["up", "--port", "0", "--json"]).arg(folder).env_remove(SESSION);
+    command.args(["up", "--port", "0", "--json"]).arg(folder).env_remove(HOST_VIEW);
     place.started(&mut command)
 }
 
@@ -187,16 +185,7 @@ fn targets(place: &Place, victim: &Deployed<'_>, more: &[&str]) -> (Value, bool)
     let ps = place.program(&dozen().to_string_lossy()).args(["ps", "--json"]).output().expect("asked");
     let ps: Value = serde_json::from_slice(&ps.stdout).expect("JSON");
     let web = ps["processes"].as_array().expect("a list").iter().find(|p| p["name"] == "web.1").expect("a web").clone();
-    assert_eq!(
-        web["isolation"],
-        if is_session() {
-            "session"
-        } else if deployed::is_root() {
-            "namespaces"
-        } else {
-            "user-namespaces"
-        }
-    );
+    assert_eq!(web["isolation"], level());
     let guarded = !ps["not_enforced"].as_array().expect("a list").iter().any(|what| what.to_string().contains("guard"));
     let targets = json!({
         "files": [code, home.join("ledger.db"), key(&home), place.folder().join(".env"), more[0], more[1], home.join("cache/victim/sources.json"), token_file],
@@ -221,19 +210,15 @@ fn socket(folder: &Path) -> Option<PathBuf> {
     })
 }
 
-fn is_session() -> bool {
-    std::env::var_os(SESSION).is_some()
-}
-
 /// The outcomes. Within a view nothing of the others exists; without one Landlock refuses it.
 fn wanted(guarded: bool) -> Vec<(&'static str, &'static [&'static str])> {
-    let nowhere: &[&str] = if is_session() { &["EACCES"] } else { &["ENOENT"] };
-    let nobody: &[&str] = if is_session() { &["EPERM"] } else { &["ESRCH"] };
-    let hidden: &[&str] = if is_session() { &["EACCES", "EPERM"] } else { &["ENOENT"] };
+    let nowhere: &[&str] = if host_view() { &["EACCES"] } else { &["ENOENT"] };
+    let nobody: &[&str] = if host_view() { &["EPERM"] } else { &["ESRCH"] };
+    let hidden: &[&str] = if host_view() { &["EACCES", "EPERM"] } else { &["ENOENT"] };
     let mut all: Vec<(&str, &[&str])> = vec![
         ("bind 0", &["EACCES"]),
         ("bind 1", &["EACCES"]),
-        ("API 0", if is_session() { &["refused", "ECONNRESET", "EPIPE"] } else { &["ENOENT"] }),
+        ("API 0", if host_view() { &["refused", "ECONNRESET", "EPIPE"] } else { &["ENOENT"] }),
         // Without the guard this is not enforced: the network is the host's.
         ("connect 0", if guarded { &["ECONNREFUSED"] } else { &["done"] }),
     ];
@@ -253,15 +238,10 @@ const ALL: &[&str] = &["hostile::", "--skip", "again_"];
 
 #[test]
 fn again_as_an_ordinary_user() {
-    if deployed::is_root() {
-        again(&["setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups"], &[], Some(64_321), ALL);
-    }
+    as_an_ordinary_user(ALL);
 }
 
 #[test]
 fn again_where_namespaces_are_forbidden() {
-    let forbid = "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$@\"";
-    if has_user_namespaces() {
-        again(&["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh"], &[(SESSION, "1")], None, ALL);
-    }
+    where_namespaces_are_forbidden(ALL);
 }

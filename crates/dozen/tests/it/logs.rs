@@ -1,7 +1,7 @@
 //! End to end: logs.
 
+use crate::machines::{is_apart, on_a_small_disk};
 use crate::processes::{Bed, end};
-use crate::processes::{is_apart, on_a_small_disk};
 use dozen_core::logs::{Filter, LogLine, MAX_LINE, Source};
 use dozen_core::processes::Exit;
 use dozen_engine::logs::{Follower, Limits, Segment, Store};

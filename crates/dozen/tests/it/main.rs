@@ -21,6 +21,7 @@ mod health;
 mod hostile;
 mod json;
 mod logs;
+mod machines;
 mod node;
 mod parity;
 mod port;

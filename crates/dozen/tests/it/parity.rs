@@ -1,6 +1,7 @@
 //! End to end: dev/prod parity. `up` in all its forms, beside another one, and on machines that lack something.
 
 use crate::deployed::{DOZEN, Place, WEB, finish, is_root};
+use crate::machines::given_to_an_ordinary_user;
 use rustix::process::Signal;
 use std::process::Command;
 use std::time::Duration;
@@ -277,21 +278,7 @@ fn an_ordinary_user_brings_up_the_same() {
         return;
     }
     let place = Place::new(&[("Procfile", BOTH), ("web.py", WEB), ("app.json", r#"{"addons": ["sqlite"]}"#)]);
-    let dozen = place.beside("dozen");
-    std::fs::copy(DOZEN, &dozen).expect("copied");
-    std::fs::create_dir(place.home()).expect("made");
-    for path in [place.beside(""), place.home(), place.folder().to_owned()] {
-        std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("handed over");
-    }
-    let as_user = |args: &[&str]| {
-        let mut command = place.program("setpriv");
-        command
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"])
-            .arg(&dozen)
-            .args(args)
-            .env("HOME", "/nonexistent");
-        command
-    };
+    let as_user = given_to_an_ordinary_user(&place);
     let mut up = place.started(&mut as_user(&["up", "--port", "0", "--json"]));
     up.ready();
     assert_eq!(up.page("/add/one"), "1");

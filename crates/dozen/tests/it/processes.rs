@@ -1,5 +1,6 @@
 //! End to end: processes.
 
+use crate::machines::{APART, as_an_ordinary_user, dozen, host_view, is_apart, passes, where_namespaces_are_forbidden};
 use dozen_core::processes::jail::{JailLog, JailSpec, Mount, PROTOCOL, View};
 use dozen_core::processes::{Exit, Isolation};
 use dozen_engine::processes::{Jail, JailEvent, isolation, spawn};
@@ -12,18 +13,7 @@ use tempfile::TempDir;
 pub(crate) mod fences;
 mod probes;
 
-/// Set for the runs that these tests make of themselves, as another user or where namespaces are forbidden.
-const COPY: &str = "DOZEN_TEST_COPY";
-const HOST_VIEW: &str = "DOZEN_TEST_HOST_VIEW";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
-
-pub(crate) fn dozen() -> PathBuf {
-    std::env::var_os(COPY).map_or_else(|| env!("CARGO_BIN_EXE_dozen").into(), PathBuf::from)
-}
-
-fn host_view() -> bool {
-    std::env::var_os(HOST_VIEW).is_some()
-}
 
 /// An app's folder, a log folder and the spec of a jail for them.
 pub(crate) struct Bed {
@@ -496,61 +486,12 @@ fn children() -> Vec<rustix::process::Pid> {
 
 /// What each kind of host is tried with.
 const ALL: &[&str] = &["processes::", "logs::", "--skip", "again_", "--skip", "small_disk"];
-/// Set where a test runs in a process, and perhaps on a disk, of its own.
-const APART: &str = "DOZEN_TEST_APART";
-
-pub(crate) fn is_apart() -> bool {
-    std::env::var_os(APART).is_some()
-}
-
-/// Runs tests of this program and has them pass, one at least.
-fn passes(command: &mut Command) {
-    let out = command.output().expect("started");
-    let said = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success() && !said.contains(" 0 passed"), "{said}{}", String::from_utf8_lossy(&out.stderr));
-}
-
-/// Runs tests of this program again by a command that runs its arguments, in a folder that anybody may read.
-pub(crate) fn again(runner: &[&str], env: &[(&str, &str)], owner: Option<u32>, selection: &[&str]) {
-    let folder = tempfile::tempdir_in("/tmp").expect("a folder");
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
-    let tmp = folder.path().join("tmp");
-    std::fs::create_dir(&tmp).expect("made");
-    std::os::unix::fs::chown(&tmp, owner, owner).expect("given");
-    let (dozen, tests) = (folder.path().join("dozen"), folder.path().join("it"));
-    std::fs::copy(env!("CARGO_BIN_EXE_dozen"), &dozen).expect("copied");
-    std::fs::copy(std::env::current_exe().expect("this"), &tests).expect("copied");
-    let mut command = Command::new(runner[0]);
-    command.args(&runner[1..]).arg(&tests).args(selection);
-    passes(command.env(COPY, &dozen).env("TMPDIR", &tmp).envs(env.iter().copied()).current_dir("/"));
-}
-
 #[test]
 fn again_as_an_ordinary_user() {
-    // Who is no root has tested that already.
-    if rustix::process::geteuid().is_root() {
-        again(&["setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups"], &[], Some(64_321), ALL);
-    }
+    as_an_ordinary_user(ALL);
 }
 
 #[test]
 fn again_where_namespaces_are_forbidden() {
-    let forbid = "echo 0 > /proc/sys/user/max_pid_namespaces && exec \"$@\"";
-    if has_user_namespaces() {
-        again(&["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh"], &[(HOST_VIEW, "1")], None, ALL);
-    }
-}
-
-/// Runs one test where its temporary folder is a disk of 1 MB.
-pub(crate) fn on_a_small_disk(test: &str) {
-    let small = "mount -t tmpfs -o size=1m none \"$TMPDIR\" && exec \"$@\"";
-    if has_user_namespaces() {
-        let runner = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", small, "sh"];
-        again(&runner, &[(HOST_VIEW, "1"), (APART, "1")], None, &["--exact", test]);
-    }
-}
-
-/// A host that forbids user namespaces as well cannot be made to forbid only the others.
-pub(crate) fn has_user_namespaces() -> bool {
-    Command::new("unshare").args(["--user", "--map-root-user", "true"]).status().is_ok_and(|s| s.success())
+    where_namespaces_are_forbidden(ALL);
 }

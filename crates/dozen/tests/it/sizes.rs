@@ -1,6 +1,7 @@
 //! End to end: sizes. What an instance may use of memory, processors and processes, and what happens beyond it.
 
-use crate::deployed::{DOZEN, Deployed, PATIENCE, Place, WEB, finish, is_root, kill, pause};
+use crate::deployed::{Deployed, PATIENCE, Place, WEB, finish, is_root, kill, pause};
+use crate::machines::given_to_an_ordinary_user;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -210,23 +211,18 @@ fn an_ordinary_user_is_told_what_cannot_be_had() {
         ("Procfile", "worker: grep processes /proc/self/limits; sleep 1000\n"),
         ("dozen.toml", "[process.worker]\nsize = \"64M\"\n"),
     ]);
-    let dozen = place.beside("dozen");
-    std::fs::copy(DOZEN, &dozen).expect("copied");
-    std::fs::create_dir(place.home()).expect("made");
-    for path in [place.beside(""), place.home(), place.folder().to_owned()] {
-        std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("handed over");
-    }
-    let as_user = |args: &[&str]| {
-        let mut command = place.program("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]).arg(&dozen).args(args);
-        command
-    };
+    let as_user = given_to_an_ordinary_user(&place);
     let mut up = place.started(&mut as_user(&["up", "--port", "0", "--json"]));
     up.ready();
     let worker = of(&up.ps(), "worker.1");
     let missing = worker["missing"].as_array().expect("a list");
     assert!(missing.iter().any(|m| m.as_str().is_some_and(|m| m.starts_with("cgroup (memory"))), "{worker}");
-    up.dozen(&["ps"]).ok().has(&["Not enforced here: cgroup (memory"]);
+    let all = up.dozen(&["ps", "--json"]).ok().json()["not_enforced"].clone();
+    let everywhere = all.as_array().expect("a list");
+    assert!(!everywhere.is_empty() && missing.iter().all(|m| !everywhere.contains(m)), "told twice: {missing:?}, {everywhere:?}");
+    let text = up.dozen(&["ps"]).ok().has(&["Not enforced here: cgroup (memory"]);
+    let lines: Vec<&str> = text.out.lines().filter(|line| line.starts_with("Not enforced")).collect();
+    assert_eq!(lines.iter().collect::<std::collections::BTreeSet<_>>().len(), lines.len(), "{lines:?}");
     if worker["isolation"] == "user-namespaces" {
         // A fork bomb ends all the same.
         let limit = up.line("worker.1", "Max processes");

@@ -41,10 +41,9 @@ pub(super) fn text(answer: &wire::Processes, now: Timestamp, width: Option<usize
         (true, false) => "No processes.".to_owned(),
         (false, _) => processes(&answer.processes, now, width),
     });
-    // Of cgroups each instance says it itself; once does.
-    let cgroups: BTreeSet<&str> =
-        answer.processes.iter().flat_map(|p| p.missing.iter().map(String::as_str)).filter(|m| m.starts_with("cgroup")).collect();
-    let all: Vec<&str> = answer.not_enforced.iter().map(String::as_str).chain(cgroups).collect();
+    // What several processes lack is said once.
+    let some: BTreeSet<&str> = answer.processes.iter().flat_map(|p| p.missing.iter().map(String::as_str)).collect();
+    let all: Vec<&str> = answer.not_enforced.iter().map(String::as_str).chain(some).collect();
     if !all.is_empty() {
         lines.push(String::new());
         lines.extend(all.iter().map(|what| format!("Not enforced here: {what}")));

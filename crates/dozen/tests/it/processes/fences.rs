@@ -1,6 +1,7 @@
 //! What Landlock, seccomp and the view refuse, on each kind of host: the attempts of a hostile program, and each one's outcome.
 
-use super::{Bed, host_view};
+use super::Bed;
+use crate::machines::host_view;
 use dozen_core::processes::Exit;
 use serde_json::{Map, Value, json};
 use std::net::TcpListener;

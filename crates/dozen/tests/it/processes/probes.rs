@@ -1,6 +1,7 @@
 //! Commands that a jail runs beside its program, by which an app says how it is.
 
-use super::{Bed, end, host_view, next, sleepers, token};
+use super::{Bed, end, next, sleepers, token};
+use crate::machines::host_view;
 use dozen_core::processes::Exit;
 use dozen_engine::processes::{Jail, JailEvent};
 use std::time::Duration;
