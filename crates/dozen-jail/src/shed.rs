@@ -22,6 +22,8 @@ use std::path::Path;
 pub fn shed(user: Option<(u32, u32)>, folder: &Path) -> io::Result<Vec<String>> {
     let mut missing = Vec::new();
     chdir(folder)?;
+    // Before another uid: a new home's folder is not open to that one yet, and what cannot be opened gets no rule.
+    let landlock = landlock::one_folder(&mut missing);
     let zero = Rlimit { current: Some(0), maximum: Some(0) };
     // A core file would hold what strangers sent.
     let _ = setrlimit(Resource::Core, zero);
