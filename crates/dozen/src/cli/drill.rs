@@ -146,8 +146,7 @@ impl Drill<'_> {
         // SplitMix64's step: the same seed, the same choice.
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let at = self.began.elapsed();
-        // What would be left running is written down.
-        let lasting = running::is_left(&self.settings.home, &self.client.deploy);
+        let lasting = running::holder(&self.settings.home, &self.client.deploy).is_some_and(|holder| holder.lasting);
         let (now, control, random) = (seen.clone(), Control { pid: self.info.pid, lasting }, self.random);
         // Filling takes its time, and the load goes on.
         let hit =

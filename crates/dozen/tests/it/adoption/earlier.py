@@ -1,4 +1,4 @@
-"""A jail and a router of protocol 1, as far as their next control part can tell: what they say was recorded, without all that came later."""
+"""A jail of protocol 2 and a router of protocol 1, as far as their next control part can tell: what they say was recorded, without all that came later."""
 
 import http.server, json, os, pathlib, socket, sys, threading
 
@@ -41,7 +41,7 @@ for line in heard:
     message = json.loads(line)
     match role, message["do"]:
         case "jail", "adopt":
-            say({"is": "started", "protocol": 1, "pid": os.getpid(), "isolation": "session", "missing": []})
+            say({"is": "started", "protocol": 2, "pid": os.getpid(), "isolation": "session", "missing": []})
             say({"is": "listening", "port": port})
             say({"is": "told"})
         case "jail", "stop":

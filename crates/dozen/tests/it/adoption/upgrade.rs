@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// What plays a jail and a router of protocol 1.
+/// What plays a jail and a router of the protocols before these.
 const EARLIER: &str = include_str!("earlier.py");
 
 #[test]
@@ -63,7 +63,7 @@ fn what_would_end_with_it_keeps_a_control_part_from_going() {
 /// Has one of them wait at a note's socket, in place of who did.
 fn earlier(place: &Place, role: &str, note: &Path, port: u16, web: u16) -> Child {
     let mut text: Value = serde_json::from_slice(&std::fs::read(note).expect("readable")).expect("JSON");
-    text["note"]["protocol"] = 1.into();
+    text["note"]["protocol"] = if role == "jail" { 2 } else { 1 }.into();
     std::fs::write(note, text.to_string()).expect("written");
     let mut python = place.program("python3");
     let (name, folder) = (note.file_stem().expect("named"), note.parent().expect("in a folder"));
@@ -115,7 +115,7 @@ fn a_jail_and_a_router_of_the_version_before_are_taken_over_and_steered() {
     router.wait().expect("ended");
     assert_eq!(get(port, "/").body, "new");
     let heard = std::io::read_to_string(jail.stdout.take().expect("piped")).expect("read");
-    assert!(heard.starts_with(r#"{"do":"adopt","protocol":2,"lasting":true}"#) && heard.contains(r#"{"do":"stop""#), "{heard}");
+    assert!(heard.starts_with(r#"{"do":"adopt","protocol":3,"lasting":true}"#) && heard.contains(r#"{"do":"stop""#), "{heard}");
     assert!(heard.ends_with("{\"do\":\"collect\"}\n"), "{heard}");
     let heard = std::io::read_to_string(router.stdout.take().expect("piped")).expect("read");
     assert!(heard.contains(r#""web":"starting""#) && !heard.contains("held"), "{heard}");
