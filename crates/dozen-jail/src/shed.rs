@@ -28,8 +28,6 @@ pub fn shed(user: Option<(u32, u32)>, folder: &Path) -> io::Result<Vec<String>> 
     // A core file would hold what strangers sent.
     let _ = setrlimit(Resource::Core, zero);
     sys::empty_bounding_set();
-    // With the rights of before: of a new home the folder may be handed over a moment later.
-    let landlock = landlock::one_folder(&mut missing);
     if let Some(Err(error)) = user.map(become_user) {
         missing.push(format!("an own uid: {error}"));
     }
