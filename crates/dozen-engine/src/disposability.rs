@@ -50,6 +50,7 @@ impl Reconciler {
                     self.line(&ps, "Stopping process with SIGKILL");
                 }
             }
+            JailEvent::Crowded { most } => self.line(&ps, &size::crowded(most)),
             JailEvent::Killing => {
                 let grace = seconds(instance.policy.grace);
                 let text = format!("Error R12 (Exit timeout) -> At least one process failed to exit within {grace} seconds of SIGTERM");

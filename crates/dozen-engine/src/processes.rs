@@ -15,6 +15,7 @@ pub mod usage;
 use crate::tasks;
 use adoption::Lasting;
 use dozen_core::processes::jail::{Asked, FromJail, JailSpec, PROTOCOL, ToJail, View};
+use dozen_core::processes::size::Limits;
 use dozen_core::processes::{Exit, Isolation};
 use probing::Probing;
 use reaping::Target;
@@ -65,6 +66,11 @@ pub enum JailEvent {
         quota: u64,
         /// So much more that all of it was killed.
         vastly: bool,
+    },
+    /// It was refused another process, since it has as many as it may.
+    Crowded {
+        /// So many processes and threads.
+        most: u32,
     },
     /// The grace ended and what was left got SIGKILL.
     Killing,
@@ -159,7 +165,7 @@ async fn start(exe: &Path, spec: JailSpec, io: Option<[OwnedFd; 3]>, lasting: Op
     static FIRST: Once = Once::new();
     FIRST.call_once(|| {
         dozen_jail::cgroup::make_room();
-        dozen_jail::cgroup::sweep();
+        dozen_jail::sweep();
     });
     let (ours, theirs) = StdStream::pair().map_err(SpawnError::Socket)?;
     ours.set_nonblocking(true).map_err(SpawnError::Socket)?;
@@ -258,6 +264,11 @@ impl Layers {
     pub fn missing_fences(&self) -> impl Iterator<Item = &str> {
         self.missing.iter().map(String::as_str).filter(|what| what.starts_with("landlock: ") || what.starts_with("seccomp: "))
     }
+
+    /// What of sizes cannot be had here.
+    pub fn missing_limits(&self) -> impl Iterator<Item = &str> {
+        self.missing.iter().map(String::as_str).filter(|what| what.starts_with("cgroup "))
+    }
 }
 
 /// What this host allows; tried once with a real jail, then remembered.
@@ -293,7 +304,8 @@ async fn attempt(exe: &Path, view: View) -> Result<(Isolation, Vec<String>), Str
         scratch: Vec::new(),
         view,
         user: None,
-        limits: None,
+        // With a size, so that all that a size asks for is tried.
+        limits: Some(Limits { memory: Some(512 << 20), ..Limits::of(None) }.into()),
         port: None,
         held: true,
         ports: Some(Vec::new()),
@@ -436,6 +448,7 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, targe
             FromJail::Wrote => JailEvent::Wrote,
             FromJail::Refused { path } => JailEvent::Refused(path),
             FromJail::Memory { used, quota, vastly } => JailEvent::Memory { used, quota, vastly },
+            FromJail::Crowded { most } => JailEvent::Crowded { most },
             FromJail::Killing => JailEvent::Killing,
             FromJail::Exited { .. } => JailEvent::Exited(adoption::exit(&message).unwrap_or(Exit::Lost)),
             FromJail::Failed { attempt, error, code } => JailEvent::Failed { attempt, error, code },
@@ -461,8 +474,8 @@ async fn listen(mut reader: BufReader<OwnedReadHalf>, said: Vec<FromJail>, targe
     };
     let _ = tokio::time::timeout(END_PATIENCE, all).await;
     if last == JailEvent::Lost {
-        // Nobody else removes the cgroup of a jail that was killed.
-        let _ = tokio::task::spawn_blocking(dozen_jail::cgroup::sweep).await;
+        // Nobody else removes what a jail that was killed had made.
+        let _ = tokio::task::spawn_blocking(dozen_jail::sweep).await;
     }
     let _ = told.send(last).await;
 }

@@ -5,29 +5,31 @@
 //! folder, on v1 one for each controller.
 //!
 //! **Invariant:** each folder is locked by its jail for as long as that lives, however it ends. A folder `dozen-…` that nobody has locked is
-//! left over, and whoever comes next removes it ([`sweep`]).
+//! left over, and whoever comes next removes it.
 //! **Invariant:** what cannot be had is told as missing, and never the end of an instance.
 
+mod memory;
+
 use dozen_core::processes::jail::JailLimits;
-use dozen_core::processes::size::vast;
 use jiff::Timestamp;
-use rustix::event::{EventfdFlags, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, statat, unlinkat};
-use rustix::io::{Errno, pread, read, write};
+use rustix::io::{Errno, pread, write};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use memory::in_use;
+pub(crate) use memory::{Excess, Memory};
 
 /// How folders of jails begin.
 const PREFIX: &str = "dozen-";
 /// Where dozen itself goes, so that the cgroup it was started in may have others below it.
 const OWN: &str = "dozen";
-/// Between two looks at what is used, while no event of the kernel would tell.
-const LOOK: Duration = Duration::from_secs(1);
-/// Between two times that the driver is told of too much.
-const TELL: Duration = Duration::from_secs(20);
+/// Those that dozen uses.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// A folder is refused to be removed until its last process has quite ended: so often, and so long in between.
 const REMOVALS: u32 = 100;
 const REMOVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
@@ -54,8 +56,15 @@ pub(crate) struct Cgroup {
     /// Writing `1` to it kills all that is inside.
     kill: Option<OwnedFd>,
     pub(crate) memory: Option<Memory>,
-    /// Whether the number of processes is limited here.
-    pub(crate) counts: bool,
+    /// `None` where the number of processes is not limited here.
+    pub(crate) tasks: Option<Tasks>,
+}
+
+/// The number of processes and threads of a cgroup, to be watched.
+pub(crate) struct Tasks {
+    most: u32,
+    /// Counts those that were refused. Not there before Linux 4.8; `None` also once it was told.
+    events: Option<OwnedFd>,
 }
 
 struct Folder {
@@ -64,32 +73,6 @@ struct Folder {
     path: PathBuf,
     /// Held until the end.
     _lock: OwnedFd,
-}
-
-/// The memory of a cgroup, to be watched.
-pub(crate) struct Memory {
-    kind: Kind,
-    /// The size.
-    pub(crate) quota: u64,
-    usage: OwnedFd,
-    stat: OwnedFd,
-    /// Counts the kernel's kills.
-    events: OwnedFd,
-    /// v1: rung when the size is crossed, and when the kernel runs out of what it may give.
-    alarms: Vec<OwnedFd>,
-    /// When to look next, where no event would tell.
-    pub(crate) look_at: Option<Instant>,
-    told_at: Option<Instant>,
-    ended: bool,
-}
-
-/// What is to be told of the memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Excess {
-    /// Bytes.
-    pub(crate) used: u64,
-    /// It is the instance's end.
-    pub(crate) vastly: bool,
 }
 
 impl Hierarchies {
@@ -148,41 +131,16 @@ impl Hierarchies {
     }
 }
 
-impl Kind {
-    fn usage(self) -> &'static str {
-        match self {
-            Self::V1 => "memory.usage_in_bytes",
-            Self::V2 => "memory.current",
-        }
-    }
-}
-
-/// Less the cache of files: the kernel takes it back before it kills anybody.
-fn in_use(kind: Kind, charged: u64, stat: &str) -> u64 {
-    let keys = match kind {
-        Kind::V1 => ["total_active_file", "total_inactive_file"],
-        Kind::V2 => ["active_file", "inactive_file"],
-    };
-    let cache: u64 = keys.iter().filter_map(|key| value(stat, key)).sum();
-    charged.saturating_sub(cache)
-}
-
-/// The number behind a key, one pair a line.
-fn value(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?.trim().parse().ok()
-}
-
 impl Cgroup {
     /// Makes the cgroup of this jail, as far as the host lets it.
     pub(crate) fn make(limits: &JailLimits, instance: &str, pid: u32, missing: &mut Vec<String>) -> Self {
-        let mut cgroup = Self { folders: Vec::new(), doors: Vec::new(), kill: None, memory: None, counts: false };
+        let mut cgroup = Self { folders: Vec::new(), doors: Vec::new(), kill: None, memory: None, tasks: None };
         let hierarchies = Hierarchies::read();
         let membership = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         // Processes of other PID namespaces, which may share this cgroup, have the same numbers.
         let name = format!("{PREFIX}{instance}-{pid}-{:x}", Timestamp::now().as_nanosecond());
-        let wanted = [limits.memory.map(|_| "memory"), Some("pids"), Some("cpu")];
         let mut refused = BTreeMap::<String, Vec<&str>>::new();
-        for controller in wanted.into_iter().flatten() {
+        for controller in CONTROLLERS.into_iter().filter(|c| *c != "memory" || limits.memory.is_some()) {
             if let Err(why) = cgroup.add(&hierarchies, &membership, controller, limits, &name) {
                 refused.entry(why).or_default().push(controller);
             }
@@ -211,7 +169,8 @@ impl Cgroup {
             ("memory", _) => self.memory = limits.memory.map(|quota| Memory::limit(&at, kind, quota)).transpose()?,
             ("pids", _) => {
                 put("pids.max", limits.tasks.to_string())?;
-                self.counts = true;
+                let events = openat(CWD, at.join("pids.events"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+                self.tasks = Some(Tasks { most: limits.tasks, events });
             }
             (_, Kind::V1) => put("cpu.shares", (u64::from(limits.weight) * 1024 / 100).max(2).to_string())?,
             (_, Kind::V2) => put("cpu.weight", limits.weight.to_string())?,
@@ -256,6 +215,17 @@ impl Cgroup {
         self.doors.iter().zip(&self.folders).filter_map(|(door, f)| Some(format!("{}: {}", f.path.display(), refused(door)?))).collect()
     }
 
+    /// What wakes the jail.
+    pub(crate) fn wakes(&self) -> impl Iterator<Item = (&OwnedFd, PollFlags)> {
+        let refused = self.tasks.iter().filter_map(|tasks| tasks.events.as_ref()).map(|events| (events, PollFlags::PRI));
+        refused.chain(self.memory.iter().flat_map(Memory::wakes))
+    }
+
+    /// When to look next, where no event would tell.
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        self.memory.as_ref()?.look_at
+    }
+
     /// SIGKILL to all inside, at once, where the kernel has that.
     pub(crate) fn kill(&self) {
         if let Some(kill) = &self.kill {
@@ -278,6 +248,14 @@ impl Drop for Cgroup {
     }
 }
 
+impl Tasks {
+    /// The limit, once a process was refused. Told once: who is refused tries again, and that thousands of times a second.
+    pub(crate) fn look(&mut self) -> Option<u32> {
+        let refused = value(&contents(self.events.as_ref()?), "max")?;
+        self.events.take_if(|_| refused > 0).map(|_| self.most)
+    }
+}
+
 /// Whether that is what the name stands for still.
 fn same(fd: &OwnedFd, parent: &OwnedFd, name: &str) -> bool {
     let now = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
@@ -296,74 +274,9 @@ fn gives(parent: &Path, controller: &str) -> bool {
     words.split_whitespace().any(|word| word == controller) && writable()
 }
 
-impl Memory {
-    fn limit(at: &Path, kind: Kind, quota: u64) -> Result<Self, String> {
-        let failed = |file: &str, e: &dyn std::fmt::Display| format!("{}: {e}", at.join(file).display());
-        let most = vast(quota).to_string();
-        let put = |file: &str, value: &str| std::fs::write(at.join(file), value).map_err(|e| failed(file, &e));
-        let open = |file: &str| openat(CWD, at.join(file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(file, &e));
-        let (usage, stat) = (open(kind.usage())?, open("memory.stat")?);
-        let mut alarms = Vec::new();
-        let events = match kind {
-            Kind::V1 => {
-                put("memory.limit_in_bytes", &most)?;
-                // Not there where the kernel does not count swap: then it is not used either.
-                let _ = put("memory.memsw.limit_in_bytes", &most);
-                let events = open("memory.oom_control")?;
-                let ring = |file: &OwnedFd, at: Option<u64>| -> Result<OwnedFd, String> {
-                    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| failed("eventfd", &e))?;
-                    let threshold = at.map(|at| at.to_string()).unwrap_or_default();
-                    put("cgroup.event_control", &format!("{} {} {threshold}", bell.as_raw_fd(), file.as_raw_fd()))?;
-                    Ok(bell)
-                };
-                // A kernel that no longer rings is looked at by the clock.
-                alarms = [ring(&usage, Some(quota)), ring(&events, None)].into_iter().collect::<Result<_, _>>().unwrap_or_default();
-                events
-            }
-            Kind::V2 => {
-                put("memory.max", &most)?;
-                let _ = put("memory.swap.max", "0");
-                // Who is short of memory ends as a whole: what is left of an app without one of its processes is no app.
-                let _ = put("memory.oom.group", "1");
-                open("memory.events")?
-            }
-        };
-        Ok(Self { kind, quota, usage, stat, events, alarms, look_at: Some(Instant::now()), told_at: None, ended: false })
-    }
-
-    /// What wakes the jail.
-    pub(crate) fn wakes(&self) -> impl Iterator<Item = (&OwnedFd, PollFlags)> {
-        let events = (self.kind == Kind::V2).then_some((&self.events, PollFlags::PRI));
-        self.alarms.iter().map(|bell| (bell, PollFlags::IN)).chain(events)
-    }
-
-    /// Looks at what is used, whether rung for or not; answers what is to be told now.
-    pub(crate) fn look(&mut self, now: Instant) -> Option<Excess> {
-        let rung = self.alarms.iter().fold(false, |rung, bell| rung | read(bell, &mut [0u8; 8]).is_ok());
-        let due = self.look_at.is_some_and(|at| now >= at);
-        let killed = value(&contents(&self.events), "oom_kill").is_some_and(|n| n > 0);
-        if killed && !self.ended {
-            self.ended = true;
-            return Some(Excess { used: vast(self.quota), vastly: true });
-        }
-        if !(rung || due) || self.ended {
-            return None;
-        }
-        let charged = contents(&self.usage).trim().parse().unwrap_or(0);
-        // Below the size the bell tells; above it, what is charged may be cache now and the app's own later, without another ring.
-        self.look_at = (self.alarms.is_empty() || charged >= self.quota).then(|| now + LOOK);
-        if charged <= self.quota {
-            return None;
-        }
-        let used = in_use(self.kind, charged, &contents(&self.stat));
-        self.ended = used >= vast(self.quota);
-        let told_lately = self.told_at.is_some_and(|at| now < at + TELL);
-        if used <= self.quota || told_lately && !self.ended {
-            return None;
-        }
-        self.told_at = Some(now);
-        Some(Excess { used, vastly: self.ended })
-    }
+/// The number behind a key, one pair a line.
+fn value(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?.trim().parse().ok()
 }
 
 /// A small file of the kernel's, from its beginning.
@@ -375,10 +288,10 @@ fn contents(file: &OwnedFd) -> String {
 }
 
 /// Removes the cgroups of jails that were killed together with whoever would have done that.
-pub fn sweep() {
+pub(crate) fn sweep() {
     let hierarchies = Hierarchies::read();
     let membership = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let folders = ["memory", "pids", "cpu", ""].into_iter().filter_map(|c| hierarchies.folder(&membership, c));
+    let folders = CONTROLLERS.into_iter().chain([""]).filter_map(|c| hierarchies.folder(&membership, c));
     let top = hierarchies.mounts.get("").map(|(point, _)| point.clone()).unwrap_or_default();
     let mut parents: Vec<PathBuf> = folders
         .flat_map(|(kind, own)| match kind {
@@ -407,25 +320,46 @@ fn remove_left(parent: &Path, name: &OsStr) {
     }
 }
 
-/// Has a cgroup of v2 that holds nobody but this process give its controllers to cgroups below it: the process goes into one of its own, since
-/// the kernel wants no processes beside such. That is how a delegated cgroup, or that of a container, becomes of use. Elsewhere nothing changes.
+/// Has the cgroup of v2 that this process is in give its controllers to cgroups below it, where it may. One that holds nobody else is left for
+/// one of dozen's own below it, since the kernel wants no processes beside such: that is how a delegated cgroup, or that of a container, becomes
+/// of use. In the host's top cgroup, where processes are on hosts without systemd, there may be both. Elsewhere nothing changes.
 pub fn make_room() {
     let membership = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let Some((Kind::V2, own)) = Hierarchies::read().folder(&membership, "memory") else { return };
-    let read = |file: &str| std::fs::read_to_string(own.join(file)).unwrap_or_default();
-    let alone = read("cgroup.procs").split_whitespace().eq([std::process::id().to_string()]);
-    if !alone || gives(&own, "memory") || own.file_name() == Some(OsStr::new(OWN)) {
-        return;
-    }
-    let inner = own.join(OWN);
-    if std::fs::create_dir(&inner).is_err() || std::fs::write(inner.join("cgroup.procs"), "0").is_err() {
-        let _ = std::fs::remove_dir(&inner);
+    if !is_top(&own) && !enter_own(&own) {
         return;
     }
     // One by one: a host may have some and not others.
-    for controller in ["memory", "pids", "cpu"] {
+    for controller in CONTROLLERS.iter().filter(|controller| !gives(&own, controller)) {
         let _ = std::fs::write(own.join("cgroup.subtree_control"), format!("+{controller}"));
     }
+}
+
+/// The host's top cgroup has no type.
+fn is_top(cgroup: &Path) -> bool {
+    cgroup.join("cgroup.procs").exists() && !cgroup.join("cgroup.type").exists()
+}
+
+fn enter_own(cgroup: &Path) -> bool {
+    let members = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let alone = members.split_whitespace().eq([std::process::id().to_string()]);
+    if !alone || gives(cgroup, "memory") || cgroup.file_name() == Some(OsStr::new(OWN)) {
+        return false;
+    }
+    let inner = cgroup.join(OWN);
+    let entered = std::fs::create_dir(&inner).is_ok() && std::fs::write(inner.join("cgroup.procs"), "0").is_ok();
+    if !entered {
+        let _ = std::fs::remove_dir(&inner);
+    }
+    entered
+}
+
+/// Which version of cgroups has each controller here; those that the host does not show are left out.
+pub fn versions() -> Vec<(&'static str, u8)> {
+    let membership = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let hierarchies = Hierarchies::read();
+    let version = |controller| hierarchies.folder(&membership, controller).map(|(kind, _)| if kind == Kind::V1 { 1 } else { 2 });
+    CONTROLLERS.into_iter().filter_map(|controller| Some((controller, version(controller)?))).collect()
 }
 
 #[cfg(test)]
@@ -452,15 +386,6 @@ mod tests {
         let part = "31 23 0:27 /docker/1 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
         assert_eq!(at(part, "5:memory:/docker/1/x\n", "memory"), v1("/sys/fs/cgroup/memory/x"));
         assert_eq!(at(part, "5:memory:/elsewhere\n", "memory"), None);
-    }
-
-    #[test]
-    fn cache_is_not_counted() {
-        let v1 = "cache 9\nactive_file 1\ntotal_active_file 20\ntotal_inactive_file 30\n";
-        assert_eq!(in_use(Kind::V1, 100, v1), 50);
-        assert_eq!(in_use(Kind::V2, 100, "anon 1\ninactive_file 30\nactive_file 5\n"), 65);
-        assert_eq!(in_use(Kind::V2, 10, "inactive_file 30\n"), 0);
-        assert_eq!(value("oom 1\noom_kill 2\noom_kill_disable 3\n", "oom_kill"), Some(2));
     }
 
     #[test]

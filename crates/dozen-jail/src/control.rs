@@ -112,14 +112,14 @@ impl Control {
     }
 
     pub(crate) fn say(&mut self, message: FromJail) {
-        use FromJail::{Exited, Failed, Killing, Listening, Refused, Started, Stopping};
+        use FromJail::{Crowded, Exited, Failed, Killing, Listening, Refused, Started, Stopping};
         let present = self.socket.is_some() && self.known;
         if present {
             self.write(&message);
         }
         match message {
             Started { .. } | Listening { .. } | Stopping { .. } | Exited { .. } | Failed { .. } => self.lasting.push(message),
-            Refused { .. } | Killing if !present && self.missed.len() < MAX_MISSED => self.missed.push(message),
+            Refused { .. } | Crowded { .. } | Killing if !present && self.missed.len() < MAX_MISSED => self.missed.push(message),
             _ => {}
         }
         self.push();

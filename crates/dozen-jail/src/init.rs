@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** stopped means that nothing is left inside. `Exited` is said when the last process is gone, with the leader's exit.
 
-use crate::cgroup::{Cgroup, Excess};
+use crate::cgroup::{Cgroup, Excess, Tasks};
 use crate::control::Control;
 use crate::inside::{Inside, Listener, counts_by_namespace, listens};
 use crate::probe::{Probe, Surroundings};
@@ -217,7 +217,7 @@ impl Jail {
         };
         let mut program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants, fences)?;
         // The kernel counts a user's processes for each user namespace, so that this is the jail's own number.
-        if isolation == Isolation::UserNamespaces && cgroup.as_ref().is_some_and(|c| !c.counts) && counts_by_namespace() {
+        if isolation == Isolation::UserNamespaces && cgroup.as_ref().is_some_and(|c| c.tasks.is_none()) && counts_by_namespace() {
             program.tasks = spec.limits.map(|limits| limits.tasks);
         }
         if let Some(surroundings) = &mut surroundings {
@@ -346,8 +346,11 @@ impl Jail {
         self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
     }
 
-    /// Tells of too much memory; far too much is the end of all inside.
+    /// Tells of too many processes and of too much memory; far too much is the end of all inside.
     fn weigh(&mut self, control: &mut Control) {
+        if let Some(most) = self.cgroup.as_mut().and_then(|c| c.tasks.as_mut()).and_then(Tasks::look) {
+            control.say(FromJail::Crowded { most });
+        }
         let Some(memory) = self.cgroup.as_mut().and_then(|c| c.memory.as_mut()) else { return };
         let quota = memory.quota;
         if let Some(Excess { used, vastly }) = memory.look(Instant::now()) {
@@ -388,10 +391,9 @@ impl Jail {
         fds.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         fds.extend(self.probes.iter().map(|probe| PollFd::new(probe, PollFlags::IN)));
         let log = self.log.as_ref();
-        let memory = self.cgroup.as_ref().and_then(|c| c.memory.as_ref());
-        fds.extend(memory.into_iter().flat_map(|m| m.wakes()).map(|(fd, flags)| PollFd::new(fd, flags)));
+        fds.extend(self.cgroup.iter().flat_map(Cgroup::wakes).map(|(fd, flags)| PollFd::new(fd, flags)));
         let due = [
-            memory.and_then(|m| m.look_at),
+            self.cgroup.as_ref().and_then(Cgroup::look_at),
             self.kill_at,
             self.look.map(|(_, at, _)| at),
             log.filter(|log| log.news && control.idle()).map(|log| log.told_at + WROTE_PAUSE),

@@ -53,6 +53,12 @@ pub fn enter() -> i32 {
     stock::serve(socket)
 }
 
+/// Removes what was left by jails that were killed together with whoever would have done that: their cgroups, their temporary files.
+pub fn sweep() {
+    cgroup::sweep();
+    tmp::sweep();
+}
+
 /// Why there is no jail, or no program in it.
 #[derive(Debug, Clone)]
 struct Failure {

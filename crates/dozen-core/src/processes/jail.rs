@@ -280,6 +280,11 @@ pub enum FromJail {
         /// Why it did not end with 0.
         failure: Option<String>,
     },
+    /// The kernel refused it another process, since it has as many as it may. Once.
+    Crowded {
+        /// So many processes and threads.
+        most: u32,
+    },
     /// The grace ended: SIGKILL was sent to what was left.
     Killing,
     /// The program (the leader) ended and so did every other process inside. The last message.

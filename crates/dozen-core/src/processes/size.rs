@@ -98,6 +98,13 @@ pub fn exceeded(used: u64, memory: u64, vastly: bool) -> [String; 2] {
     [format!("Process running mem={}M({percent:.1}%)", used / MIB), error.to_owned()]
 }
 
+/// What the log says of an instance that has as many processes as it may.
+pub fn crowded(most: u32) -> String {
+    format!(
+        "Refused to start another process: {most} processes and threads are this instance's limit. A size beyond 1G has more, two for each MiB"
+    )
+}
+
 impl Size {
     /// As much as there is.
     pub const UNLIMITED: Self = Self(Memory::Unlimited);

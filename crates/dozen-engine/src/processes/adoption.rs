@@ -223,6 +223,8 @@ pub async fn adopt(notes: &Notes, lasting: bool) -> Result<Vec<Found>, AdoptErro
     for one in asked.collect::<Vec<_>>() {
         found.extend(one.await.ok().flatten());
     }
+    // A jail that was killed meanwhile had nobody to remove what it had made.
+    let _ = tokio::task::spawn_blocking(dozen_jail::sweep).await;
     if !lasting {
         // What ends with this process is not to be looked for.
         found.iter().for_each(|f: &Found| forget(notes, f.birth.release, &f.birth.instance));
@@ -425,8 +427,11 @@ mod tests {
             assert!(notes.any());
         }
         notes.write(&at, &note(PROTOCOL)).expect("written");
+        let left = std::path::PathBuf::from(format!("/tmp/dozen-tmp-{}-left", std::process::id()));
+        std::fs::create_dir(&left).expect("made");
         let lost = adopt(&notes, false).await.expect("read").remove(0);
         assert!(lost.jail.is_none() && lost.end == Exit::Lost);
+        assert!(!left.exists(), "nobody else removes what it had made");
         assert!(!notes.any(), "what ends with this process is not looked for");
     }
 }

@@ -42,6 +42,7 @@ pub(crate) async fn run(args: DoctorArgs, settings: &Settings, printer: &Printer
     let layers = dozen_engine::processes::isolation(&settings.exe).await;
     let mut checks = vec![home(&settings.home), isolation(layers, args.require_isolation)];
     checks.extend(["landlock", "seccomp"].map(|name| fence(layers, name, args.require_isolation)));
+    checks.push(sizes(layers));
     checks.extend([public_port(), instance_ports(), guard().await, open_files(), git()]);
     let lacking = |state: &str| checks.iter().filter(|c| c.state == state).count();
     let (weak, missing) = (lacking(WEAK), lacking(MISSING));
@@ -117,8 +118,8 @@ fn isolation(layers: &Layers, required: Option<Required>) -> Check {
         (None, Isolation::Namespaces) => OK,
         (None, _) => WEAK,
     };
-    let reasons: Vec<&str> =
-        layers.missing.iter().map(String::as_str).filter(|what| !layers.missing_fences().any(|f| f == *what)).collect();
+    let elsewhere: Vec<&str> = layers.missing_fences().chain(layers.missing_limits()).collect();
+    let reasons: Vec<&str> = layers.missing.iter().map(String::as_str).filter(|what| !elsewhere.contains(what)).collect();
     let more = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
     check("isolation", state, format!("{found}{more}"), Some(cure))
 }
@@ -163,6 +164,37 @@ fn fence(layers: &Layers, name: &str, required: Option<Required>) -> Check {
         "A kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64."
     };
     check(name, state, lacks.join("; "), Some(cure.to_owned()))
+}
+
+/// What holds instances to their sizes, and to a number of processes.
+fn sizes(layers: &Layers) -> Check {
+    let versions = dozen_jail::cgroup::versions();
+    let had = had(&versions);
+    let lacks: Vec<&str> = layers.missing_limits().collect();
+    if lacks.is_empty() {
+        return check("sizes", OK, format!("memory, processes and processors are limited ({had})"), None);
+    }
+    let found = if versions.is_empty() { lacks.join("; ") } else { format!("{}; here is {had}", lacks.join("; ")) };
+    check("sizes", WEAK, found, Some(cure_of_sizes(&versions, geteuid().is_root()).to_owned()))
+}
+
+/// `cgroup v2`, or of a host that has both `memory by cgroup v1, pids by cgroup v2`.
+fn had(versions: &[(&str, u8)]) -> String {
+    match versions {
+        [(_, first), rest @ ..] if rest.iter().all(|(_, version)| version == first) => format!("cgroup v{first}"),
+        _ => versions.iter().map(|(controller, version)| format!("{controller} by cgroup v{version}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn cure_of_sizes(versions: &[(&str, u8)], root: bool) -> &'static str {
+    match (versions, root) {
+        ([], _) => "Mount cgroups (`mount -t cgroup2 cgroup2 /sys/fs/cgroup`), or in a container let them be seen.",
+        (_, false) if versions.iter().any(|(_, version)| *version == 2) => {
+            "Give it cgroups of its own: `systemd-run --user --scope -p Delegate=yes dozen up`, or run dozen as root."
+        }
+        (_, false) => "Run dozen as root: cgroups of version 1 are root's.",
+        (_, true) => "In a container: let its cgroups be written, and start dozen as its first process.",
+    }
 }
 
 /// Writes a file there and links it, as slugs are.
@@ -266,6 +298,17 @@ mod tests {
         }
         let nothing = Layers { runs: false, ..layers(Session, &[]) };
         assert!("session".parse::<Required>().expect("a level").lacks(&nothing).is_some());
+    }
+
+    #[test]
+    fn sizes_are_cured_by_who_has_the_cgroups() {
+        let (v1, v2, both) = ([("memory", 1), ("pids", 1)], [("memory", 2), ("pids", 2)], [("memory", 1), ("pids", 2)]);
+        assert_eq!([had(&v1), had(&v2), had(&both)], ["cgroup v1", "cgroup v2", "memory by cgroup v1, pids by cgroup v2"]);
+        for (versions, root, cure) in
+            [(&[][..], true, "mount -t cgroup2"), (&v2, false, "Delegate=yes"), (&v1, false, "as root"), (&v2, true, "In a container")]
+        {
+            assert!(cure_of_sizes(versions, root).contains(cure), "{versions:?} {root}");
+        }
     }
 
     #[test]

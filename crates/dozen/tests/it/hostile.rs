@@ -1,6 +1,6 @@
 //! End to end: an app that goes for another deploy and for dozen itself. Each attempt's outcome stands in the table of docs/vi-processes.md.
 
-use crate::deployed::{Deployed, Place, WEB, finish, is_root};
+use crate::deployed::{Deployed, Place, WEB, finish, is_root, kernel};
 use crate::machines::{HOST_VIEW, as_an_ordinary_user, dozen, host_view, level, where_namespaces_are_forbidden};
 use crate::processes::fences::{ATTEMPTS, PYTHON, assert_outcomes};
 use rustix::process::Signal;
@@ -215,9 +215,11 @@ fn wanted(guarded: bool) -> Vec<(&'static str, &'static [&'static str])> {
     let nowhere: &[&str] = if host_view() { &["EACCES"] } else { &["ENOENT"] };
     let nobody: &[&str] = if host_view() { &["EPERM"] } else { &["ESRCH"] };
     let hidden: &[&str] = if host_view() { &["EACCES", "EPERM"] } else { &["ENOENT"] };
+    // Without rules for ports, those of others are taken all the same.
+    let bound: &[&str] = if kernel() >= (6, 7) { &["EACCES"] } else { &["EADDRINUSE"] };
     let mut all: Vec<(&str, &[&str])> = vec![
-        ("bind 0", &["EACCES"]),
-        ("bind 1", &["EACCES"]),
+        ("bind 0", bound),
+        ("bind 1", bound),
         ("API 0", if host_view() { &["refused", "ECONNRESET", "EPIPE"] } else { &["ENOENT"] }),
         // Without the guard this is not enforced: the network is the host's.
         ("connect 0", if guarded { &["ECONNREFUSED"] } else { &["done"] }),

@@ -250,6 +250,21 @@ async fn a_killed_jail_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_killed_jail_leaves_no_temporary_files() {
+    let bed = Bed::shell("touch ${TMPDIR:-/tmp}/x && echo ${TMPDIR:-/tmp} && sleep 1000");
+    let mut jail = bed.start().await;
+    let (pid, _) = started(&mut jail).await;
+    while bed.messages().is_empty() {
+        next(&mut jail).await;
+    }
+    let folder = PathBuf::from(bed.messages().remove(0));
+    assert_eq!(folder.join("x").exists(), host_view(), "at the host's path only where there is no view");
+    crate::deployed::kill(i32::try_from(pid).expect("a pid"), rustix::process::Signal::KILL);
+    while next(&mut jail).await != JailEvent::Lost {}
+    assert!(!folder.join("x").exists(), "{} is left", folder.display());
+}
+
+#[tokio::test]
 async fn a_lost_driver_leaves_nothing() {
     let token = token();
     let bed = Bed::shell(&escapee(&token));
@@ -291,7 +306,7 @@ async fn the_environment_is_exact() {
     let (_, mut said) = Bed::new(&["env"]).run().await;
     said.sort();
     if host_view() {
-        assert!(said.pop().is_some_and(|last| last.starts_with("TMPDIR=/tmp/dozen-")), "{said:?}");
+        assert!(said.pop().is_some_and(|last| last.starts_with("TMPDIR=/tmp/dozen-tmp-")), "{said:?}");
     }
     assert_eq!(said, ["GREETING=hello".to_owned(), format!("PATH={PATH}")]);
 }
@@ -450,7 +465,8 @@ async fn the_hosts_layers_are_found_by_trying() {
     } else {
         let wanted = if rustix::process::geteuid().is_root() { Isolation::Namespaces } else { Isolation::UserNamespaces };
         assert_eq!((layers.isolation, layers.view), (wanted, View::Minimal), "{layers:?}");
-        assert_eq!(layers.missing, Vec::<String>::new());
+        // An ordinary user need not have cgroups.
+        assert_eq!(layers.missing.iter().filter(|what| !what.starts_with("cgroup ")).count(), 0, "{layers:?}");
     }
 }
 
