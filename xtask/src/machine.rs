@@ -31,9 +31,21 @@ const NEEDS: &[Need] = &[
     Need { what: "PostgreSQL", packages: &["postgresql"], here: || crate::postgres::programs().is_some() },
 ];
 
-/// Installs what the tests lack.
+/// What `soak guest` needs besides.
+const GUEST: &[Need] = &[
+    Need { what: "QEMU", packages: &["qemu-system-x86"], here: || on_path("qemu-system-x86_64") && virtiofsd().is_some() },
+    Need { what: "a static busybox", packages: &["busybox-static"], here: || on_path("busybox") },
+];
+
+/// What the tests need.
 pub(crate) fn prepare() -> Result<()> {
     install(NEEDS)
+}
+
+/// What the tests in a guest need.
+pub(crate) fn prepare_guest() -> Result<()> {
+    install(NEEDS)?;
+    install(GUEST)
 }
 
 /// Installs what is missing, says what, and asks apt for its lists once and only then.
@@ -70,7 +82,12 @@ pub(crate) fn install(needs: &[Need]) -> Result<()> {
 
 /// A person's PATH need not lead to it.
 fn nft() -> Option<&'static str> {
-    ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].into_iter().find(|p| std::path::Path::new(p).exists())
+    ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].into_iter().find(|p| Path::new(p).exists())
+}
+
+/// The server of virtio-fs; Debian keeps it off the path.
+pub(crate) fn virtiofsd() -> Option<&'static str> {
+    ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"].into_iter().find(|p| Path::new(p).exists())
 }
 
 /// Whether a program of this name is found where a shell would look.

@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -68,6 +68,16 @@ impl Running {
         let since = Instant::now();
         let child = command.process_group(0).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn();
         Ok(Self { child: child.with_context(|| format!("cannot start `{name}`"))?, since })
+    }
+
+    /// Starts it with its standard output to be read, and the rest going to `log`.
+    pub(crate) fn piped(command: &mut Command, log: &Path) -> Result<(Self, ChildStdout)> {
+        let name = shown(command);
+        let since = Instant::now();
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(std::fs::File::create(log)?);
+        let mut child = command.spawn().with_context(|| format!("cannot start `{name}`"))?;
+        let output = child.stdout.take().context("the pipe was just made")?;
+        Ok((Self { child, since }, output))
     }
 
     pub(crate) fn pid(&self) -> Pid {

@@ -75,7 +75,7 @@ fn cargo_test(count: &mut Count) -> Result<()> {
 }
 
 /// The numbers of a line like `test result: ok. 3 passed; 1 failed; 0 ignored; …`.
-fn result(line: &str) -> Option<(u64, u64)> {
+pub(crate) fn result(line: &str) -> Option<(u64, u64)> {
     let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let mut parts = numbers.split("; ");
     let passed = parts.next()?.strip_suffix(" passed")?.parse().ok()?;
