@@ -5,19 +5,17 @@
 use crate::cgroup::{Cgroup, Excess, Tasks};
 use crate::control::Control;
 use crate::inside::{Inside, Listener, counts_by_namespace, listens};
+use crate::output::{self, Log};
 use crate::probe::{Probe, Surroundings};
 use crate::program::{Fences, Program};
-use crate::pump::Pump;
-use crate::segment::{Limits, Segment};
 use crate::tmp::Tmp;
 use crate::{Failure, landlock, mounts, seccomp, sys};
 use dozen_core::processes::Isolation;
 use dozen_core::processes::jail::{FromJail, JailSpec, PROTOCOL, ToJail, View};
 use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat};
-use rustix::io::{Errno, ioctl_fionbio};
-use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Pid, WaitOptions, WaitStatus, getegid, geteuid, getpid, set_child_subreaper, set_dumpable_behavior, setsid, wait,
 };
@@ -32,22 +30,14 @@ use std::time::{Duration, Instant};
 const LEADERLESS_GRACE: Duration = Duration::from_secs(5);
 /// A grace beyond this is none; it also keeps the sum within what a clock can say.
 const LONGEST_GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// What was said before the end is taken, and passed on, for so long.
+/// What was said before the end is passed on for so long.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// So many paths that could not be written are told of.
-const REFUSED: usize = 5;
-/// Between two `Wrote`s.
-const WROTE_PAUSE: Duration = Duration::from_millis(10);
-/// Between two tries to tell of dropped lines.
-const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// Between two SIGKILLs to what forks faster than it dies.
 const KILL_PAUSE: Duration = Duration::from_millis(20);
 /// Between two looks for the listener: from the first to the second, by a quarter each time.
 const LOOK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
 /// A listener that may be ours so often in a row is taken for ours. Once does not do: who ends hides its descriptors, too.
 const DOUBTS: u32 = 5;
-/// So much may wait in a pipe while the jail is busy, where the host's limit allows.
-const PIPE: usize = 1024 * 1024;
 
 /// Where a jail stands when its making begins.
 pub(crate) struct Place {
@@ -126,17 +116,6 @@ struct Jail {
     probes: Vec<Probe>,
 }
 
-struct Log {
-    segment: Segment,
-    pumps: [Pump; 2],
-    /// Whether lines were written of which the driver was not told.
-    news: bool,
-    told_at: Instant,
-    settle_at: Instant,
-    /// The refused writes that the driver was told of.
-    refused: Vec<String>,
-}
-
 struct End {
     code: Option<i32>,
     signal: Option<i32>,
@@ -161,12 +140,7 @@ impl Jail {
 
         let lost_grace = Duration::from_millis(spec.lost_grace_ms);
         // Before the view changes: the folder is not part of it.
-        let segment = spec.log.as_ref().map(|log| {
-            let limits = Limits { bytes: log.segment_bytes, segments: log.segments };
-            let attempt = format!("open the log folder {}", log.folder.display());
-            Segment::open(&log.folder, &spec.instance, &log.release, limits).map_err(Failure::of(&attempt))
-        });
-        let segment = segment.transpose()?;
+        let segment = spec.log.as_ref().map(|log| output::segment(log, &spec.instance)).transpose()?;
         // While the host's files are seen; what is opened now serves to the end.
         let cgroup = spec.limits.map(|limits| Cgroup::make(&limits, &spec.instance, pid, &mut missing));
         let user = if isolation == Isolation::UserNamespaces || !geteuid().is_root() { None } else { spec.user };
@@ -195,26 +169,7 @@ impl Jail {
         let mut surroundings = spec.probes.then(|| Surroundings::of(&spec, user, inside, tmp_path, &filters)).transpose()?;
         let fences = Fences { landlock: rules, seccomp: filters };
 
-        let broken = Failure::of("make the log pipes");
-        let (log, output) = match segment {
-            None => (None, None),
-            Some(segment) => {
-                let (out, out_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
-                let (err, err_end) = pipe_with(PipeFlags::CLOEXEC).map_err(&broken)?;
-                for pipe in [&out, &err] {
-                    // Programs open /dev/stdout by its name, which asks for the pipe's owner.
-                    if let Some((uid, gid)) = user {
-                        fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(&broken)?;
-                    }
-                    ioctl_fionbio(pipe, true).map_err(&broken)?;
-                    // Refused beyond the user's share of pipe memory; the usual 64 KiB do too.
-                    let _ = fcntl_setpipe_size(pipe, PIPE);
-                }
-                let pumps = [Pump::new(out, &spec.instance), Pump::new(err, &spec.instance)];
-                let now = Instant::now();
-                (Some(Log { segment, pumps, news: false, told_at: now, settle_at: now, refused: Vec::new() }), Some((out_end, err_end)))
-            }
-        };
+        let (log, output) = segment.map(|segment| Log::begin(segment, &spec.instance, user)).transpose()?.unzip();
         let mut program = Program::new(&spec.argv, &spec.env, spec.cwd, user, output, inside == Inside::Descendants, fences)?;
         // The kernel counts a user's processes for each user namespace, so that this is the jail's own number.
         if isolation == Isolation::UserNamespaces && cgroup.as_ref().is_some_and(|c| c.tasks.is_none()) && counts_by_namespace() {
@@ -287,22 +242,16 @@ impl Jail {
                 self.stop(self.lost_grace);
             }
             control.push();
-            self.pump(&mut control);
+            if let Some(log) = &mut self.log {
+                log.turn(&mut control);
+            }
             self.weigh(&mut control);
             self.probes.retain(|probe| probe.answer().map(|answer| control.say(answer)).is_none());
             self.timers(&mut control);
             self.wait(&control, lost);
         }
         if let Some(log) = &mut self.log {
-            // All writers are gone, so the pipes end; unless a descriptor was handed to somebody outside, who may write for ever.
-            let limit = Instant::now() + LAST_WORDS;
-            for pump in &mut log.pumps {
-                while pump.turn(&mut log.segment) && Instant::now() < limit {}
-                pump.end(&mut log.segment);
-            }
-            log.segment.settle(Timestamp::now());
-            log.tell_refused(&mut control);
-            control.say(FromJail::Wrote);
+            log.end(&mut control);
         }
         drop(self.tmp.take());
         // The kernel's kill may have come after the last look.
@@ -387,17 +336,14 @@ impl Jail {
             fds.extend(control.poll());
             fds.extend(guard.map(|guard| PollFd::new(guard, PollFlags::IN)));
         }
-        let pipes = self.log.iter().flat_map(|log| log.pumps.iter().filter_map(|pump| pump.pipe.as_ref()));
-        fds.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        fds.extend(self.log.iter().flat_map(Log::pipes).map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         fds.extend(self.probes.iter().map(|probe| PollFd::new(probe, PollFlags::IN)));
-        let log = self.log.as_ref();
         fds.extend(self.cgroup.iter().flat_map(Cgroup::wakes).map(|(fd, flags)| PollFd::new(fd, flags)));
         let due = [
             self.cgroup.as_ref().and_then(Cgroup::look_at),
             self.kill_at,
             self.look.map(|(_, at, _)| at),
-            log.filter(|log| log.news && control.idle()).map(|log| log.told_at + WROTE_PAUSE),
-            log.filter(|log| log.segment.owes()).map(|log| log.settle_at),
+            self.log.as_ref().and_then(|log| log.due(control)),
         ];
         let timeout = due.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
@@ -410,25 +356,6 @@ impl Jail {
             let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
             poll(&mut [PollFd::new(guard, PollFlags::IN)], Some(&zero)).is_ok_and(|ready| ready > 0)
         })
-    }
-
-    fn pump(&mut self, control: &mut Control) {
-        let Some(log) = &mut self.log else { return };
-        let mut read = false;
-        for pump in &mut log.pumps {
-            read |= pump.turn(&mut log.segment);
-        }
-        log.news |= read;
-        log.tell_refused(control);
-        let now = Instant::now();
-        if log.news && control.idle() && now >= log.told_at + WROTE_PAUSE {
-            control.say(FromJail::Wrote);
-            (log.news, log.told_at) = (false, now);
-        }
-        if log.segment.owes() && now >= log.settle_at {
-            log.news |= log.segment.settle(Timestamp::now());
-            log.settle_at = now + SETTLE_PAUSE;
-        }
     }
 
     fn timers(&mut self, control: &mut Control) {
@@ -493,18 +420,6 @@ impl News {
             ends |= signal != libc::SIGCHLD;
         }
         Self { ends, empty: kernel.reap() }
-    }
-}
-
-impl Log {
-    /// Each path once, and no more than [`REFUSED`]: an app may try again for ever.
-    fn tell_refused(&mut self, control: &mut Control) {
-        for path in self.pumps.iter_mut().flat_map(|pump| pump.refused.drain(..)) {
-            if self.refused.len() < REFUSED && !self.refused.contains(&path) {
-                self.refused.push(path.clone());
-                control.say(FromJail::Refused { path });
-            }
-        }
     }
 }
 

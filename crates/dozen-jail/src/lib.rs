@@ -24,6 +24,7 @@ mod init;
 mod inside;
 mod landlock;
 mod mounts;
+mod output;
 mod probe;
 mod program;
 mod pump;
