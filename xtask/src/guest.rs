@@ -52,13 +52,15 @@ struct Case {
     since: Instant,
 }
 
-pub(crate) fn run_all(root: &Path) -> Result<()> {
+/// `only`: how the names of the cases begin that are tried.
+pub(crate) fn run_all(root: &Path, only: &str) -> Result<()> {
+    ensure!(only.chars().all(|c| c.is_ascii_lowercase()), "cases are named in lower case: top, root, login, scope");
     ensure!(rustix::process::geteuid().is_root(), "this needs root, to share this machine's files with the guest");
     machine::prepare_guest()?;
     let binaries = build()?;
     let kernel = Kernel::get(&target()?.join("guest"))?;
     let folder = tempfile::Builder::new().prefix("dozen-guest-").tempdir()?;
-    let initramfs = initramfs(folder.path(), &kernel, &binaries, root)?;
+    let initramfs = initramfs(folder.path(), &kernel, &binaries, root, only)?;
     println!("Linux {} boots, without hardware's help", kernel.version);
     let _share = share(folder.path())?;
     let done = boot(folder.path(), &kernel, &initramfs);
@@ -121,7 +123,7 @@ impl Kernel {
 }
 
 /// A first root in memory, from which the guest finds its own.
-fn initramfs(folder: &Path, kernel: &Kernel, binaries: &Binaries, root: &Path) -> Result<PathBuf> {
+fn initramfs(folder: &Path, kernel: &Kernel, binaries: &Binaries, root: &Path, only: &str) -> Result<PathBuf> {
     let tree = folder.join("tree");
     let put = |path: &str, bytes: Vec<u8>| -> Result<()> {
         let at = tree.join(path);
@@ -141,6 +143,7 @@ fn initramfs(folder: &Path, kernel: &Kernel, binaries: &Binaries, root: &Path) -
         ("VERSION", Path::new(&kernel.version)),
         ("MODULES", &kernel.modules),
         ("CRATE", &crate_folder),
+        ("ONLY", Path::new(only)),
         ("IT", &binaries.it),
         ("JAIL", &binaries.jail),
         ("DOZEN", &binaries.dozen),
@@ -207,7 +210,7 @@ fn boot(folder: &Path, kernel: &Kernel, initramfs: &Path) -> Result<()> {
 
 /// Listens to the guest until it is done; answers the names of the cases that failed.
 fn follow(lines: &mpsc::Receiver<String>) -> Result<Vec<String>> {
-    let mut failed = Vec::new();
+    let (mut failed, mut tried) = (Vec::new(), 0);
     let mut case: Option<Case> = None;
     loop {
         let since = case.as_ref().map_or_else(Instant::now, |case| case.since);
@@ -222,12 +225,14 @@ fn follow(lines: &mpsc::Receiver<String>) -> Result<Vec<String>> {
             }
         };
         if line == "@done" {
+            ensure!(tried > 0, "there is no such case");
             return Ok(failed);
         } else if let Some(name) = line.strip_prefix("@begin ") {
             case = Some(Case { name: name.to_owned(), lines: Vec::new(), since: Instant::now() });
         } else if let Some(end) = line.strip_prefix("@end ")
             && let Some(ended) = case.take_if(|case| end.starts_with(&case.name))
         {
+            tried += 1;
             if !ended.tell(end) {
                 failed.push(ended.name);
             }

@@ -46,14 +46,21 @@ pub(crate) fn ruleset(
     let Some(abi) = version(missing) else { return Ok(None) };
     // The first version forbids to move a file from one folder to another, whatever the rules: too much for where mounts do the work.
     let files = spec.held && (abi >= 2 || spec.view == View::Host);
+    if spec.held && !files {
+        missing.push("landlock: files are held by mounts only (needs Linux 5.19)".to_owned());
+    }
+    tell_lacks(abi, files && spec.view == View::Host, spec.ports.is_some(), missing);
+    make(spec, tmp, scopes, files).map(Some).map_err(Failure::of("make the Landlock rules"))
+}
+
+/// What this version of Landlock cannot hold, of what is asked of it.
+fn tell_lacks(abi: u32, files: bool, ports: bool, missing: &mut Vec<String>) {
     let lacks = [
-        (spec.held && !files, "files are held by mounts only (needs Linux 5.19)"),
-        (files && abi < 3 && spec.view == View::Host, "any file can be truncated (needs Linux 6.2)"),
-        (spec.ports.is_some() && abi < 4, "any TCP port can be bound (needs Linux 6.7)"),
+        (files && abi < 3, "any file can be truncated (needs Linux 6.2)"),
+        (ports && abi < 4, "any TCP port can be bound (needs Linux 6.7)"),
         (abi < 6, "abstract sockets and processes of others are in reach (needs Linux 6.12)"),
     ];
     missing.extend(lacks.into_iter().filter(|(lacks, _)| *lacks).map(|(_, what)| format!("landlock: {what}")));
-    make(spec, tmp, scopes, files).map(Some).map_err(Failure::of("make the Landlock rules"))
 }
 
 /// What the kernel offers; `None` where that is nothing, which is added to `missing`.
@@ -70,7 +77,7 @@ fn version(missing: &mut Vec<String>) -> Option<u32> {
 
 /// The ruleset of a process that needs the working folder only, and binds and signals nothing.
 pub(crate) fn one_folder(missing: &mut Vec<String>) -> Option<RulesetCreated> {
-    version(missing)?;
+    tell_lacks(version(missing)?, true, true, missing);
     let make = || {
         let asked = Ruleset::default().scope(Scope::from_all(NEWEST))?.handle_access(AccessFs::from_all(NEWEST))?;
         allow(asked.handle_access(AccessNet::BindTcp)?.create()?, &[".".into()], AccessFs::from_all(NEWEST))

@@ -8,9 +8,11 @@ SESSION=user.slice/user-0.slice/session-1.scope
 LOGIN=user.slice/user-$USER.slice/session-2.scope
 MANAGER=user.slice/user-$USER.slice/user@$USER.service
 SCOPE=$MANAGER/app.slice/run-1.scope
+DELEGATED=$MANAGER/app.slice/run-2.scope
 
 try() {
   name=$1 && shift
+  case $name in "$ONLY"*) ;; *) return ;; esac
   echo "@begin $name"
   "$@"
   echo "@end $name $?"
@@ -43,12 +45,16 @@ try "top: units of the jail" "$JAIL"
 try "top: sizes" tests "$IT" sizes::
 
 # What systemd makes of a root's session, of an ordinary user's, and of `systemd-run --user --scope -p Delegate=yes`.
-mkdir -p "$CGROUPS/$SESSION" "$CGROUPS/$LOGIN" "$CGROUPS/$SCOPE"
+mkdir -p "$CGROUPS/$SESSION" "$CGROUPS/$LOGIN" "$CGROUPS/$SCOPE" "$CGROUPS/$DELEGATED"
 for group in . user.slice user.slice/user-0.slice "user.slice/user-$USER.slice" "$MANAGER" "$MANAGER/app.slice"; do
   echo "+memory +pids +cpu" > "$CGROUPS/$group/cgroup.subtree_control"
 done
-for group in "$MANAGER" "$MANAGER/app.slice" "$SCOPE"; do
+for group in "$MANAGER" "$MANAGER/app.slice" "$SCOPE" "$DELEGATED"; do
   chown $USER:$USER "$CGROUPS/$group" "$CGROUPS/$group/cgroup.procs" "$CGROUPS/$group/cgroup.threads" "$CGROUPS/$group/cgroup.subtree_control"
+done
+# A shell in each session. In one of the scopes dozen is alone.
+for group in "$SESSION" "$LOGIN" "$SCOPE"; do
+  within "$group" sleep 1000000 &
 done
 try "root: doctor" says '^ok +sizes .*cgroup v2' within "$SESSION"
 try "root: sizes" within "$SESSION" "$IT" --test-threads 1 --nocapture sizes::
@@ -56,7 +62,9 @@ try "root: fences" within "$SESSION" "$IT" --test-threads 1 doctor:: fences:: ho
 try "login: doctor" says '^weak +sizes .*no cgroup from .* upward gives it' as_user "$LOGIN"
 try "login: fences" as_user "$LOGIN" "$IT" --test-threads 1 doctor:: fences:: hostile::
 try "scope: doctor" says '^ok +sizes .*cgroup v2' as_user "$SCOPE"
+try "scope: doctor, alone" says '^ok +sizes .*cgroup v2' as_user "$DELEGATED"
 try "scope: sizes" tests as_user "$SCOPE" "$IT" sizes::
+ONLY=
 try "nothing is left" sh -c "find $CGROUPS -name 'dozen-*' | grep . && exit 1; ls -d /tmp/dozen-tmp-* && exit 1; exit 0"
 echo "@done"
 busybox poweroff -f

@@ -228,13 +228,6 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The kernel's version. What Landlock refuses depends on it, as docs/vi-processes.md says.
-pub(crate) fn kernel() -> (u32, u32) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
-    (numbers.next().expect("a number"), numbers.next().expect("another"))
-}
-
 /// What a program said and how it ended.
 #[derive(Debug)]
 pub(crate) struct Said {

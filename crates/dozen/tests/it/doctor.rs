@@ -1,6 +1,6 @@
 //! End to end: what this machine gives, and who insists on more.
 
-use crate::deployed::{Place, Said, finish, kernel};
+use crate::deployed::{Place, Said, finish};
 use crate::machines::{as_an_ordinary_user, dozen, level, where_namespaces_are_forbidden};
 use serde_json::Value;
 
@@ -8,6 +8,13 @@ fn run(place: &Place, args: &[&str]) -> Said {
     let said = finish(place.program(&dozen().to_string_lossy()).args(args));
     crate::json::check(args, &said.out);
     said
+}
+
+/// The kernel's version. What Landlock refuses depends on it, as docs/vi-processes.md says.
+pub(crate) fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().expect("a number"), numbers.next().expect("another"))
 }
 
 /// Whether this kernel has all that Landlock is asked for.

@@ -1,6 +1,7 @@
 //! End to end: an app that goes for another deploy and for dozen itself. Each attempt's outcome stands in the table of docs/vi-processes.md.
 
-use crate::deployed::{Deployed, Place, WEB, finish, is_root, kernel};
+use crate::deployed::{Deployed, Place, WEB, finish, is_root};
+use crate::doctor::kernel;
 use crate::machines::{HOST_VIEW, as_an_ordinary_user, dozen, host_view, level, where_namespaces_are_forbidden};
 use crate::processes::fences::{ATTEMPTS, PYTHON, assert_outcomes};
 use rustix::process::Signal;
@@ -227,7 +228,9 @@ fn wanted(guarded: bool) -> Vec<(&'static str, &'static [&'static str])> {
     all.extend(["read 0", "read 1", "read 2", "read 3", "read 4", "read 5", "read 6", "read 7"].map(|name| (name, nowhere)));
     all.extend(["write 0", "write 1", "write 2", "write 3", "write 4", "write 5", "write 6", "write 7"].map(|name| (name, nowhere)));
     all.extend(["list 0", "list 1", "list 2", "list 3", "list 4"].map(|name| (name, nowhere)));
-    all.extend(["signal 0", "signal 1", "signal 2", "signal 3", "ptrace 0", "ptrace 1", "ptrace 2", "ptrace 3"].map(|name| (name, nobody)));
+    all.extend(["ptrace 0", "ptrace 1", "ptrace 2", "ptrace 3"].map(|name| (name, nobody)));
+    let signalled: &[&str] = if host_view() && kernel() < (6, 12) { &["done"] } else { nobody };
+    all.extend(["signal 0", "signal 1", "signal 2", "signal 3"].map(|name| (name, signalled)));
     let looks =
         ["environ of 0", "environ of 1", "environ of 2", "environ of 3", "memory of 0", "memory of 1", "memory of 2", "memory of 3"];
     all.extend(looks.map(|name| (name, hidden)));
