@@ -125,6 +125,8 @@ impl Ledger {
     /// Opens the ledger of a home, making both where they are missing, and its vault.
     pub fn open(home: &Home) -> Result<Self, LedgerError> {
         home.make().map_err(|(path, source)| LedgerError::Home { path, source })?;
+        // Whoever may read the file by its mode could not write beside it, and SQLite would say no more than that.
+        intent::authorise(home, &Principal::me(), "open the ledger")?;
         let path = home.ledger();
         let failed = |attempt| {
             let path = path.clone();

@@ -273,7 +273,9 @@ pub(crate) fn exit_code_of(error: &anyhow::Error) -> i32 {
     if error.downcast_ref::<Told>().is_some_and(|told| told.kind == wire::ProblemKind::Usage) {
         return 2;
     }
-    let failed = error.is::<ArchiveError>()
+    let refused = matches!(error.downcast_ref(), Some(LedgerError::Forbidden { .. }));
+    let failed = refused
+        || error.is::<ArchiveError>()
         || error.is::<Told>()
         || error.is::<AlreadyRunning>()
         || error.is::<DeployError>()

@@ -65,8 +65,8 @@ impl Reconciler {
         self.perform(&key, todo).await;
         if gone {
             let event = if end == Exit::Lost { JailEvent::Lost } else { JailEvent::Exited(end) };
-            // The receiver lives as long as the reconciler.
-            let _ = self.events.send((key, incarnation, event));
+            // At once: nobody is to take it for one that runs.
+            self.jail_event(key, incarnation, event).await;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Every write of intent: who may, and what it does to the ledger.
 
 use super::{Ledger, LedgerError, Problem};
+use crate::home::Home;
 use dozen_core::backing::ResourceKind;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
@@ -207,16 +208,21 @@ impl Ledger {
         .await
     }
 
-    /// The one place that decides who may: the owner of the home, and root; by the API only with its token.
+    /// Whether somebody may: the owner of the home, and root; by the API only with its token.
     pub fn authorise(&self, who: &Principal, what: &'static str) -> Result<(), LedgerError> {
-        use std::os::unix::fs::MetadataExt;
-        let home = self.home.root();
-        let owner = std::fs::metadata(home).map_err(|source| LedgerError::Home { path: home.to_owned(), source })?.uid();
-        if who.uid != owner && who.uid != 0 {
-            return Err(LedgerError::Forbidden { who: who.name.clone(), what, home: home.to_owned() });
-        }
-        if who.proven { Ok(()) } else { Err(LedgerError::Unproven { who: who.name.clone(), what }) }
+        authorise(&self.home, who, what)
     }
+}
+
+/// The one place that decides who may.
+pub(super) fn authorise(home: &Home, who: &Principal, what: &'static str) -> Result<(), LedgerError> {
+    use std::os::unix::fs::MetadataExt;
+    let home = home.root();
+    let owner = std::fs::metadata(home).map_err(|source| LedgerError::Home { path: home.to_owned(), source })?.uid();
+    if who.uid != owner && who.uid != 0 {
+        return Err(LedgerError::Forbidden { who: who.name.clone(), what, home: home.to_owned() });
+    }
+    if who.proven { Ok(()) } else { Err(LedgerError::Unproven { who: who.name.clone(), what }) }
 }
 
 fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent) -> Result<u32, Problem> {
