@@ -23,9 +23,9 @@ pub use read::{AppRow, OneOffRow, ReleaseRow, SlugRow};
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);
 /// `PRAGMA user_version` of the schema in `schema.sql`.
-const SCHEMA: i64 = 3;
+const SCHEMA: i64 = 4;
 /// What leads from each schema to the next: the first one from 1 to 2.
-const STEPS: [&str; 2] = [include_str!("ledger/to_2.sql"), include_str!("ledger/to_3.sql")];
+const STEPS: [&str; 3] = [include_str!("ledger/to_2.sql"), include_str!("ledger/to_3.sql"), include_str!("ledger/to_4.sql")];
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 

@@ -15,7 +15,7 @@ use dozen_core::config::{ConfigError, MASK, MASKED_FROM, Origin, Var};
 use dozen_core::ids::DeployRef;
 use dozen_core::logs::Filter;
 use dozen_engine::deploy::{ConfigChange, DeployError, Floor};
-use dozen_engine::ledger::{LedgerError, Principal};
+use dozen_engine::ledger::{Intent, LedgerError, Principal};
 use dozen_engine::output::{Event, Output};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::sync::Arc;
@@ -260,6 +260,8 @@ async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> An
     if !served.floor.serving {
         return Err(DeployError::NotServing(served.floor.deploy.clone()).into());
     }
+    let (ledger, deploy) = (&served.floor.ledger, served.floor.deploy.clone());
+    ledger.commit(&who, Intent::Keep { deploy, port: None }).await.map_err(DeployError::from)?;
     served.down.notify_one();
     Ok(Json(wire::Stopping { pid: std::process::id() }))
 }

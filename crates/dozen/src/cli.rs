@@ -27,7 +27,8 @@ pub(crate) mod man;
 pub(crate) mod open;
 pub(crate) mod ps;
 pub(crate) mod releases;
-pub(crate) mod rollback;
+pub(crate) mod resume;
+mod rollback;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod static_files;
@@ -83,6 +84,11 @@ pub(crate) enum Command {
     ///
     /// Waits until all of its processes have ended. Deletes nothing.
     Down,
+    /// Bring back what ran in the background when the machine stopped
+    ///
+    /// Every deploy that `up --detach` brought up and `down` did not stop: the release that served, with its formation, on the same port; what
+    /// `stop` stopped stays so. Nothing is built. For a unit of systemd or `@reboot` of cron. The exit code is 1 where one did not come up.
+    Resume,
     /// List the processes with what they use; scale, stop, start and restart them
     Ps(ps::PsArgs),
     /// Stop process types, or all, until they are started again
@@ -173,6 +179,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Up(args) => up::run(args, settings, printer).await,
         Command::Build(args) => build::run(args, settings, printer).await,
         Command::Down => down::run(settings, printer).await,
+        Command::Resume => resume::run(settings, printer).await,
         Command::Ps(args) => ps::run(args, settings, printer).await,
         Command::Logs(args) => logs::run(args, settings, printer).await,
         Command::Config(args) => config::run(args, settings, printer).await,

@@ -17,6 +17,11 @@ $B mount -t devpts -o mode=620,ptmxmode=666 pts /root/dev/pts
 for folder in dev/shm tmp run; do
   $B mount -t tmpfs -o mode=1777 tmp "/root/$folder"
 done
+# What udev makes.
+$B ln -s /proc/self/fd /root/dev/fd
+for name in stdin:0 stdout:1 stderr:2; do
+  $B ln -s "/proc/self/fd/${name#*:}" "/root/dev/${name%:*}"
+done
 # Version 2 alone, as on current distributions.
 $B mount -t cgroup2 cgroup2 /root/sys/fs/cgroup
 # The kernel loads what is asked of it, nftables say, by this name.

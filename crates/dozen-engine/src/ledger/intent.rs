@@ -109,6 +109,13 @@ pub enum Intent {
         /// Which.
         version: Version,
     },
+    /// A deploy shall run in the background with its router on this port, also after a reboot; `None`: no longer.
+    Keep {
+        /// Which.
+        deploy: DeployRef,
+        /// The router's.
+        port: Option<u16>,
+    },
     /// So many of each.
     Scale {
         /// Whose.
@@ -153,6 +160,7 @@ impl Intent {
             Self::Release { .. } => "make a release",
             Self::Conclude { .. } => "conclude a release",
             Self::CameUp { .. } => "say that a release came up",
+            Self::Keep { .. } => "keep a deploy running",
             Self::Scale { .. } => "scale",
             Self::Stop { .. } => "stop and start processes",
             Self::Run { .. } => "run a one-off",
@@ -169,6 +177,7 @@ impl Intent {
             | Self::Release { deploy, .. }
             | Self::Conclude { deploy, .. }
             | Self::CameUp { deploy, .. }
+            | Self::Keep { deploy, .. }
             | Self::Scale { deploy, .. }
             | Self::Stop { deploy, .. }
             | Self::Run { deploy, .. }
@@ -326,6 +335,10 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
                 params![deploy.to_string(), version.0, now],
             )?;
             Ok(version.0)
+        }
+        Intent::Keep { deploy, port } => {
+            c.execute("UPDATE deploys SET kept_port = ?2 WHERE name = ?1", params![deploy.to_string(), port])?;
+            Ok(0)
         }
         Intent::Scale { deploy, formation } => {
             c.execute("DELETE FROM formations WHERE deploy = ?1", [deploy.to_string()])?;

@@ -110,6 +110,16 @@ impl Ledger {
         .await
     }
 
+    /// Every deploy that is to run in the background, with its router's port.
+    pub async fn kept(&self) -> Result<Vec<(DeployRef, u16)>, LedgerError> {
+        self.run("read the deploys", |c| {
+            let mut q = c.prepare("SELECT name, kept_port FROM deploys WHERE kept_port IS NOT NULL ORDER BY name")?;
+            let rows = q.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get(1)?)))?;
+            rows.map(|r| r.map_err(Problem::from).and_then(|(name, port)| Ok((parse(&name)?, port)))).collect()
+        })
+        .await
+    }
+
     /// A deploy's uid and generation. `None` where there is no such deploy.
     pub async fn deploy(&self, deploy: &DeployRef) -> Result<Option<(u32, Generation)>, LedgerError> {
         let name = deploy.to_string();

@@ -13,7 +13,8 @@ CREATE TABLE deploys (
     uid              INTEGER NOT NULL UNIQUE,  -- what its processes run as, where dozen may choose
     generation       INTEGER NOT NULL,         -- counts the changes of intent
     current_release  INTEGER,                  -- the version that serves, or would
-    created_at       TEXT NOT NULL
+    created_at       TEXT NOT NULL,
+    kept_port        INTEGER                   -- where it serves in the background, also after a reboot; null where nobody asked for that
 ) STRICT;
 
 CREATE TABLE slugs (

@@ -30,6 +30,7 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("releases-diff", of::<wire::ReleaseDiff>()),
         ("releases-info", of::<wire::ReleaseInfo>()),
         ("restart", of::<wire::Restarted>()),
+        ("resume", of::<Vec<wire::Resumed>>()),
         ("rollback", of::<wire::RolledBack>()),
         ("run", of::<wire::Began>()),
         ("runs", of::<wire::Runs>()),

@@ -481,6 +481,18 @@ pub(crate) struct Stopped {
     pub(crate) stopped: bool,
 }
 
+/// `resume --json` has a list of these.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Resumed {
+    /// `shop/dev`
+    pub(crate) deploy: String,
+    /// The router's, on this machine.
+    pub(crate) port: u16,
+    /// Whether it runs now.
+    pub(crate) runs: bool,
+}
+
 /// `down`
 #[derive(Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -8,7 +8,7 @@ use crate::running::{self, RunFolder};
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
 use dozen_core::ids::DeployRef;
-use dozen_engine::ledger::{Ledger, Principal};
+use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::port::{Left, Router, RouterSpec};
 use dozen_engine::processes::adoption;
 use http::Method;
@@ -25,6 +25,12 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
         stop_left(settings, &deploy).await?;
         return Ok(told(&deploy, printer));
     }
+    // After a reboot nothing runs, and nothing is to come back.
+    if running::holder(&settings.home, &deploy).is_none() && is_kept(settings, &deploy).await? {
+        let keep = Intent::Keep { deploy: deploy.clone(), port: None };
+        Ledger::open(&settings.home)?.commit(&Principal::me(), keep).await?;
+        return Ok(told(&deploy, printer));
+    }
     let mut client = Client::connect(settings, deploy.clone()).await?;
     let stopping: wire::Stopping = client.call(Method::POST, "/stop", &json!({})).await?;
     wait_for(&deploy, stopping.pid).await?;
@@ -32,6 +38,10 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
         bail!("{deploy} (pid {}) has not stopped within {} s", stopping.pid, PATIENCE.as_secs());
     }
     Ok(told(&deploy, printer))
+}
+
+async fn is_kept(settings: &Settings, deploy: &DeployRef) -> Result<bool> {
+    Ok(Ledger::open(&settings.home)?.kept().await?.iter().any(|(kept, _)| kept == deploy))
 }
 
 fn told(deploy: &DeployRef, printer: &Printer) -> i32 {
@@ -54,6 +64,7 @@ async fn stop_left(settings: &Settings, deploy: &DeployRef) -> Result<()> {
     };
     let who = Principal::me();
     let floor = client::floor(settings, Ledger::open(&settings.home)?, deploy, router, None, true).await?;
+    floor.ledger.commit(&who, Intent::Keep { deploy: deploy.clone(), port: None }).await?;
     floor.take_over(&who, &notes, false).await?;
     Ok(floor.stop(&who, std::future::pending()).await?)
 }

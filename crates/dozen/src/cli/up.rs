@@ -133,7 +133,8 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     let router =
         router(args.port, &notes, RouterSpec { lasting: lasting.clone(), ..RouterSpec::new(&settings.exe, settings.home.clone()) });
     let router = router.await?;
-    let url = format!("http://{}.localhost:{}", deploy.app, router.port());
+    let port = router.port();
+    let url = format!("http://{}.localhost:{port}", deploy.app);
 
     let who = Principal::me();
     if let (None, Some(folder)) = (ledger.deploy(&deploy).await?, code.folder()) {
@@ -143,7 +144,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: code.folder() }).await?;
     let floor = client::floor(settings, ledger, &deploy, Some(router), lasting, true).await?;
     floor.take_over(&who, &notes, args.lasting).await?;
-    if found {
+    if found || args.left {
         floor.go_on(&who).await?;
     }
     let served = Arc::new(api::Served { floor, url: Some(url), lasting: args.lasting, down: Notify::new(), leave: Notify::new() });
@@ -151,7 +152,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
 
     let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));
 
-    let mut session = Session::begin(served.clone(), printer, found)?;
+    let mut session = Session::begin(served.clone(), port, printer, found)?;
     let result = session.live(&args, &who, code).await;
     if let Err(e) = &result
         && args.lasting
@@ -191,6 +192,8 @@ async fn router(port: Option<u16>, notes: &Notes, spec: RouterSpec) -> Result<Ro
 /// The terminal's side of a deploy that this process runs: its lines are printed while it is waited for, and Ctrl-C is heard.
 struct Session<'a> {
     served: Arc<api::Served>,
+    /// The router's.
+    port: u16,
     printer: &'a Arc<Printer>,
     /// `None` from when nobody reads what would be printed.
     lines: Option<Follower>,
@@ -205,9 +208,9 @@ struct Session<'a> {
 struct Stopped;
 
 impl<'a> Session<'a> {
-    fn begin(served: Arc<api::Served>, printer: &'a Arc<Printer>, found: bool) -> Result<Self> {
+    fn begin(served: Arc<api::Served>, port: u16, printer: &'a Arc<Printer>, found: bool) -> Result<Self> {
         let (_, lines) = served.floor.observed.store().tail(Some(0), &Filter::default())?;
-        Ok(Self { served, printer, lines: Some(lines), signals: Signals::listen()?, found, leaves: false })
+        Ok(Self { served, port, printer, lines: Some(lines), signals: Signals::listen()?, found, leaves: false })
     }
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
@@ -247,7 +250,7 @@ impl<'a> Session<'a> {
         const INTERRUPTED: i32 = 130;
         let (served, printer) = (self.served.clone(), self.printer.clone());
         let floor = &served.floor;
-        let as_it_was = self.found && matches!(code, Code::Left);
+        let as_it_was = matches!(code, Code::Left);
         let options = BuildOptions { use_python: args.use_python.clone(), use_node: args.use_node.clone() };
         let bring_up = async {
             match code {
@@ -276,6 +279,10 @@ impl<'a> Session<'a> {
         };
         match up? {
             Ok(()) => {
+                if args.lasting {
+                    let (deploy, port) = (floor.deploy.clone(), Some(self.port));
+                    floor.ledger.commit(who, Intent::Keep { deploy, port }).await?;
+                }
                 if printer.is_json() {
                     self.tell_ready(&release, &formation);
                 }

@@ -5,7 +5,7 @@ mod upgrade;
 
 use crate::deployed::{Answer, DOZEN, PATIENCE, Place, Said, Sets, ask, children, finish, kill, pause, start_time};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -315,6 +315,52 @@ fn what_another_boot_has_left_is_swept() {
     place.dozen(&["ps"]).ok().lacks("control part");
     place.once().ok().lacks("no control part was there");
     place.assert_nothing_left();
+}
+
+#[test]
+fn what_ran_in_the_background_is_resumed_as_it_was() {
+    let place = shop();
+    let (said, port) = detach(&place);
+    said.ok();
+    place.dozen(&["config", "set", "GREETING=kept"]).ok();
+    place.dozen(&["ps", "scale", "web=2"]).ok();
+    place.dozen(&["stop", "worker"]).ok();
+    until("its processes", || states(&place) == [("web.1", "up"), ("web.2", "up")]);
+    // As a reboot does: everything ends, nobody says `down`, and the source may have changed since.
+    let control = lasting(&place)[0];
+    kill(control, Signal::TERM);
+    place.until_nothing_left(PATIENCE);
+    place.write("Procfile", "web: exit 3\n");
+    let resume = || {
+        let said = place.dozen(&["resume", "--json"]);
+        lasting(&place).into_iter().for_each(|pid| drop(place.family_of(pid)));
+        said
+    };
+    let runs = json!([{ "deploy": "shop/dev", "port": port, "runs": true }]);
+    assert_eq!(resume().ok().json(), runs);
+    assert_eq!(states(&place), [("web.1", "up"), ("web.2", "up")]);
+    assert_eq!((get(port, "/").body.as_str(), &ps(&place)["web.1"]["release"]), ("kept", &"v2".into()));
+    // Once more changes nothing; one that cannot have its port says why, and is tried again the next time.
+    let before = ps(&place)["web.1"]["jail_pid"].clone();
+    assert_eq!((resume().ok().json(), &ps(&place)["web.1"]["jail_pid"]), (runs.clone(), &before));
+    kill(lasting(&place)[0], Signal::TERM);
+    place.until_nothing_left(PATIENCE);
+    let taken = std::net::TcpListener::bind(("127.0.0.1", port)).expect("free");
+    let refused = place.dozen(&["resume"]).coded(1);
+    refused.has(&["shop/dev did not come up", &format!("cannot listen on port {port}")]);
+    drop(taken);
+    // What is stopped on purpose stays so, even where nothing runs.
+    assert_eq!(place.dozen(&["down"]).ok().out, "Stopped shop/dev\n");
+    place.dozen(&["resume"]).ok().has(&["Nothing is to run in the background"]);
+    place.assert_nothing_left();
+}
+
+/// The processes and their states.
+fn states(place: &Place) -> Vec<(&'static str, &'static str)> {
+    let known = |text: &str| ["web.1", "web.2", "worker.1", "up", "starting", "stopping", "crashed"].into_iter().find(|k| *k == text);
+    let all = ps(place);
+    let one = |(name, seen): (&String, &Value)| Some((known(name)?, known(seen["state"].as_str()?)?));
+    all.iter().filter_map(one).collect()
 }
 
 #[test]

@@ -42,6 +42,7 @@ const SESSION: &[&str] = &[
     "psx",
     "up",
     "down",
+    "resume",
     "ps",
     "ps scale clock=1",
     "restart",
