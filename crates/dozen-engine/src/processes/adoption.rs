@@ -4,7 +4,7 @@
 
 use super::notes::Notes;
 use super::reaping::Target;
-use super::{Jail, KILL_PATIENCE, SpawnError, Wire, drive, read, start};
+use super::{Jail, JailEvent, KILL_PATIENCE, SpawnError, Wire, drive, read, start};
 use dozen_core::ids::{Generation, InstanceName, Version};
 use dozen_core::processes::jail::{FromJail, JailSpec, PROTOCOL, ToJail, speaks};
 use dozen_core::processes::size::Size;
@@ -291,7 +291,8 @@ async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
             return Some(gone);
         }
     }
-    let mut found = Found { pid: Some(pid), ..gone };
+    let ended = said.iter().any(|message| matches!(message, FromJail::Exited { .. } | FromJail::Failed { .. }));
+    let mut found = Found { pid: Some(pid).filter(|_| !ended), ..gone };
     let mut live = Vec::new();
     for message in said {
         match message {
@@ -302,8 +303,25 @@ async fn take(at: Lasting, note: Note, lasting: bool) -> Option<Found> {
             other => live.push(other),
         }
     }
-    found.jail = Some(drive(Wire { reader, writer, target, stock: None, ends, lasting: lasting.then_some(at), protocol }, live));
+    let jail = drive(Wire { reader, writer, target, stock: None, ends, lasting: lasting.then_some(at), protocol }, live);
+    // One that is there only to tell its end is not to be taken for one that runs.
+    if ended {
+        found.end = end_of(jail).await;
+    } else {
+        found.jail = Some(jail);
+    }
     Some(found)
+}
+
+/// How a jail ended that has nothing else to say.
+async fn end_of(mut jail: Jail) -> Exit {
+    loop {
+        match jail.events.recv().await {
+            Some(JailEvent::Exited(exit)) => return exit,
+            Some(JailEvent::Failed { .. } | JailEvent::Lost) | None => return Exit::Lost,
+            Some(_) => {}
+        }
+    }
 }
 
 /// Waits for the end of a jail whose driver is gone; one that does not end by itself is killed.
@@ -343,7 +361,6 @@ pub(super) fn exit(last: &FromJail) -> Option<Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processes::JailEvent;
     use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
     fn birth() -> Birth {

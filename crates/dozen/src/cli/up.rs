@@ -189,6 +189,9 @@ async fn router(port: Option<u16>, notes: &Notes, spec: RouterSpec) -> Result<Ro
     Ok(Router::spawn(spec, listeners)?)
 }
 
+/// Ctrl-C before anything was up: 128 + SIGINT, as a shell says it.
+const INTERRUPTED: i32 = 130;
+
 /// The terminal's side of a deploy that this process runs: its lines are printed while it is waited for, and Ctrl-C is heard.
 struct Session<'a> {
     served: Arc<api::Served>,
@@ -202,6 +205,8 @@ struct Session<'a> {
     found: bool,
     /// Another control part goes on with it.
     leaves: bool,
+    /// It was told by a signal to stop.
+    signalled: bool,
 }
 
 /// Someone asked it to stop before what was waited for came.
@@ -210,13 +215,15 @@ struct Stopped;
 impl<'a> Session<'a> {
     fn begin(served: Arc<api::Served>, port: u16, printer: &'a Arc<Printer>, found: bool) -> Result<Self> {
         let (_, lines) = served.floor.observed.store().tail(Some(0), &Filter::default())?;
-        Ok(Self { served, port, printer, lines: Some(lines), signals: Signals::listen()?, found, leaves: false })
+        Ok(Self { served, port, printer, lines: Some(lines), signals: Signals::listen()?, found, leaves: false, signalled: false })
     }
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
     async fn live(&mut self, args: &UpArgs, who: &Principal, code: Code) -> Result<i32> {
         let printer = self.printer.clone();
         match self.launch(args, who, code).await {
+            // What was taken over served before, in the background, and is to go on.
+            Ok(Some(_)) if self.found && self.signalled && args.lasting => return Err(self.go_back().into()),
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
             Err(e) if self.found && !args.once => {
@@ -239,6 +246,18 @@ impl<'a> Session<'a> {
         Ok(0)
     }
 
+    /// Gives a change up in its midst, as if this process were killed, and has the program begin anew by taking over what is left. Answers why
+    /// it could not.
+    fn go_back(&self) -> std::io::Error {
+        use std::os::unix::process::CommandExt;
+        let (deploy, port) = (self.served.floor.deploy.to_string(), self.port.to_string());
+        self.printer.error(&anyhow::anyhow!("Interrupted: what ran before runs on"));
+        #[expect(clippy::disallowed_methods, reason = "dozen itself, in the place of this process")]
+        let mut again = std::process::Command::new("/proc/self/exe");
+        again.args(["-a", &deploy, "up", "--detach", "--left", "--port", &port, "--lasting", "--json"]);
+        again.env("DOZEN_HOME", self.served.floor.ledger.home().root()).exec()
+    }
+
     fn tell_ready(&self, release: &Release, formation: &Formation) {
         let (deploy, release) = (self.served.floor.deploy.to_string(), release.version.to_string());
         self.printer.json(&Event::Ready { deploy, url: self.served.url.clone().filter(|_| has_web(formation)), release });
@@ -246,8 +265,6 @@ impl<'a> Session<'a> {
 
     /// Source to formation. Answers the exit code where that is all.
     async fn launch(&mut self, args: &UpArgs, who: &Principal, code: Code) -> Result<Option<i32>> {
-        // Ctrl-C before anything was launched: 128 + SIGINT, as a shell says it.
-        const INTERRUPTED: i32 = 130;
         let (served, printer) = (self.served.clone(), self.printer.clone());
         let floor = &served.floor;
         let as_it_was = matches!(code, Code::Left);
@@ -329,6 +346,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 done = &mut work => return Ok(done),
                 () = self.signals.next() => {
+                    self.signalled = true;
                     let runs = served.floor.observed.seen().iter().any(|s| s.state != State::Down);
                     if runs && !self.printer.is_json() {
                         self.printer.note("Stopping; Ctrl-C again kills at once");

@@ -355,6 +355,26 @@ fn what_ran_in_the_background_is_resumed_as_it_was() {
     place.assert_nothing_left();
 }
 
+#[test]
+fn a_take_over_that_is_interrupted_harms_nothing() {
+    let place = shop();
+    let (said, port) = detach(&place);
+    said.ok();
+    let jail = ps(&place)["web.1"]["jail_pid"].clone();
+    place.write("Procfile", format!("release: echo releas''ing; sleep 1000\n{BOTH}"));
+    let mut half = place.program(DOZEN);
+    half.args(["up", "--port", "0", "--detach"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut half = half.spawn().expect("dozen starts");
+    until("the release phase", || place.dozen(&["logs", "-n", "100"]).out.contains("app[release.2]: releasing"));
+    kill(i32::try_from(half.id()).expect("a pid"), Signal::INT);
+    assert_eq!(crate::deployed::code(crate::deployed::end(&mut half, "the foreground half")), 130);
+    place.family_of(lasting(&place)[0]);
+    assert_eq!((get(port, "/").body.as_str(), &ps(&place)["web.1"]["jail_pid"]), ("hello", &jail));
+    assert_eq!(place.ledger("select group_concat(status) from releases"), "succeeded,failed");
+    place.dozen(&["down"]).ok();
+    place.assert_nothing_left();
+}
+
 /// The processes and their states.
 fn states(place: &Place) -> Vec<(&'static str, &'static str)> {
     let known = |text: &str| ["web.1", "web.2", "worker.1", "up", "starting", "stopping", "crashed"].into_iter().find(|k| *k == text);

@@ -2,7 +2,7 @@
 //!
 //! The lasting half prints `--json` events into a pipe; this half prints them as the person asked, and goes at `ready` or at the pipe's end.
 
-use super::Signals;
+use super::{INTERRUPTED, Signals};
 use crate::api::event::Event;
 use crate::printer::Printer;
 use anyhow::{Context, Result};
@@ -28,11 +28,12 @@ pub(super) async fn run(input: bool, printer: &Printer) -> Result<i32> {
     let pid = lasting.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
     let pipe = lasting.stdout.take().context("the lasting half has no output")?;
     let mut events = BufReader::new(pipe).lines();
-    let mut failed = false;
+    let (mut failed, mut signalled) = (false, false);
     loop {
         let line = tokio::select! {
             line = events.next_line() => line.context("cannot read what the lasting half says")?,
             () = signals.next() => {
+                signalled = true;
                 if let Some(pid) = pid {
                     rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("cannot stop the lasting half")?;
                 }
@@ -49,7 +50,7 @@ pub(super) async fn run(input: bool, printer: &Printer) -> Result<i32> {
         failed |= matches!(event, Event::Error { .. });
         if let Event::Ready { .. } = event {
             // What was taken over goes on, though what was to take its place has failed.
-            return Ok(i32::from(failed));
+            return Ok(if signalled { INTERRUPTED } else { i32::from(failed) });
         }
     }
     let status = lasting.wait().await.context("cannot wait for the lasting half")?;
