@@ -110,6 +110,14 @@ fn health_check(shape: &mut tree::Shape<'_, '_>, node: tree::Node, path: &str, o
             _ => shape.unknown(&member.key, member.key_span, &path, KNOWN),
         }
     }
+    let texts = check.path.iter().chain(&check.command).chain(check.headers.iter().flat_map(|(name, value)| [name, value]));
+    if texts.flat_map(|text| text.chars()).any(char::is_control) {
+        // They would come into a request, or as lines of their own into the log.
+        shape.add(Severity::Error, whole.clone(), format!("{path}: control characters have no place here"), "");
+    }
+    if check.timeout.is_zero() {
+        shape.add(Severity::Error, whole.clone(), format!("{path}: a timeout of 0 can never be met"), "");
+    }
     if kind.is_none() {
         shape.missing(whole.clone(), path, "type", "startup, readiness or liveness");
     }

@@ -209,3 +209,18 @@ fn shapes_of_real_apps_are_taken_without_a_word() {
     assert_eq!(app.addons.iter().map(|a| a.plan.as_str()).collect::<Vec<_>>(), ["sentry"]);
     assert!(remarks.is_empty(), "{remarks:?}");
 }
+
+#[test]
+fn a_check_brings_nothing_into_a_request_or_the_log_and_has_time() {
+    let text = r#"{"healthchecks": {"web": [{"type": "startup", "path": "/x\r\nInjected: y"}, {"type": "liveness", "command": ["/x\u0000"]},
+ {"type": "readiness", "httpHeaders": [{"name": "A", "value": "b\nc"}]}, {"type": "startup", "timeout": 0}]}}"#;
+    assert_eq!(
+        said(text),
+        [
+            "error 1:27: healthchecks.web[0]: control characters have no place here",
+            "error 1:77: healthchecks.web[1]: control characters have no place here",
+            "error 2:2: healthchecks.web[2]: control characters have no place here",
+            "error 2:74: healthchecks.web[3]: a timeout of 0 can never be met",
+        ]
+    );
+}
