@@ -6,7 +6,7 @@ use dozen_core::logs::{Filter, LogLine, MAX_LINE, Source};
 use dozen_core::processes::Exit;
 use dozen_engine::logs::{Follower, Limits, Segment, Store};
 use jiff::Timestamp;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn line(micros: i64, ps: &str, message: &str) -> LogLine {
     let time = Timestamp::from_microsecond(micros).expect("a time");
@@ -104,7 +104,14 @@ async fn a_small_disk_that_fills_stops_no_app() {
     while filled() < 700_000 {
         assert!(!jail.next().await.is_last());
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Until lines were dropped: a whole second without one more in the files. No event tells of it.
+    let mut since = (filled(), Instant::now());
+    while since.1.elapsed() < Duration::from_secs(1) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if filled() != since.0 {
+            since = (filled(), Instant::now());
+        }
+    }
     assert!(Store::open(bed.logs()).expect("a store").prune(0).expect("pruned") > 0);
     jail.handle().stop(Duration::from_secs(10));
     assert_eq!(end(&mut jail).await, Exit::Code(7));
