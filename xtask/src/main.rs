@@ -84,6 +84,17 @@ struct Options {
     binary: Option<PathBuf>,
 }
 
+impl Options {
+    /// The binary that was named, or else one that is built now, as it is debugged.
+    fn dozen(&self) -> anyhow::Result<PathBuf> {
+        if let Some(path) = &self.binary {
+            return Ok(path.clone());
+        }
+        process::run(&mut process::cargo(&["build", "--quiet", "--locked", "--package", "dozen"]))?;
+        Ok(machine::target()?.join("debug/dozen"))
+    }
+}
+
 fn options_of(words: &[&str], rounds: u32) -> anyhow::Result<Options> {
     let mut options = Options { rounds, seed: rand::random(), deploys: 20, binary: None };
     for pair in words.chunks(2) {

@@ -14,8 +14,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::machine::target;
-use crate::process::{Running, answers, cargo, free_port, listens, pause, program, read, run, wait_until};
+use crate::process::{Running, answers, free_port, listens, pause, program, read, run, wait_until};
 use crate::{Options, guestbook};
 
 const HOST: &str = "guestbook.localhost";
@@ -50,13 +49,7 @@ impl fmt::Display for Victim {
 
 pub(crate) fn up(root: &Path, options: &Options) -> Result<()> {
     let (rounds, seed) = (options.rounds, options.seed);
-    let dozen = match &options.binary {
-        Some(path) => path.clone(),
-        None => {
-            run(&mut cargo(&["build", "--quiet", "--locked", "--package", "dozen"]))?;
-            target()?.join("debug/dozen")
-        }
-    };
+    let dozen = options.dozen()?;
     let folder = tempfile::Builder::new().prefix("dozen-soak-").tempdir()?.keep();
     let soak = Soak { dozen: folder.join("dozen"), app: folder.join("app"), home: folder.join("home"), log: folder.join("log") };
     guestbook::copy(root, &soak.app)?;

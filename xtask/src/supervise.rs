@@ -22,8 +22,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::{Signal, kill_process};
 
 use crate::Options;
-use crate::machine::target;
-use crate::process::{cargo, pause, program, read, run, wait_until};
+use crate::process::{pause, program, read, wait_until};
 use load::Load;
 
 /// Every so many rounds a router is killed besides.
@@ -58,13 +57,7 @@ struct Deploy {
 
 pub(crate) fn run_all(options: &Options) -> Result<()> {
     let (rounds, seed) = (options.rounds, options.seed);
-    let dozen = match &options.binary {
-        Some(path) => path.clone(),
-        None => {
-            run(&mut cargo(&["build", "--quiet", "--locked", "--package", "dozen"]))?;
-            target()?.join("debug/dozen")
-        }
-    };
+    let dozen = options.dozen()?;
     let folder = tempfile::Builder::new().prefix("dozen-soak-").tempdir()?.keep();
     let mark = folder.file_name().context("a folder without a name")?.to_string_lossy().into_owned();
     let soak = Soak { dozen: folder.join("dozen"), folder, mark };

@@ -67,6 +67,23 @@ impl Fences {
     }
 }
 
+/// Changes uid and gid and leaves all groups, with the right to.
+pub(crate) fn become_user((uid, gid): (u32, u32)) -> Result<(), Failure> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    set_thread_groups(&[]).map_err(Failure::of("leave the groups"))?;
+    set_thread_res_gid(gid, gid, gid).map_err(Failure::of("change the group"))?;
+    set_thread_res_uid(uid, uid, uid).map_err(Failure::of("change the user"))
+}
+
+/// Drops every capability, and the way to new ones.
+pub(crate) fn keep_nothing() -> Result<(), Failure> {
+    let _ = clear_ambient_capability_set();
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+        .map_err(Failure::of("drop capabilities"))?;
+    set_no_new_privs(true).map_err(Failure::of("forbid new privileges"))
+}
+
 impl Program {
     pub(crate) fn new(
         argv: &[String],
@@ -166,17 +183,10 @@ impl Program {
         umask(Mode::from_raw_mode(0o022));
 
         sys::empty_bounding_set();
-        if let Some((uid, gid)) = self.user {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            set_thread_groups(&[]).map_err(Failure::of("leave the groups"))?;
-            set_thread_res_gid(gid, gid, gid).map_err(Failure::of("change the group"))?;
-            set_thread_res_uid(uid, uid, uid).map_err(Failure::of("change the user"))?;
+        if let Some(user) = self.user {
+            become_user(user)?;
         }
-        let _ = clear_ambient_capability_set();
-        let none = CapabilitySet::empty();
-        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
-            .map_err(Failure::of("drop capabilities"))?;
-        set_no_new_privs(true).map_err(Failure::of("forbid new privileges"))?;
+        keep_nothing()?;
 
         chdir(&self.cwd).map_err(|e| Failure { attempt: format!("enter {}", self.cwd.display()), error: e.to_string(), code: 126 })?;
         sys::close_others_on_exec();

@@ -3,14 +3,9 @@
 //! **Invariant:** afterwards the process, and every thread that it starts, can run no program, see no file but those of one folder, and bind
 //! no port. What the kernel lacks is named.
 
-use crate::program::Fences;
+use crate::program::{Fences, become_user, keep_nothing};
 use crate::{landlock, seccomp, sys};
-use rustix::io::Errno;
-use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, setrlimit};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
-};
+use rustix::process::{Resource, Rlimit, chdir, setrlimit};
 use std::io;
 use std::path::Path;
 
@@ -28,13 +23,10 @@ pub fn shed(user: Option<(u32, u32)>, folder: &Path) -> io::Result<Vec<String>> 
     // A core file would hold what strangers sent.
     let _ = setrlimit(Resource::Core, zero);
     sys::empty_bounding_set();
-    if let Some(Err(error)) = user.map(become_user) {
-        missing.push(format!("an own uid: {error}"));
+    if let Some(Err(failure)) = user.map(become_user) {
+        missing.push(format!("an own uid: {failure}"));
     }
-    let _ = clear_ambient_capability_set();
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-    set_no_new_privs(true)?;
+    keep_nothing().map_err(|failure| io::Error::other(failure.to_string()))?;
     let seccomp = seccomp::filters(true).and_then(|filters| Ok([filters, vec![seccomp::no_programs()?]].concat()));
     let seccomp = seccomp.unwrap_or_else(|error| {
         missing.push(format!("seccomp: {error}"));
@@ -44,16 +36,10 @@ pub fn shed(user: Option<(u32, u32)>, folder: &Path) -> io::Result<Vec<String>> 
     Ok(missing)
 }
 
-fn become_user((uid, gid): (u32, u32)) -> Result<(), Errno> {
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    set_thread_groups(&[])?;
-    set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
     use rustix::process::{Signal, geteuid, getuid, kill_process};
     use std::fs;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -104,9 +104,9 @@ pub(crate) enum Command {
     Restart(lifecycle::RestartArgs),
     /// Kill parts of a running deploy on purpose, under load, and report what its users would have seen
     ///
-    /// In turn: an instance's process, its jail, a pause, a full /tmp, the router; after each it waits until everything is up again. Meanwhile it
-    /// asks for a page at a steady rate. The exit code is 1 where a request failed or a line of the router's log is missing. A single web process
-    /// cannot do without failures while it restarts: `dozen ps scale web=2`.
+    /// In turn: an instance's process, its jail, a pause, a full /tmp, the router, the control part; after each it waits until everything is up
+    /// again. Meanwhile it asks for a page at a steady rate. The exit code is 1 where a request failed or a line of the router's log is missing. A
+    /// single web process cannot do without failures while it restarts: `dozen ps scale web=2`.
     Drill(drill::DrillArgs),
     /// Open the app in the browser, and print its URL
     ///
