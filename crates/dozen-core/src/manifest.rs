@@ -73,7 +73,7 @@ fn health_check(shape: &mut tree::Shape<'_, '_>, node: tree::Node, path: &str, o
     };
     let whole = node.span.clone();
     let mut kind = None;
-    let (mut https, mut beside) = (None, Vec::new());
+    let (mut https, mut beside, mut typed) = (None, Vec::new(), false);
     let at = path;
     for member in shape.table(node, path)? {
         let (path, node) = (format!("{path}.{}", member.key), member.node);
@@ -81,7 +81,10 @@ fn health_check(shape: &mut tree::Shape<'_, '_>, node: tree::Node, path: &str, o
             beside.push((path.clone(), member.key_span.clone()));
         }
         match member.key.as_str() {
-            "type" => kind = shape.word(node, &path, &HealthKind::ALL.map(HealthKind::as_str)).map(|i| HealthKind::ALL[i]).or(kind),
+            "type" => {
+                typed = true;
+                kind = shape.word(node, &path, &HealthKind::ALL.map(HealthKind::as_str)).map(|i| HealthKind::ALL[i]);
+            }
             "name" => check.name = shape.text(node, &path),
             "path" => check.path = shape.text(node, &path),
             "port" => check.port = shape.count(node, &path, 1..=u32::from(u16::MAX)).and_then(|n| u16::try_from(n).ok()),
@@ -95,7 +98,14 @@ fn health_check(shape: &mut tree::Shape<'_, '_>, node: tree::Node, path: &str, o
             }
             "httpHeaders" => check.headers = headers(shape, node, &path),
             "content" => check.content = shape.text(node, &path),
-            "command" => check.command = shape.texts(node, &path),
+            "command" => {
+                let span = node.span.clone();
+                check.command = shape.texts(node, &path);
+                if check.command.is_empty() {
+                    // It would be a request in silence.
+                    shape.add(Severity::Error, span, format!("{path}: there is nothing to run"), "Write the program and its arguments.");
+                }
+            }
             "uptime" => check.uptime = shape.seconds(node, &path),
             "listening" => check.listening = shape.flag(node, &path).unwrap_or_default(),
             "attempts" => check.attempts = shape.count(node, &path, 1..=1000).unwrap_or(check.attempts),
@@ -118,7 +128,7 @@ fn health_check(shape: &mut tree::Shape<'_, '_>, node: tree::Node, path: &str, o
     if check.timeout.is_zero() {
         shape.add(Severity::Error, whole.clone(), format!("{path}: a timeout of 0 can never be met"), "");
     }
-    if kind.is_none() {
+    if !typed {
         shape.missing(whole.clone(), path, "type", "startup, readiness or liveness");
     }
     let check = HealthCheck { kind: kind?, ..check };

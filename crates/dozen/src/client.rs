@@ -1,7 +1,7 @@
 //! Speaking the API: to the process that runs a deploy, or, where none does, to the same routes in this process.
 
 use crate::api::{self, wire};
-use crate::running;
+use crate::running::{self, Holder};
 use crate::settings::Settings;
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
@@ -56,13 +56,22 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to whoever runs the deploy, or serves it here.
     pub(crate) async fn connect(settings: &Settings, deploy: DeployRef) -> Result<Self> {
-        if running::holder(&settings.home, &deploy).is_some() {
-            let connected = running::connect(&settings.home, &deploy).await;
-            let (stream, token) = connected.with_context(|| format!("{deploy} is starting or stopping; its API does not answer"))?;
-            return Self::over(deploy, stream, token).await;
+        if let Some(holder) = running::holder(&settings.home, &deploy) {
+            return Self::of_holder(settings, deploy, &holder).await;
         }
         let left = running::is_left(&settings.home, &deploy);
         Ok(Self { left, ..Self::here(settings, deploy).await? })
+    }
+
+    /// Connects to whoever runs the deploy.
+    pub(crate) async fn of_holder(settings: &Settings, deploy: DeployRef, holder: &Holder) -> Result<Self> {
+        let connected = running::connect(&settings.home, &deploy).await;
+        let (stream, token) = connected.with_context(|| format!("{deploy} is starting or stopping; its API does not answer"))?;
+        if token.is_none() && running::holder(&settings.home, &deploy).as_ref() == Some(holder) {
+            let message = format!("cannot ask {deploy} ({holder}): somebody has removed the token of its API, which lay beside its socket");
+            return Err(Told::failed(message, Some(running::without_api(holder))).into());
+        }
+        Self::over(deploy, stream, token).await
     }
 
     /// Connects to whoever runs a one-off: the deploy's `up`, or a `dozen run`.

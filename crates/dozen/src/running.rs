@@ -145,12 +145,18 @@ pub(crate) fn holder(home: &Home, deploy: &DeployRef) -> Option<Holder> {
     }
 }
 
+/// What helps where one's API cannot be used.
+pub(crate) fn without_api(holder: &Holder) -> String {
+    let after = if holder.lasting { "; what it runs goes on, and `dozen up --detach` takes that over" } else { ", and all of it with it" };
+    format!("`kill {}` ends it{after}.", holder.pid)
+}
+
 /// Whether a deploy that nobody runs was left running: its control part has ended, and not what it started.
 pub(crate) fn is_left(home: &Home, deploy: &DeployRef) -> bool {
     Notes::of(home.run(deploy)).any()
 }
 
-/// A connection to an API, and what its requests show.
+/// A connection to an API, and what its requests show; a version that has no tokens needs none.
 pub(crate) type Connection = (UnixStream, Option<HeaderValue>);
 
 /// Connects to a running deploy's API.

@@ -2,10 +2,11 @@
 
 use super::tree::{self, Member, Node, Shape, Value, join};
 use super::{HealthChecks, health_checks};
-use crate::concurrency::formation::MAX_QUANTITY;
+use crate::concurrency::formation::{MAX_QUANTITY, UnknownType, unknown_type};
 use crate::config::{ConfigError, check_name};
 use crate::diagnostic::{self, Diagnostic, Severity};
 use crate::ids::TypeName;
+use crate::processes::ProcessType;
 use crate::processes::size::Size;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -123,6 +124,13 @@ impl AppJson {
     /// The sizes that `formation` declares.
     pub fn sizes(&self) -> BTreeMap<TypeName, Size> {
         self.formation.iter().filter_map(|(kind, q)| Some((kind.clone(), q.size?))).collect()
+    }
+
+    /// The process types that it has checks for and that the Procfile does not declare. Those that `formation` names are told by
+    /// [`Formation::first`](crate::concurrency::formation::Formation::first).
+    pub fn unknown_types(&self, types: &[ProcessType]) -> Vec<UnknownType> {
+        let unknown = self.health.keys().filter(|kind| types.iter().all(|t| t.name != **kind));
+        unknown.map(|kind| unknown_type(kind, types)).collect()
     }
 
     /// The config vars that must have a value and that nothing here gives one.

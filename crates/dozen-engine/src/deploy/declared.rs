@@ -59,6 +59,9 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
         }
         None => AppJson::default(),
     };
+    for unknown in app_json.unknown_types(&processes) {
+        output.warning(&format!("app.json: healthchecks: {unknown}"));
+    }
     let mut scratch = Vec::new();
     let mut rules = RulesByType::new();
     // What is ours alone wins, type by type.

@@ -217,6 +217,11 @@ impl Router {
         }
     }
 
+    /// The public port of the router that `notes` tell of, if any.
+    pub fn port_of(notes: &Notes) -> Option<u16> {
+        notes.read(NAME).map(|Note { port, .. }| port)
+    }
+
     /// Takes over the router that `notes` tell of. It outlives this process, too, where the spec says so. `None` where there was none.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 //! **Invariant:** only ports that are leased are guarded. What a dozen that was killed has left is swept by the next one.
 
 use super::lease;
+use std::collections::BTreeSet;
 use std::io;
 use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
@@ -148,13 +149,42 @@ async fn forget(ports: &[u16]) {
     }
 }
 
-/// Opens ports that nobody leases and nobody listens on.
+/// Opens ports that nobody leases and nobody listens on, and deletes the chains of uids that then have none.
 async fn sweep() {
-    let Ok(text) = nft(&["-j", "list", "set", "inet", "dozen", "guarded"], "").await else { return };
-    let Ok(told) = serde_json::from_slice::<serde_json::Value>(&text) else { return };
-    let sets = told["nftables"].as_array().into_iter().flatten();
-    let ports = sets.filter_map(|v| v["set"]["elem"].as_array()).flatten().filter_map(|n| n.as_u64()?.try_into().ok());
-    forget(&ports.filter(|port| lease::is_free(*port)).collect::<Vec<u16>>()).await;
+    let Some(told) = listed().await else { return };
+    forget(&told.guarded.into_iter().filter(|port| lease::is_free(*port)).collect::<Vec<u16>>()).await;
+    let Some(Listed { chains, owners, .. }) = listed().await else { return };
+    for chain in chains.iter().filter(|chain| !owners.contains(*chain)) {
+        // The kernel keeps one that somebody has just begun to use.
+        let _ = run(&format!("delete chain inet dozen {chain}\n")).await;
+    }
+}
+
+/// What the table holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Listed {
+    guarded: Vec<u16>,
+    /// The chains of uids.
+    chains: Vec<String>,
+    /// Those of them that some port leads to.
+    owners: BTreeSet<String>,
+}
+
+async fn listed() -> Option<Listed> {
+    let text = nft(&["-j", "list", "table", "inet", "dozen"], "").await.ok()?;
+    Some(listed_in(&serde_json::from_slice(&text).ok()?))
+}
+
+fn listed_in(told: &serde_json::Value) -> Listed {
+    let mut listed = Listed::default();
+    for object in told["nftables"].as_array().into_iter().flatten() {
+        let ports = object["set"]["elem"].as_array().into_iter().flatten();
+        listed.guarded.extend(ports.filter_map(|n| u16::try_from(n.as_u64()?).ok()));
+        listed.chains.extend(object["chain"]["name"].as_str().filter(|name| name.starts_with("uid-")).map(str::to_owned));
+        let leads = object["map"]["elem"].as_array().into_iter().flatten();
+        listed.owners.extend(leads.filter_map(|lead| Some(lead[1]["goto"]["target"].as_str()?.to_owned())));
+    }
+    listed
 }
 
 async fn run(script: &str) -> io::Result<()> {
@@ -179,4 +209,27 @@ async fn nft(words: &[&str], script: &str) -> io::Result<Vec<u8>> {
     }
     let said = String::from_utf8_lossy(&out.stderr);
     Err(io::Error::other(format!("nft: {}", said.lines().next().unwrap_or("it failed").trim_start_matches("/dev/stdin:"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_kept_while_a_port_leads_to_it() {
+        let chain = |name: &str| serde_json::json!({"chain": {"family": "inet", "table": "dozen", "name": name, "handle": 1}});
+        let told = serde_json::json!({"nftables": [
+            {"metainfo": {"version": "1.0.6"}},
+            {"set": {"name": "guarded", "elem": [64999, 65000]}},
+            {"map": {"name": "owners", "map": "verdict", "elem": [[64999, {"goto": {"target": "uid-480000"}}], [65000, {"drop": null}]]}},
+            chain("deny"), chain("uid-480000"), chain("uid-480001"),
+        ]});
+        let listed = Listed {
+            guarded: vec![64999, 65000],
+            chains: vec!["uid-480000".to_owned(), "uid-480001".to_owned()],
+            owners: BTreeSet::from(["uid-480000".to_owned()]),
+        };
+        assert_eq!(listed_in(&told), listed);
+        assert_eq!(listed_in(&serde_json::json!({"nftables": [{"set": {"name": "guarded"}}]})), Listed::default());
+    }
 }

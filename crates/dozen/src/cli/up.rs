@@ -17,9 +17,10 @@ use dozen_engine::deploy::BuildOptions;
 use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::logs::{Follower, Store};
 use dozen_engine::output::Output;
-use dozen_engine::port::{self, Left, Router, RouterSpec};
+use dozen_engine::port::{self, Left, Listeners, Router, RouterSpec};
 use dozen_engine::processes::adoption;
 use dozen_engine::processes::notes::Notes;
+use handover::Taken;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,9 +120,14 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
             (ledger, deploy, Code::Slug(Box::new(slug)))
         }
     };
-    let run_folder = match args.lasting {
-        true => handover::take(settings, &deploy, printer).await?,
-        false => RunFolder::take(&settings.home, &deploy, false)?,
+    // Before one that runs is asked to leave: from then on a signal is for what is taken over.
+    let mut signals = Signals::listen()?;
+    let Taken { run_folder, listeners } = match args.lasting {
+        true => match handover::take(settings, &deploy, args.port, &mut signals, printer).await? {
+            Some(taken) => taken,
+            None => return Ok(INTERRUPTED),
+        },
+        false => Taken { run_folder: RunFolder::take(&settings.home, &deploy, false)?, listeners: None },
     };
     let notes = run_folder.notes();
     // What `up` starts in the foreground ends with it.
@@ -130,9 +136,8 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     // Of a control part that was killed there may be a router only, which has requests wait.
     let found = notes.any();
     // Before a build that may take minutes: a port that is taken is told at once.
-    let router =
-        router(args.port, &notes, RouterSpec { lasting: lasting.clone(), ..RouterSpec::new(&settings.exe, settings.home.clone()) });
-    let router = router.await?;
+    let spec = RouterSpec { lasting: lasting.clone(), ..RouterSpec::new(&settings.exe, settings.home.clone()) };
+    let router = router(args.port, listeners, &notes, spec).await?;
     let port = router.port();
     let url = format!("http://{}.localhost:{port}", deploy.app);
 
@@ -152,7 +157,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
 
     let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));
 
-    let mut session = Session::begin(served.clone(), port, printer, found)?;
+    let mut session = Session::begin(served.clone(), port, signals, printer, found)?;
     let result = session.live(&args, &who, code).await;
     if let Err(e) = &result
         && args.lasting
@@ -164,7 +169,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     if session.leaves {
         drop(run_folder);
         // At once: all that is in memory of what runs, as the leases of its ports, is the next one's to give back.
-        std::process::exit(0);
+        std::process::exit(i32::from(result.is_err()));
     }
     session.stop(&who).await?;
     api.abort();
@@ -173,18 +178,18 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     result
 }
 
-/// The router that was left running, or a new one where there is none or another port is asked for.
-async fn router(port: Option<u16>, notes: &Notes, spec: RouterSpec) -> Result<Router> {
+/// The router that was left running, or a new one where there is none or another port is asked for, which may be held already.
+async fn router(port: Option<u16>, held: Option<Listeners>, notes: &Notes, spec: RouterSpec) -> Result<Router> {
     let any = port.is_none_or(|port| port == 0);
     let listeners = match Router::find(spec.clone(), notes).await? {
         Some(Left::Serving(router)) if any || port == Some(router.port()) => return Ok(*router),
         Some(Left::Serving(router)) => {
-            let listeners = port::bind(port)?;
+            let listeners = held.map_or_else(|| port::bind(port), Ok)?;
             router.stop(Duration::from_secs(1)).await;
             listeners
         }
         Some(Left::Gone(last)) if any => port::bind(Some(last)).or_else(|_| port::bind(port))?,
-        Some(Left::Gone(_)) | None => port::bind(port)?,
+        Some(Left::Gone(_)) | None => held.map_or_else(|| port::bind(port), Ok)?,
     };
     Ok(Router::spawn(spec, listeners)?)
 }
@@ -213,9 +218,9 @@ struct Session<'a> {
 struct Stopped;
 
 impl<'a> Session<'a> {
-    fn begin(served: Arc<api::Served>, port: u16, printer: &'a Arc<Printer>, found: bool) -> Result<Self> {
+    fn begin(served: Arc<api::Served>, port: u16, signals: Signals, printer: &'a Arc<Printer>, found: bool) -> Result<Self> {
         let (_, lines) = served.floor.observed.store().tail(Some(0), &Filter::default())?;
-        Ok(Self { served, port, printer, lines: Some(lines), signals: Signals::listen()?, found, leaves: false, signalled: false })
+        Ok(Self { served, port, printer, lines: Some(lines), signals, found, leaves: false, signalled: false })
     }
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
@@ -224,6 +229,10 @@ impl<'a> Session<'a> {
         match self.launch(args, who, code).await {
             // What was taken over served before, in the background, and is to go on.
             Ok(Some(_)) if self.found && self.signalled && args.lasting => return Err(self.go_back().into()),
+            Ok(Some(_)) if self.leaves => {
+                let message = format!("another `dozen up --detach` took {} over before this one was up", self.served.floor.deploy);
+                return Err(client::Told::failed(message, None).into());
+            }
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
             Err(e) if self.found && !args.once => {

@@ -1,6 +1,7 @@
 //! End to end: the data plane outlives the control plane. The background half of `up --detach` is killed, and taken over by another.
 
 mod interrupted;
+mod rivals;
 mod upgrade;
 
 use crate::deployed::{Answer, DOZEN, PATIENCE, Place, Said, Sets, ask, children, finish, kill, pause, start_time};

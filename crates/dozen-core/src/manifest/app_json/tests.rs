@@ -90,7 +90,6 @@ fn all_faults_are_told_at_once_by_place_and_path() {
             "error 4:14: addons[0]: `plan` is missing / It is the service's name, such as \"sqlite\".",
             "error 4:27: addons[1]: expected text, found a number",
             "error 5:37: healthchecks.web[0].type: expected one of startup, readiness, liveness, found `ready`",
-            "error 5:28: healthchecks.web[0]: `type` is missing / It is startup, readiness or liveness.",
             "error 5:69: healthchecks.web[1].port: expected a whole number from 1 to 65535, found 0",
             "error 5:47: healthchecks.web[1]: `type` is missing / It is startup, readiness or liveness.",
             "error 6:12: cron[0]: `schedule` is missing / It is when to run it, such as \"@daily\".",
@@ -118,7 +117,12 @@ fn a_check_that_says_more_than_is_done_is_warned_of_where_it_stands() {
             "warning 6:14: healthchecks.worker[0]: the check is left out, since only a web process has a port of its own / Give the `port` that it listens on, or a `command`.",
         ]
     );
+    let empty = r#"{"healthchecks": {"web": [{"type": "startup", "command": []}]}}"#;
+    assert_eq!(said(empty), ["error 1:58: healthchecks.web[0].command: there is nothing to run / Write the program and its arguments."]);
     let (app, _) = parse(text);
+    let declared = [ProcessType { name: kind("web"), command: "x".to_owned() }];
+    let unknown: Vec<_> = app.unknown_types(&declared).iter().map(ToString::to_string).collect();
+    assert_eq!(unknown, ["there is no process type `worker`; the Procfile declares web"]);
     let checks = |kind_name: &str| app.health[&kind(kind_name)].iter().map(HealthCheck::label).collect::<Vec<_>>();
     assert_eq!(
         (checks("web"), checks("worker")),

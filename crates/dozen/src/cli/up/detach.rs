@@ -54,7 +54,7 @@ pub(super) async fn run(input: bool, printer: &Printer) -> Result<i32> {
         }
     }
     let status = lasting.wait().await.context("cannot wait for the lasting half")?;
-    Ok(status.code().unwrap_or(1))
+    Ok(status.code().unwrap_or(if signalled { INTERRUPTED } else { 1 }))
 }
 
 fn show(event: &Event, printer: &Printer) {
