@@ -8,7 +8,7 @@ use dozen_core::config::dotenv;
 use dozen_core::diagnostic::{Diagnostic, has_errors};
 use dozen_core::ids::Generation;
 use dozen_core::manifest::{app_json as json, dozen_toml as toml};
-use dozen_core::port::RouteTable;
+use dozen_core::port::{Domain, RouteTable};
 use dozen_core::processes::procfile as procs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -94,15 +94,11 @@ pub fn dozen_toml(data: &[u8]) {
 pub fn route(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (names, host) = text.split_once('\n').unwrap_or((&text, ""));
-    let is_name = |n: &&str| {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-        let address = n.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
-        let hex = |a: &str| !a.is_empty() && a.chars().all(|c| c.is_ascii_digit() || matches!(c, 'a'..='f' | ':' | '.'));
-        address.is_some_and(hex) || !n.is_empty() && !n.ends_with('.') && n.chars().all(plain)
-    };
-    let hosts: BTreeMap<String, Arc<String>> = names.split(',').filter(is_name).map(|n| (n.to_owned(), Arc::new(n.to_owned()))).collect();
-    let fallback = names.split(',').any(|n| n == "*").then(|| Arc::new("*".to_owned()));
-    let table = RouteTable { generation: Generation::default(), hosts, fallback };
+    let domains = names.split(',').filter_map(|n| n.parse().ok()).filter(|d: &Domain| d.path().is_empty() && !d.is_wildcard());
+    let names: BTreeSet<String> = domains.map(|d| d.host().to_owned()).collect();
+    let led = names.iter().filter_map(|n| Some((n.parse().ok()?, Arc::new(n.clone()))));
+    let fallback = text.split('\n').next().is_some_and(|n| n.split(',').any(|n| n == "*")).then(|| Arc::new("*".to_owned()));
+    let table = RouteTable::led(led, Generation::default(), fallback);
 
     // The same, said the other way round: is the header one of the ways to write that name?
     let lower = host.to_ascii_lowercase();
@@ -111,6 +107,6 @@ pub fn route(data: &[u8]) {
         let rest = rest.strip_prefix('.').unwrap_or(rest);
         rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
     };
-    let wanted = table.hosts.keys().find(|name| is_written(name)).map(String::as_str).or(table.fallback.as_ref().map(|_| "*"));
-    assert_eq!(table.lookup(host).map(|r| r.as_str()), wanted, "{host:?} among {names:?}");
+    let wanted = names.iter().find(|name| is_written(name)).map(String::as_str).or(table.fallback.as_ref().map(|_| "*"));
+    assert_eq!(table.lookup(host, "/").map(|r| r.as_str()), wanted, "{host:?} among {names:?}");
 }

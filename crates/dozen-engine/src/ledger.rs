@@ -23,9 +23,10 @@ pub use read::{AppRow, OneOffRow, ReleaseRow, SlugRow};
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);
 /// `PRAGMA user_version` of the schema in `schema.sql`.
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
 /// What leads from each schema to the next: the first one from 1 to 2.
-const STEPS: [&str; 3] = [include_str!("ledger/to_2.sql"), include_str!("ledger/to_3.sql"), include_str!("ledger/to_4.sql")];
+const STEPS: [&str; 4] =
+    [include_str!("ledger/to_2.sql"), include_str!("ledger/to_3.sql"), include_str!("ledger/to_4.sql"), include_str!("ledger/to_5.sql")];
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -82,6 +83,14 @@ pub enum LedgerError {
     /// What was asked for is not there.
     #[error("{0}")]
     NotFound(String),
+    /// A domain leads to another deploy.
+    #[error("{domain} leads to {deploy} already; `dozen domains remove {domain} -a {deploy}` frees it")]
+    Led {
+        /// Which.
+        domain: String,
+        /// Where.
+        deploy: String,
+    },
     /// The one who asks may not.
     #[error("{who} may not {what}: only the owner of {home} may")]
     Forbidden {
@@ -182,6 +191,7 @@ impl Ledger {
             Problem::Sqlite(source) => LedgerError::Sqlite { attempt, path: self.home.ledger(), source },
             Problem::Inconsistent(what) => LedgerError::Inconsistent { path: self.home.ledger(), what },
             Problem::NotFound(what) => LedgerError::NotFound(what),
+            Problem::Led { domain, deploy } => LedgerError::Led { domain, deploy },
         })
     }
 }
@@ -191,6 +201,7 @@ enum Problem {
     Sqlite(rusqlite::Error),
     Inconsistent(String),
     NotFound(String),
+    Led { domain: String, deploy: String },
 }
 
 impl From<rusqlite::Error> for Problem {
@@ -230,6 +241,7 @@ mod tests {
     use super::*;
     use dozen_core::config::{Config, Origin, Var};
     use dozen_core::ids::{DeployRef, SlugId, Version};
+    use dozen_core::port::{Domain, Manners};
     use dozen_core::release::{Slug, Status};
 
     struct Bench {
@@ -314,6 +326,30 @@ mod tests {
         let one_offs = b.ledger.one_offs(&b.shop).await.expect("read");
         let ends: Vec<_> = one_offs.iter().map(|o| (o.number, o.ended.map(|(_, code)| code))).collect();
         assert_eq!(ends, [(2, None), (1, Some(137))]);
+    }
+
+    #[tokio::test]
+    async fn a_domain_leads_to_one_deploy_until_it_is_removed() {
+        let b = Bench::new().await;
+        let domain = |text: &str| text.parse::<Domain>().expect("a domain");
+        let lead = |deploy: &DeployRef, text| Intent::Lead { deploy: deploy.clone(), domain: domain(text) };
+        let other: DeployRef = "blog/dev".parse().expect("valid");
+        b.commit(Intent::Adopt { deploy: other.clone(), folder: None }).await;
+        for text in ["shop.test", "shop.test", "a.test/api"] {
+            b.commit(lead(&b.shop, text)).await;
+        }
+        let refused = b.ledger.commit(&b.who, lead(&other, "shop.test")).await.expect_err("it leads elsewhere").to_string();
+        assert!(refused.contains(&format!("shop.test leads to {} already", b.shop)), "{refused}");
+        b.commit(lead(&other, "a.test")).await;
+        assert_eq!(b.ledger.domains(&b.shop).await.expect("read"), [domain("a.test/api"), domain("shop.test")]);
+        let unlead = |deploy: &DeployRef| Intent::Unlead { deploy: deploy.clone(), domain: domain("shop.test") };
+        assert!(matches!(b.ledger.commit(&b.who, unlead(&other)).await, Err(LedgerError::NotFound(_))));
+        b.commit(unlead(&b.shop)).await;
+        b.commit(lead(&other, "shop.test")).await;
+        let manners = Manners { maintenance: true, hsts: Some(Duration::from_secs(60)), ..Manners::default() };
+        b.commit(Intent::Treat { deploy: other.clone(), manners: Box::new(manners.clone()) }).await;
+        assert_eq!(b.ledger.manners(&other).await.expect("read"), manners);
+        assert_eq!(b.ledger.manners(&b.shop).await.expect("read"), Manners::default());
     }
 
     #[tokio::test]

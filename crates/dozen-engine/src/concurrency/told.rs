@@ -6,10 +6,9 @@ use dozen_core::concurrency::Desired;
 use dozen_core::disposability::last_words;
 use dozen_core::ids::{DeployRef, Generation};
 use dozen_core::logs::{LogLine, Source};
-use dozen_core::port::{Backend, Route, RouteTable, Web};
+use dozen_core::port::{Backend, Manners, Route, RouteTable, Web};
 use dozen_core::processes::{Seen, State};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Reconciler {
@@ -75,13 +74,10 @@ impl Reconciler {
         let Some(router) = &mut self.site.router else { return };
         if changed {
             self.tables += 1;
-            let route = Arc::new(Route { deploy: desired.deploy.clone(), web: web.clone() });
-            let host = format!("{}.localhost", desired.deploy.app);
-            router.set(&RouteTable {
-                generation: Generation(self.tables),
-                hosts: BTreeMap::from([(host, route.clone())]),
-                fallback: self.site.any_host.then_some(route),
-            });
+            let route = Arc::new(Route { deploy: desired.deploy.clone(), web: web.clone(), manners: Manners::default() });
+            let domain = format!("{}.localhost", desired.deploy.app).parse().ok();
+            let domains = domain.into_iter().map(|domain| (domain, route.clone()));
+            router.set(&RouteTable::led(domains, Generation(self.tables), self.site.any_host.then(|| route.clone())));
             self.routes = Some(web);
         }
         self.leaving.drain(..).for_each(|port| router.drain(port));
@@ -92,7 +88,10 @@ impl Reconciler {
         let ready: Vec<Backend> = webs
             .iter()
             .filter(|(_, i)| i.routed && i.life.state == State::Up && i.life.ready)
-            .filter_map(|(key, i)| Some(Backend { instance: key.1.to_string(), port: i.port.as_ref()?.port() }))
+            .filter_map(|(key, i)| {
+                let weight = desired.releases.iter().find(|share| share.release.version == key.0).map_or(1, |share| share.weight);
+                Some(Backend { instance: key.1.to_string(), port: i.port.as_ref()?.port(), release: key.0, weight })
+            })
             .collect();
         let wanted = desired.releases.iter().any(|s| s.formation.iter().any(|(kind, n)| kind.is_web() && n > 0));
         if !ready.is_empty() {

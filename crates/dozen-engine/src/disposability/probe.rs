@@ -152,7 +152,10 @@ mod tests {
         let port = silent.local_addr().expect("bound").port();
         let quick = HealthCheck { timeout: Duration::from_millis(50), ..check(Some("/")) };
         assert_eq!(attempt(&quick, Some(port), "x").await, Err("no answer within 0.05 s".to_owned()));
-        drop(silent);
+        // Bound and not listening, so that nobody else gets it.
+        let held = tokio::net::TcpSocket::new_v4().expect("a socket");
+        held.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("bound");
+        let port = held.local_addr().expect("bound").port();
         let gone = attempt(&check(None), Some(port), "x").await;
         assert_eq!(gone, Err(format!("nothing listens on port {port}")));
     }

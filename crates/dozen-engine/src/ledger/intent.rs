@@ -6,6 +6,7 @@ use dozen_core::backing::ResourceKind;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
 use dozen_core::ids::{DeployRef, Generation, TypeName, Version};
+use dozen_core::port::{Domain, Manners};
 use dozen_core::release::{Slug, Status};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -116,6 +117,27 @@ pub enum Intent {
         /// The router's.
         port: Option<u16>,
     },
+    /// A domain shall lead to a deploy.
+    Lead {
+        /// Which.
+        deploy: DeployRef,
+        /// What leads there.
+        domain: Domain,
+    },
+    /// A domain shall lead to a deploy no longer.
+    Unlead {
+        /// Which.
+        deploy: DeployRef,
+        /// What led there.
+        domain: Domain,
+    },
+    /// A deploy's requests shall be treated so: of the manners, what is said of a deploy and not by its app or config.
+    Treat {
+        /// Which.
+        deploy: DeployRef,
+        /// How: maintenance, pause, HTTPS only, HSTS.
+        manners: Box<Manners>,
+    },
     /// So many of each.
     Scale {
         /// Whose.
@@ -161,6 +183,9 @@ impl Intent {
             Self::Conclude { .. } => "conclude a release",
             Self::CameUp { .. } => "say that a release came up",
             Self::Keep { .. } => "keep a deploy running",
+            Self::Lead { .. } => "add a domain",
+            Self::Unlead { .. } => "remove a domain",
+            Self::Treat { .. } => "change how requests are treated",
             Self::Scale { .. } => "scale",
             Self::Stop { .. } => "stop and start processes",
             Self::Run { .. } => "run a one-off",
@@ -178,6 +203,9 @@ impl Intent {
             | Self::Conclude { deploy, .. }
             | Self::CameUp { deploy, .. }
             | Self::Keep { deploy, .. }
+            | Self::Lead { deploy, .. }
+            | Self::Unlead { deploy, .. }
+            | Self::Treat { deploy, .. }
             | Self::Scale { deploy, .. }
             | Self::Stop { deploy, .. }
             | Self::Run { deploy, .. }
@@ -340,6 +368,22 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             c.execute("UPDATE deploys SET kept_port = ?2 WHERE name = ?1", params![deploy.to_string(), port])?;
             Ok(0)
         }
+        Intent::Lead { deploy, domain } => lead(c, &deploy, &domain, &now, who),
+        Intent::Unlead { deploy, domain } => {
+            let gone =
+                c.execute("DELETE FROM domains WHERE domain = ?1 AND deploy = ?2", params![domain.to_string(), deploy.to_string()])?;
+            if gone == 0 {
+                return Err(Problem::NotFound(format!("{domain} does not lead to {deploy}; `dozen domains` lists what does")));
+            }
+            Ok(0)
+        }
+        Intent::Treat { deploy, manners } => {
+            c.execute(
+                "UPDATE deploys SET maintenance = ?2, paused = ?3, https_only = ?4, hsts = ?5 WHERE name = ?1",
+                params![deploy.to_string(), manners.maintenance, manners.paused, manners.https_only, manners.hsts.map(|d| d.as_secs())],
+            )?;
+            Ok(0)
+        }
         Intent::Scale { deploy, formation } => {
             c.execute("DELETE FROM formations WHERE deploy = ?1", [deploy.to_string()])?;
             let mut insert = c.prepare("INSERT INTO formations (deploy, process_type, quantity, size) VALUES (?1, ?2, ?3, ?4)")?;
@@ -374,6 +418,16 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             Ok(number)
         }
     }
+}
+
+/// What leads somewhere already stays: a domain that is taken from a deploy in silence would be an outage of it.
+fn lead(c: &Connection, deploy: &DeployRef, domain: &Domain, now: &str, who: &str) -> Result<u32, Problem> {
+    c.execute(
+        "INSERT INTO domains (domain, deploy, created_at, created_by) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (domain) DO NOTHING",
+        params![domain.to_string(), deploy.to_string(), now, who],
+    )?;
+    let owner: String = c.query_row("SELECT deploy FROM domains WHERE domain = ?1", [domain.to_string()], |r| r.get(0))?;
+    if owner == deploy.to_string() { Ok(0) } else { Err(Problem::Led { domain: domain.to_string(), deploy: owner }) }
 }
 
 fn next(c: &Connection, sql: &str, deploy: &DeployRef) -> Result<u32, Problem> {

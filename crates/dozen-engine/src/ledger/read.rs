@@ -6,12 +6,14 @@ use dozen_core::codebase::Commit;
 use dozen_core::concurrency::formation::{Formation, Part};
 use dozen_core::config::Config;
 use dozen_core::ids::{AppName, DeployRef, Generation, SlugId, TypeName, Version};
+use dozen_core::port::{Domain, Manners};
 use dozen_core::processes::ProcessType;
 use dozen_core::release::Status;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// An app and its deploys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +118,30 @@ impl Ledger {
             let mut q = c.prepare("SELECT name, kept_port FROM deploys WHERE kept_port IS NOT NULL ORDER BY name")?;
             let rows = q.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get(1)?)))?;
             rows.map(|r| r.map_err(Problem::from).and_then(|(name, port)| Ok((parse(&name)?, port)))).collect()
+        })
+        .await
+    }
+
+    /// The domains that were added to a deploy, in their order.
+    pub async fn domains(&self, deploy: &DeployRef) -> Result<Vec<Domain>, LedgerError> {
+        let name = deploy.to_string();
+        self.run("read the domains", move |c| {
+            let mut q = c.prepare("SELECT domain FROM domains WHERE deploy = ?1 ORDER BY domain")?;
+            let rows = q.query_map([name], |r| r.get::<_, String>(0))?;
+            rows.map(|r| parse(&r?)).collect()
+        })
+        .await
+    }
+
+    /// How a deploy's requests are to be treated, as far as that is said of the deploy and not by its app or config.
+    pub async fn manners(&self, deploy: &DeployRef) -> Result<Manners, LedgerError> {
+        let name = deploy.to_string();
+        self.run("read the deploy", move |c| {
+            let row = c.query_row("SELECT maintenance, paused, https_only, hsts FROM deploys WHERE name = ?1", [name], |r| {
+                let hsts = r.get::<_, Option<u64>>(3)?.map(Duration::from_secs);
+                Ok(Manners { maintenance: r.get(0)?, paused: r.get(1)?, https_only: r.get(2)?, hsts, ..Manners::default() })
+            });
+            Ok(row.optional()?.unwrap_or_default())
         })
         .await
     }

@@ -14,7 +14,11 @@ CREATE TABLE deploys (
     generation       INTEGER NOT NULL,         -- counts the changes of intent
     current_release  INTEGER,                  -- the version that serves, or would
     created_at       TEXT NOT NULL,
-    kept_port        INTEGER                   -- where it serves in the background, also after a reboot; null where nobody asked for that
+    kept_port        INTEGER,                  -- where it serves in the background, also after a reboot; null where nobody asked for that
+    maintenance      INTEGER NOT NULL DEFAULT 0, -- 1: visitors are told so, and nothing reaches the app
+    paused           INTEGER NOT NULL DEFAULT 0, -- 1: requests wait
+    https_only       INTEGER NOT NULL DEFAULT 0, -- 1: plain HTTP is sent on to HTTPS
+    hsts             INTEGER                   -- seconds; null where browsers are told nothing
 ) STRICT;
 
 CREATE TABLE slugs (
@@ -95,4 +99,29 @@ CREATE TABLE one_offs (
     ended_at    TEXT,
     exit_code   INTEGER,
     PRIMARY KEY (deploy, number)
+) STRICT;
+
+CREATE TABLE domains (
+    domain      TEXT PRIMARY KEY,              -- 'shop.example.com', '*.example.com', 'example.com/api'
+    deploy      TEXT NOT NULL REFERENCES deploys (name),
+    created_at  TEXT NOT NULL,
+    created_by  TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE certificates (
+    id          INTEGER PRIMARY KEY,
+    deploy      TEXT NOT NULL REFERENCES deploys (name),
+    names       TEXT NOT NULL,                 -- JSON array: the host names that it is for
+    source      TEXT NOT NULL CHECK (source IN ('file', 'acme')),
+    chain       TEXT NOT NULL,                 -- PEM, the server's own first
+    sealed_key  BLOB NOT NULL,                 -- like configs.sealed
+    not_after   TEXT NOT NULL,
+    created_at  TEXT NOT NULL,
+    created_by  TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE acme_accounts (
+    directory   TEXT PRIMARY KEY,              -- its URL
+    sealed      BLOB NOT NULL,                 -- the account's credentials
+    created_at  TEXT NOT NULL
 ) STRICT;

@@ -269,7 +269,7 @@ impl Router {
 
     /// Leads requests by this table from now on; answered by [`RouterEvent::Applied`] or [`RouterEvent::Stale`]. Never blocks.
     pub fn set(&mut self, table: &RouteTable) {
-        for route in table.hosts.values().chain(&table.fallback) {
+        for (_, route) in table.routes() {
             if let Err(error) = self.open_logs(&route.deploy) {
                 tracing::warn!(%error, deploy = %route.deploy, "the router cannot write its log");
             }

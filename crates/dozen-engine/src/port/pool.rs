@@ -11,7 +11,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -31,6 +31,10 @@ pub(super) struct Target {
     pub(super) deploy: String,
     pub(super) instance: String,
     pub(super) port: u16,
+    /// 12 for v12.
+    pub(super) release: u32,
+    /// The part of the requests that its release gets.
+    pub(super) weight: AtomicU32,
     pub(super) in_flight: AtomicUsize,
     /// Whether it was last reached on ::1: what listens on `localhost` may have that address only.
     pub(super) six: AtomicBool,

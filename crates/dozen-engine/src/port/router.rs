@@ -13,11 +13,11 @@ use super::control::Limits;
 use super::log::Journal;
 use super::planes::Planes;
 use super::pool::{Pool, Target};
-use super::proxy::{Core, Live, Place, Shared, Stand, serve};
+use super::proxy::{Core, Entry, Live, Place, Shared, Stand, serve};
 use super::stream::discard;
-use super::wire::{FromRouter, Held, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireTable, WireWeb, speaks};
+use super::wire::{FromRouter, Held, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireBackend, WireTable, WireWeb, speaks};
 use dozen_core::ids::Generation;
-use dozen_core::port::RouteTable;
+use dozen_core::port::{Domain, RouteTable};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IoSliceMut, Write as _};
@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -295,25 +295,24 @@ impl House {
         for (_, listed) in self.targets.values_mut() {
             *listed = false;
         }
-        let mut table = RouteTable { generation: Generation(generation), ..RouteTable::default() };
+        let (mut led, mut fallback) = (Vec::new(), None);
         for route in wire.routes {
             let web = match route.web {
                 WireWeb::Starting => Stand::Starting,
                 WireWeb::Held => Stand::Held,
                 WireWeb::Crashed => Stand::Crashed,
                 WireWeb::None => Stand::None,
-                WireWeb::Ready(backends) => {
-                    Stand::Ready(backends.into_iter().map(|b| self.target(&route.deploy, b.instance, b.port)).collect())
-                }
+                WireWeb::Ready(backends) => Stand::Ready(backends.into_iter().map(|backend| self.target(&route.deploy, backend)).collect()),
             };
             // What is above the working folder cannot be seen any more.
             let log = route.log.strip_prefix(&self.logs).map_or(route.log.clone(), Path::to_owned);
-            let place = Arc::new(Place { deploy: route.deploy, log, web });
-            table.hosts.extend(route.hosts.into_iter().map(|host| (host.to_ascii_lowercase(), place.clone())));
+            let place = Arc::new(Place { deploy: route.deploy, log, web, manners: route.manners.into() });
+            led.extend(route.hosts.iter().filter_map(|host| host.parse().ok()).map(|domain: Domain| (domain, place.clone())));
             if route.fallback {
-                table.fallback = Some(place);
+                fallback = Some(place);
             }
         }
+        let table = RouteTable::led(led, Generation(generation), fallback);
         self.table.send_replace(Arc::new(Live { epoch: epoch + 1, table }));
         // After the table and before any look at the counters: see `choose`.
         self.shared.epoch.store(epoch + 1, Ordering::SeqCst);
@@ -323,7 +322,7 @@ impl House {
     }
 
     /// The instance as it was known before, with its counters, or a new one.
-    fn target(&mut self, deploy: &str, instance: String, port: u16) -> Arc<Target> {
+    fn target(&mut self, deploy: &str, WireBackend { instance, port, release, weight }: WireBackend) -> Arc<Target> {
         let (id, drained) = (&mut self.next_id, &self.drained);
         let (target, listed) = self.targets.entry((deploy.to_owned(), instance.clone(), port)).or_insert_with(|| {
             *id += 1;
@@ -332,6 +331,8 @@ impl House {
                 deploy: deploy.to_owned(),
                 instance,
                 port,
+                release,
+                weight: AtomicU32::new(weight),
                 in_flight: AtomicUsize::new(0),
                 six: AtomicBool::new(false),
                 quarantined_until: AtomicU64::new(0),
@@ -341,6 +342,7 @@ impl House {
             (Arc::new(target), true)
         });
         *listed = true;
+        target.weight.store(weight, Ordering::Relaxed);
         target.clone()
     }
 
@@ -478,7 +480,9 @@ async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener) {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
-                tokio::task::spawn_local(serve(core.clone(), socket, peer.ip().to_canonical(), port));
+                let _ = socket.set_nodelay(true);
+                let entry = Entry { peer: peer.ip().to_canonical(), port, tls: false };
+                tokio::task::spawn_local(serve(core.clone(), socket, entry));
             }
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,

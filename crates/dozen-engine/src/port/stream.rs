@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -284,14 +283,14 @@ impl Body for Reply {
 }
 
 /// A client's socket. A client that takes no byte for too long is let go; `stalled` then says so.
-pub(super) struct ClientSocket {
-    socket: TcpStream,
+pub(super) struct ClientSocket<S> {
+    socket: S,
     patience: Patience,
     stalled: Arc<AtomicBool>,
 }
 
-impl ClientSocket {
-    pub(super) fn new(socket: TcpStream, limit: Duration, stalled: Arc<AtomicBool>) -> Self {
+impl<S> ClientSocket<S> {
+    pub(super) fn new(socket: S, limit: Duration, stalled: Arc<AtomicBool>) -> Self {
         Self { socket, patience: Patience::new(limit), stalled }
     }
 
@@ -306,13 +305,13 @@ impl ClientSocket {
     }
 }
 
-impl AsyncRead for ClientSocket {
+impl<S: AsyncRead + Unpin> AsyncRead for ClientSocket<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for ClientSocket {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientSocket<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.watch(cx, written)

@@ -8,7 +8,8 @@
 use super::control::{Limits, RouterEvent};
 use crate::home::Home;
 use dozen_core::ids::Generation;
-use dozen_core::port::{Route, RouteTable, Web};
+use dozen_core::ids::Version;
+use dozen_core::port::{Backend, Manners, Route, RouteTable, Sticky, Web};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice};
@@ -16,10 +17,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
 /// The version of these messages; N speaks N−1.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 /// Whether a router and a control plane of these versions understand each other.
 pub(super) fn speaks(protocol: u32) -> bool {
     (PROTOCOL - 1..=PROTOCOL).contains(&protocol)
@@ -181,9 +183,62 @@ pub(super) struct WireTable {
 pub(super) struct WireRoute {
     pub(super) deploy: String,
     pub(super) log: PathBuf,
+    /// `shop.example.com/api`
     pub(super) hosts: Vec<String>,
     pub(super) fallback: bool,
     pub(super) web: WireWeb,
+    #[serde(default)]
+    pub(super) manners: WireManners,
+}
+
+/// [`Manners`] on the wire.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct WireManners {
+    maintenance: bool,
+    paused: bool,
+    https_only: bool,
+    hsts_seconds: Option<u64>,
+    error_page: Option<String>,
+    maintenance_page: Option<String>,
+    concurrency: Option<u32>,
+    queue: u32,
+    sticky: WireSticky,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum WireSticky {
+    #[default]
+    No,
+    Cookie,
+    Header(String),
+}
+
+impl From<&Manners> for WireManners {
+    fn from(manners: &Manners) -> Self {
+        let Manners { maintenance, paused, https_only, hsts, error_page, maintenance_page, concurrency, queue, sticky } = manners.clone();
+        let sticky = match sticky {
+            Sticky::No => WireSticky::No,
+            Sticky::Cookie => WireSticky::Cookie,
+            Sticky::Header(name) => WireSticky::Header(name),
+        };
+        let hsts_seconds = hsts.map(|d| d.as_secs());
+        Self { maintenance, paused, https_only, hsts_seconds, error_page, maintenance_page, concurrency, queue, sticky }
+    }
+}
+
+impl From<WireManners> for Manners {
+    fn from(wire: WireManners) -> Self {
+        let WireManners { maintenance, paused, https_only, hsts_seconds, error_page, maintenance_page, concurrency, queue, sticky } = wire;
+        let sticky = match sticky {
+            WireSticky::No => Sticky::No,
+            WireSticky::Cookie => Sticky::Cookie,
+            WireSticky::Header(name) => Sticky::Header(name),
+        };
+        let hsts = hsts_seconds.map(Duration::from_secs);
+        Self { maintenance, paused, https_only, hsts, error_page, maintenance_page, concurrency, queue, sticky }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -200,6 +255,21 @@ pub(super) enum WireWeb {
 pub(super) struct WireBackend {
     pub(super) instance: String,
     pub(super) port: u16,
+    #[serde(default)]
+    pub(super) release: u32,
+    #[serde(default = "one")]
+    pub(super) weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl From<&Backend> for WireBackend {
+    fn from(backend: &Backend) -> Self {
+        let Backend { instance, port, release: Version(release), weight } = backend;
+        Self { instance: instance.clone(), port: *port, release: *release, weight: *weight }
+    }
 }
 
 impl WireWeb {
@@ -215,30 +285,25 @@ impl WireTable {
     pub(super) fn of(table: &RouteTable, home: &Home) -> Self {
         let mut routes: Vec<WireRoute> = Vec::new();
         let mut known = std::collections::HashMap::new();
-        let mut of = |route: &'_ Arc<Route>, host: Option<&String>| {
+        for (at, route) in table.routes() {
             let index = *known.entry(Arc::as_ptr(route)).or_insert_with(|| {
                 routes.push(WireRoute::of(route, home));
                 routes.len() - 1
             });
-            match host {
-                Some(host) => routes[index].hosts.push(host.clone()),
+            match at {
+                Some((host, path)) => routes[index].hosts.push(format!("{host}{path}")),
                 None => routes[index].fallback = true,
             }
-        };
-        for (host, route) in &table.hosts {
-            of(route, Some(host));
-        }
-        if let Some(route) = &table.fallback {
-            of(route, None);
         }
         Self { generation: table.generation.0, routes }
     }
 
     /// The same in words that a router of this version knows: a message with one that it does not is passed over as a whole.
     pub(super) fn for_protocol(mut self, protocol: u32) -> Self {
-        // 1 does not know of waiting for a change. Requests wait there as for a start: longer, and with another error.
-        let held = |route: &&mut WireRoute| protocol < 2 && matches!(route.web, WireWeb::Held);
-        self.routes.iter_mut().filter(held).for_each(|route| route.web = WireWeb::Starting);
+        // 2 leads by hosts only, and treats all requests alike. What it reads of this is right as far as it goes, but for domains with paths.
+        if protocol < 3 {
+            self.routes.iter_mut().for_each(|route| route.hosts.retain(|host| !host.contains('/')));
+        }
         self
     }
 }
@@ -246,14 +311,13 @@ impl WireTable {
 impl WireRoute {
     fn of(route: &Route, home: &Home) -> Self {
         let web = match &route.web {
-            Web::Ready(backends) => {
-                WireWeb::Ready(backends.iter().map(|b| WireBackend { instance: b.instance.clone(), port: b.port }).collect())
-            }
+            Web::Ready(backends) => WireWeb::Ready(backends.iter().map(WireBackend::from).collect()),
             Web::Starting => WireWeb::Starting,
             Web::Held => WireWeb::Held,
             Web::Crashed => WireWeb::Crashed,
             Web::None => WireWeb::None,
         };
-        Self { deploy: route.deploy.to_string(), log: home.logs(&route.deploy), hosts: Vec::new(), fallback: false, web }
+        let (deploy, log, manners) = (route.deploy.to_string(), home.logs(&route.deploy), WireManners::from(&route.manners));
+        Self { deploy, log, hosts: Vec::new(), fallback: false, web, manners }
     }
 }

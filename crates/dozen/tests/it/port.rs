@@ -5,7 +5,7 @@ mod stage;
 mod table;
 
 use dozen_core::ids::Generation;
-use dozen_core::port::{Route, RouteTable, Web};
+use dozen_core::port::{Manners, Route, RouteTable, Web};
 use dozen_engine::port::{Limits, RouterEvent};
 use stage::{PATIENCE, Stage, Upstream, Wire, ok, ready};
 use std::io::{ErrorKind, Read, Write};
@@ -375,12 +375,10 @@ fn a_web_socket_echoes() {
 fn hosts_do_not_mix() {
     let (shop, blog) = (Upstream::saying("shop"), Upstream::saying("blog"));
     let mut stage = Stage::new();
-    let route = |deploy: &str, port| Arc::new(Route { deploy: deploy.parse().expect("valid"), web: ready(&[port]) });
-    stage.table(RouteTable {
-        generation: Generation(1),
-        hosts: [("shop.test".to_owned(), route("shop", shop.port)), ("blog.test".to_owned(), route("blog", blog.port))].into(),
-        fallback: None,
-    });
+    let route =
+        |deploy: &str, port| Arc::new(Route { deploy: deploy.parse().expect("valid"), web: ready(&[port]), manners: Manners::default() });
+    let domains = [("shop.test", route("shop", shop.port)), ("blog.test", route("blog", blog.port))];
+    stage.table(RouteTable::led(domains.map(|(domain, route)| (domain.parse().expect("a domain"), route)), Generation(1), None));
     let mut client = stage.client();
     for (host, want) in [("shop.test", "shop"), ("BLOG.test:80", "blog"), ("shop.test.", "shop"), ("blog.test", "blog")] {
         assert_eq!(client.ask(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).text(), want);

@@ -63,7 +63,7 @@ fn what_would_end_with_it_keeps_a_control_part_from_going() {
 /// Has one of them wait at a note's socket, in place of who did.
 fn earlier(place: &Place, role: &str, note: &Path, port: u16, web: u16) -> Child {
     let mut text: Value = serde_json::from_slice(&std::fs::read(note).expect("readable")).expect("JSON");
-    text["note"]["protocol"] = if role == "jail" { 2 } else { 1 }.into();
+    text["note"]["protocol"] = 2.into();
     std::fs::write(note, text.to_string()).expect("written");
     let mut python = place.program("python3");
     let (name, folder) = (note.file_stem().expect("named"), note.parent().expect("in a folder"));
@@ -79,7 +79,7 @@ fn earlier(place: &Place, role: &str, note: &Path, port: u16, web: u16) -> Child
 
 #[test]
 fn a_jail_and_a_router_of_the_version_before_are_taken_over_and_steered() {
-    // A change has requests wait, of which that version does not know.
+    // A change that has requests wait.
     let place = shop();
     place.write("dozen.toml", "[process.web]\noverlap = false\n");
     let (said, port) = detach(&place);
@@ -118,7 +118,7 @@ fn a_jail_and_a_router_of_the_version_before_are_taken_over_and_steered() {
     assert!(heard.starts_with(r#"{"do":"adopt","protocol":3,"lasting":true}"#) && heard.contains(r#"{"do":"stop""#), "{heard}");
     assert!(heard.ends_with("{\"do\":\"collect\"}\n"), "{heard}");
     let heard = std::io::read_to_string(router.stdout.take().expect("piped")).expect("read");
-    assert!(heard.contains(r#""web":"starting""#) && !heard.contains("held"), "{heard}");
+    assert!(heard.contains(r#""web":"held""#) && heard.contains(r#""hosts":["shop.localhost"]"#), "{heard}");
     for pid in lasting(&place) {
         place.family_of(pid);
     }

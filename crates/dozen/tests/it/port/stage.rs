@@ -1,8 +1,8 @@
 //! What the tests of the port stand on: a router with its control plane, raw connections, instances that do as told.
 
-use dozen_core::ids::Generation;
+use dozen_core::ids::{Generation, Version};
 use dozen_core::logs::{LogLine, Source};
-use dozen_core::port::{Backend, Route, RouteTable, Web};
+use dozen_core::port::{Backend, Manners, Route, RouteTable, Web};
 use dozen_engine::home::Home;
 use dozen_engine::port::{Limits, Router, RouterEvent, RouterSpec, bind};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -19,6 +19,8 @@ pub(crate) struct Stage {
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) home: Folder,
     pub(crate) generation: u64,
+    /// Of the next table.
+    pub(crate) manners: Manners,
 }
 
 impl Stage {
@@ -36,7 +38,7 @@ impl Stage {
         let pid = router.pid().and_then(|p| rustix::process::Pid::from_raw(p.cast_signed())).expect("it runs");
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("a child");
         let home = Folder { dir, router: pidfd };
-        Self { router, runtime, home, generation: 0 }
+        Self { router, runtime, home, generation: 0, manners: Manners::default() }
     }
 
     /// Everything goes to `shop/dev`.
@@ -48,8 +50,8 @@ impl Stage {
 
     pub(crate) fn set(&mut self, web: Web) {
         self.generation += 1;
-        let route = Arc::new(Route { deploy: "shop/dev".parse().expect("valid"), web });
-        self.table(RouteTable { generation: Generation(self.generation), fallback: Some(route), ..RouteTable::default() });
+        let route = Arc::new(Route { deploy: "shop/dev".parse().expect("valid"), web, manners: self.manners.clone() });
+        self.table(RouteTable::led([], Generation(self.generation), Some(route)));
     }
 
     pub(crate) fn table(&mut self, table: RouteTable) {
@@ -150,7 +152,8 @@ impl Drop for Folder {
 }
 
 pub(crate) fn ready(ports: &[u16]) -> Web {
-    Web::Ready(ports.iter().zip(1..).map(|(port, n)| Backend { instance: format!("web.{n}"), port: *port }).collect())
+    let backend = |(port, n): (&u16, u32)| Backend { instance: format!("web.{n}"), port: *port, release: Version(1), weight: 1 };
+    Web::Ready(ports.iter().zip(1..).map(backend).collect())
 }
 
 /// A head and what follows, read from either side.

@@ -30,7 +30,7 @@ fn a_stale_table_is_refused() {
     let mut stage = Stage::new();
     stage.generation = 7;
     stage.set(ready(&[upstream.port]));
-    stage.router.set(&RouteTable { generation: Generation(7), ..RouteTable::default() });
+    stage.router.set(&RouteTable::led([], Generation(7), None));
     let stale = RouterEvent::Stale { generation: Generation(7), current: Generation(8) };
     stage.until(|e| (*e == stale).then_some(()));
     assert_eq!(stage.get("/").text(), "new");

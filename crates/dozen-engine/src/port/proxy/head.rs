@@ -1,0 +1,177 @@
+//! The heads of requests and answers: what is refused, what ends here, what is added. Looks at nothing else.
+
+use super::Client;
+use crate::port::log::Record;
+use crate::port::pages::{Code, Refusal};
+use crate::port::stream::{Upload, tokens};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, uri::PathAndQuery};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A request line or a header longer than this is refused (contract, section 9).
+const MAX_LINE: usize = 8 * 1024;
+/// A request id of the client's own is kept up to this length.
+const MAX_REQUEST_ID: usize = 200;
+
+fn refuse(status: StatusCode) -> Refusal {
+    Refusal { code: Code::H26, status }
+}
+
+/// The host that a request is for: its target's in absolute form, else its `Host`. Exactly one, of characters that names and addresses have.
+pub(super) fn target_host(request: &Request<Upload>) -> Result<String, Refusal> {
+    let bad = Err(refuse(StatusCode::BAD_REQUEST));
+    let mut hosts = request.headers().get_all(HOST).into_iter();
+    let header = hosts.next();
+    if hosts.next().is_some() {
+        return bad;
+    }
+    let host = match (request.uri().authority(), header) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(header)) => match header.to_str() {
+            Ok(host) => host,
+            Err(_) => return bad,
+        },
+        (None, None) if request.version() == Version::HTTP_10 => "",
+        (None, None) => return bad,
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    if host.len() > 255 || !host.bytes().all(plain) {
+        return bad;
+    }
+    Ok(host.to_owned())
+}
+
+pub(super) fn check(request: &Request<Upload>) -> Result<(), Refusal> {
+    let headers = request.headers();
+    if request.method() == Method::CONNECT {
+        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    let target = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
+    // `GET`, a blank, the target, a blank, `HTTP/1.1`.
+    if request.method().as_str().len() + target + 10 > MAX_LINE {
+        return Err(refuse(StatusCode::URI_TOO_LONG));
+    }
+    // `name`, a colon, a blank, the value.
+    if headers.iter().any(|(name, value)| name.as_str().len() + value.len() + 2 > MAX_LINE) {
+        return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    }
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).into_iter();
+    if let Some(encoding) = encodings.next() {
+        // hyper reads a coding before `chunked` as if it were not there; an instance might not.
+        let chunked = encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+        if !chunked || encodings.next().is_some() || headers.contains_key(CONTENT_LENGTH) {
+            return Err(refuse(StatusCode::BAD_REQUEST));
+        }
+    }
+    if headers.get_all(EXPECT).into_iter().any(|e| !e.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(refuse(StatusCode::EXPECTATION_FAILED));
+    }
+    Ok(())
+}
+
+/// The protocol that the client would change to. Not HTTP/2: what a client then says would pass every check here unseen.
+pub(super) fn wants_upgrade(request: &Request<Upload>) -> Option<HeaderValue> {
+    let headers = request.headers();
+    let asked = request.version() == Version::HTTP_11 && tokens(headers, &CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"));
+    let http2 = tokens(headers, &UPGRADE).any(|t| t.to_ascii_lowercase().starts_with("h2"));
+    if asked && !http2 { headers.get(UPGRADE).cloned() } else { None }
+}
+
+/// Headers between two neighbours, which end here.
+const HOP_BY_HOP: [HeaderName; 6] =
+    [CONNECTION, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TE, TRANSFER_ENCODING, UPGRADE];
+
+fn strip(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|t| t.parse().ok()).collect();
+        for name in named {
+            // A client cannot have what frames or routes its request taken out by naming it.
+            if name != CONTENT_LENGTH && name != HOST {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+pub(super) fn rewrite_request(request: &mut Request<Upload>, client: &Client, record: &Record, upgrade: Option<&HeaderValue>) {
+    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let trailers = tokens(request.headers(), &TE).any(|t| t.eq_ignore_ascii_case("trailers"));
+    let via = if request.version() == Version::HTTP_10 { "1.0 dozen" } else { "1.1 dozen" };
+    if request.uri().authority().is_some() {
+        // The absolute form's host counts, and the instance gets the usual form.
+        if let Ok(host) = HeaderValue::from_str(&record.host) {
+            request.headers_mut().insert(HOST, host);
+        }
+    }
+    let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from(path);
+    *request.version_mut() = Version::HTTP_11;
+
+    let headers = request.headers_mut();
+    strip(headers);
+    headers.remove(EXPECT);
+    headers.remove(PROXY_AUTHORIZATION);
+    if !headers.contains_key(HOST) {
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+    }
+    if chunked {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+    }
+    if let Ok(value) = HeaderValue::from_str(&record.forwarded) {
+        headers.insert("x-forwarded-for", value);
+    }
+    headers.insert("x-forwarded-proto", client.scheme.clone());
+    headers.insert("x-forwarded-port", client.port.clone());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    headers.insert("x-request-start", HeaderValue::from(now));
+    if let Ok(value) = HeaderValue::from_str(&record.request_id) {
+        headers.insert("x-request-id", value);
+    }
+    headers.append(VIA, HeaderValue::from_static(via));
+}
+
+pub(super) fn rewrite_response(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
+    strip(headers);
+    headers.remove(PROXY_AUTHENTICATE);
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+    }
+    headers.append(VIA, HeaderValue::from_static("1.1 dozen"));
+}
+
+/// The client's own id, where it is one that is safe anywhere; else a random one in the shape of a UUID.
+pub(super) fn request_id(headers: &HeaderMap) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'=' | b'+' | b'/' | b'.');
+    let own = headers.get("x-request-id").and_then(|v| v.to_str().ok());
+    if let Some(own) = own.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(plain)) {
+        return own.to_owned();
+    }
+    let n: u128 = (rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{n:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// What came in `X-Forwarded-For`, and this client's address after it.
+pub(super) fn forwarded(headers: &HeaderMap, address: &str) -> String {
+    let mut out = String::new();
+    for value in headers.get_all("x-forwarded-for").into_iter().filter_map(|v| v.to_str().ok()) {
+        out.push_str(value.trim());
+        out.push_str(", ");
+    }
+    out.push_str(address);
+    out
+}
