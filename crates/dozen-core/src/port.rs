@@ -2,6 +2,7 @@
 //! A route leads a host name, or a path below it, to the instances of a deploy's `web`. The table is immutable and swapped whole; the lookup is here, pure.
 
 mod domain;
+pub mod framing;
 mod manners;
 pub mod site;
 

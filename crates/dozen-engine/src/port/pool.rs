@@ -3,6 +3,7 @@
 //! **Invariant:** a connection is used only for the instance that it was opened to, told apart by a number that is never given twice.
 
 use super::stream::Upload;
+use dozen_core::port::framing::{MAX_HEAD, MAX_HEADERS};
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::cell::RefCell;
@@ -20,9 +21,6 @@ use tokio::sync::Notify;
 const IDLE: Duration = Duration::from_millis(3_500);
 /// So many idle connections to one instance are kept by one worker.
 const KEPT: usize = 256;
-/// Headers in an answer, and their bytes in all, by the limits of the contract.
-pub(super) const MAX_HEADERS: usize = 1_000;
-pub(super) const MAX_HEAD: usize = 256 * 1024;
 
 /// One instance, as all workers see it, for as long as any table or request knows it.
 pub(super) struct Target {

@@ -4,12 +4,14 @@
 //! [`Refusal`], which becomes a page and a log line.
 
 use super::control::Limits;
+use super::gate::{Doorbell, Gate};
 use super::log::{Journal, Record};
 use super::pages::{Code, Refusal, page};
-use super::pool::{Lease, MAX_HEAD, MAX_HEADERS, Pool, Target, Unreachable};
+use super::pool::{Lease, Pool, Target, Unreachable};
 use super::stream::{Answer, ClientSocket, Flow, Progress, Reply, Upload};
 use super::wire::FromRouter;
 use choose::{choose, quarantine};
+use dozen_core::port::framing::{MAX_HEAD, MAX_HEADERS, MAX_LINE};
 use dozen_core::port::{Manners, RouteTable};
 use head::{check, forwarded, request_id, rewrite_request, rewrite_response, target_host, wants_upgrade};
 use http::header::UPGRADE;
@@ -33,6 +35,7 @@ use tunnel::tunnel;
 
 mod choose;
 mod head;
+mod refused;
 mod tunnel;
 
 /// What all workers share.
@@ -109,6 +112,7 @@ struct Client {
     port: HeaderValue,
     scheme: HeaderValue,
     stalled: Arc<AtomicBool>,
+    bell: Arc<Doorbell>,
 }
 
 /// Serves one client's connection to its end, or until the router stops and what is in flight is answered.
@@ -121,7 +125,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(co
         port: HeaderValue::from(entry.port),
         scheme: HeaderValue::from_static(if entry.tls { "https" } else { "http" }),
         stalled: stalled.clone(),
+        bell: Arc::default(),
     });
+    let gate = Gate::new(ClientSocket::new(socket, limits.idle, stalled), client.bell.clone());
     let service = {
         let (core, client) = (core.clone(), client.clone());
         service_fn(move |request| {
@@ -133,8 +139,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(co
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(ClientSocket::new(socket, limits.idle, stalled)), service)
+        .max_buf_size(MAX_HEAD + 2 * MAX_LINE)
+        .serve_connection(TokioIo::new(gate), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {
@@ -147,20 +153,15 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(co
     if let Err(e) = ended
         && (e.is_parse() || e.is_parse_too_large())
     {
-        note_malformed(&core, &client, e.is_parse_too_large());
+        refused::unread(&core, &client, e.is_parse_too_large());
     }
 }
 
-/// hyper has answered a request that it could not read; only where a single app runs is it known whose log it belongs to.
-fn note_malformed(core: &Core, client: &Client, too_large: bool) {
-    let Some(place) = core.table.borrow().table.fallback.clone() else { return };
-    let mut record = Record::new(core.journal.clone(), Method::from_bytes(b"-").unwrap_or_default(), String::new());
-    record.place = Some(place);
-    record.forwarded.clone_from(&client.address);
-    record.fail(Code::H26, if too_large { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { StatusCode::BAD_REQUEST });
-}
-
 async fn answer(core: Rc<Core>, client: Rc<Client>, request: Request<Incoming>) -> Response<Reply> {
+    let number = client.bell.begin();
+    if let Some((fault, about)) = client.bell.refused(number) {
+        return refused::answer(&core, &client, fault, about);
+    }
     let path = request.uri().path_and_query().map_or_else(String::new, |p| p.as_str().to_owned());
     let mut record = Record::new(core.journal.clone(), request.method().clone(), path);
     record.request_id = request_id(request.headers());
@@ -168,7 +169,9 @@ async fn answer(core: Rc<Core>, client: Rc<Client>, request: Request<Incoming>) 
     // What a page needs of the request, should there be one; the request itself is given away.
     let accept: HeaderMap = request.headers().get(http::header::ACCEPT).map(|v| (http::header::ACCEPT, v.clone())).into_iter().collect();
     let id = record.request_id.clone();
-    match lead(&core, &client, request, record).await {
+    let led = lead(&core, &client, request, record).await;
+    client.bell.decide(number, led.as_ref().is_ok_and(|response| response.status() == StatusCode::SWITCHING_PROTOCOLS));
+    match led {
         Ok(response) => response,
         Err((refusal, mut record)) => {
             let response = page(refusal, &accept, &id);

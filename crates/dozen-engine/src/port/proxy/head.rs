@@ -4,14 +4,13 @@ use super::Client;
 use crate::port::log::Record;
 use crate::port::pages::{Code, Refusal};
 use crate::port::stream::{Upload, tokens};
+use dozen_core::port::framing::MAX_LINE;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, uri::PathAndQuery};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A request line or a header longer than this is refused (contract, section 9).
-const MAX_LINE: usize = 8 * 1024;
 /// A request id of the client's own is kept up to this length.
 const MAX_REQUEST_ID: usize = 200;
 
@@ -36,11 +35,24 @@ pub(super) fn target_host(request: &Request<Upload>) -> Result<String, Refusal> 
         (None, None) if request.version() == Version::HTTP_10 => "",
         (None, None) => return bad,
     };
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    if host.len() > 255 || !host.bytes().all(plain) {
+    if !is_host(host) {
         return bad;
     }
     Ok(host.to_owned())
+}
+
+/// Whether this is a name or an address, with or without a port; or nothing, which is allowed where there is no name.
+pub(super) fn is_host(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((six, port)) if six.parse::<std::net::Ipv6Addr>().is_ok() => ("", port),
+            _ => return false,
+        },
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    let number = |port: &str| port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit());
+    host.len() <= 255 && name.bytes().all(plain) && (port.is_empty() || port.strip_prefix(':').is_some_and(number))
 }
 
 pub(super) fn check(request: &Request<Upload>) -> Result<(), Refusal> {
