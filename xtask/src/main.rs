@@ -28,6 +28,8 @@ cargo xtask bench supervise [--rounds N]      50 processes and a killed router, 
 cargo xtask soak up [--rounds N] [--seed N]   `dozen up` under SIGKILL
 cargo xtask soak supervise [--rounds N] [--seed N] [--deploys N]
                                               control parts and routers under SIGKILL, with load
+cargo xtask soak framing [--rounds N] [--seed N]
+                                              random and spoiled requests through the router to Node, which must read them alike
 cargo xtask soak guest [top|root|login|scope] sizes and fences in a QEMU guest that has cgroup v2 alone
 cargo xtask fuzz [--seconds N] [TARGET]       each fuzz target for so long (600 s), or one
 bench and soak build dozen, or take a built one with --binary PATH";
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         ["bench", "supervise", options @ ..] => options_of(options, 5).and_then(|options| bench::supervise::run_all(root(), &options)),
         ["soak", "up", options @ ..] => options_of(options, 50).and_then(|options| soak::up(root(), &options)),
         ["soak", "supervise", options @ ..] => options_of(options, 100).and_then(|options| supervise::run_all(&options)),
+        ["soak", "framing", options @ ..] => options_of(options, 50_000).and_then(|options| soak::framing(&options)),
         ["soak", "guest"] => guest::run_all(root(), ""),
         ["soak", "guest", only] => guest::run_all(root(), only),
         ["fuzz", options @ ..] => fuzz_options(options).and_then(|options| fuzz::run(root(), &options)),

@@ -14,7 +14,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::{Running, answers, free_port, listens, pause, program, read, run, wait_until};
+use crate::process::{Running, answers, cargo, free_port, listens, pause, program, read, run, wait_until};
 use crate::{Options, guestbook};
 
 const HOST: &str = "guestbook.localhost";
@@ -87,6 +87,16 @@ pub(crate) fn up(root: &Path, options: &Options) -> Result<()> {
         bail!("{failures} of {rounds} rounds failed; again with --seed {seed}; the log is {}", soak.log.display());
     }
     std::fs::remove_dir_all(&folder).or_else(|_| run(program("rm").arg("-rf").arg(&folder)).map_err(std::io::Error::other))?;
+    Ok(())
+}
+
+/// The differential test of the router and Node, with more rounds than every run of the tests has time for.
+pub(crate) fn framing(options: &Options) -> Result<()> {
+    println!("seed {}, {} connections", options.seed, options.rounds);
+    let mut test = cargo(&["test", "--quiet", "--locked", "--package", "dozen", "--test", "it", "--", "port::differential", "--nocapture"]);
+    test.env("DOZEN_FRAMING_ROUNDS", options.rounds.to_string()).env("DOZEN_FRAMING_SEED", options.seed.to_string());
+    run(&mut test).with_context(|| format!("again with --seed {}", options.seed))?;
+    println!("Node read what was let in, and nothing else");
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 #[allow(unreachable_pub, reason = "for the fuzz targets it is a library")]
 #[path = "../../../../fuzz/src/lib.rs"]
-mod properties;
+pub(crate) mod properties;
 
 #[allow(unreachable_pub, reason = "for the fuzz target it is the same")]
 #[path = "../../../../fuzz/src/slug.rs"]
@@ -48,6 +48,11 @@ fn dozen_tomls() {
 #[test]
 fn routes() {
     all_of("route", properties::route);
+}
+
+#[test]
+fn framings() {
+    all_of("framing", properties::framing::framing);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! End to end: port. A real router process between raw sockets on both sides, so that every byte is what the test says.
 
 mod codes;
-
+mod differential;
 mod framing;
 mod stage;
 mod table;
