@@ -8,6 +8,7 @@
 //! **Absent on purpose:** buffering of bodies, retries of requests that an instance may have seen, HTTP/2 without TLS.
 
 pub mod control;
+mod crowd;
 mod gate;
 pub mod guard;
 pub mod lease;

@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 
 /// How long the router waits for what, and for how many (contract, section 9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// For an instance to take a connection: H19.
     pub connect: Duration,
@@ -37,6 +38,17 @@ pub struct Limits {
     pub first_byte: Duration,
     /// Between two bytes, then: H15, H28.
     pub idle: Duration,
+    /// For a client that has ended its side, while nothing can be sent to it: then it is gone.
+    pub half_closed: Duration,
+    /// So many bytes a second are the least that a client sends of a body or takes of an answer, of the time that it is waited for: H28.
+    pub slowest: u64,
+    /// From so much of that time on.
+    pub slow_grace: Duration,
+    /// Clients' connections in all; more wait in the backlog. 0 is what the limit of open files leaves room for.
+    pub connections: usize,
+    /// Connections of one address, of IPv6 of one /64; more are closed at once. `None` is [`PER_ADDRESS`], and as many as they like for
+    /// clients on this host.
+    pub per_address: Option<usize>,
     /// For a request's head, and for the next request on a kept connection.
     pub head: Duration,
     /// For an app that is starting: H20.
@@ -49,12 +61,20 @@ pub struct Limits {
     pub quarantine: Duration,
 }
 
+/// So many connections one address has where nobody says otherwise.
+pub const PER_ADDRESS: usize = 1_000;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
             first_byte: Duration::from_secs(30),
             idle: Duration::from_secs(55),
+            half_closed: Duration::from_secs(5),
+            slowest: 100,
+            slow_grace: Duration::from_secs(30),
+            connections: 0,
+            per_address: None,
             head: Duration::from_secs(30),
             boot: Duration::from_secs(60),
             hold: Duration::from_secs(30),
@@ -383,7 +403,7 @@ impl Link {
         let start = ToRouter::Start {
             protocol: PROTOCOL,
             workers: spec.workers,
-            limits: spec.limits,
+            limits: Box::new(spec.limits),
             segment_bytes: spec.segment_bytes,
             segments: spec.segments,
             lasting: spec.lasting.is_some(),

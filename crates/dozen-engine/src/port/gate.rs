@@ -2,14 +2,21 @@
 //!
 //! Bytes go straight into hyper's buffer, and are looked at there. A head that is not whole yet is taken out again and kept until it is; in
 //! the place of one that is refused hyper gets a request that stands in for it. So the refusal is answered in its turn, behind the answers
-//! that are still due, with a page and a line in the log. A body that breaks is an error of the connection.
+//! that are still due, with a page and a line in the log. A body that breaks is an error of the connection, and so is one that trickles.
+//!
+//! A client that ends its side has either gone or waits for its answer: it gets that, as long as it takes what it is sent.
 //!
 //! **Invariant:** hyper reads no head that was not cleared, whatever it would make of one.
 
+use super::control::Limits;
+use super::crowd::Guest;
+use super::stream::{Pace, Reply};
+use bytes::Bytes;
 use dozen_core::port::framing::{About, Fault, Framing, Stop};
+use hyper::body::{Body, Frame, SizeHint};
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -27,8 +34,11 @@ const LINGER_BYTES: usize = 1 << 20;
 /// What the gate of a connection and those who answer its requests tell each other.
 #[derive(Debug, Default)]
 pub(super) struct Doorbell {
-    /// Requests whose answer was begun.
+    /// Requests whose answer was begun, and those whose answer came to its end.
     begun: AtomicU64,
+    over: AtomicU64,
+    /// The client has ended its side.
+    half: AtomicBool,
     /// The number of the request that stands in for a refused one; 0 is none.
     refused: AtomicU64,
     why: Mutex<Option<(Fault, About)>>,
@@ -61,10 +71,26 @@ impl Doorbell {
     pub(super) fn decide(&self, request: u64, granted: bool) {
         if self.asks.load(Ordering::Acquire) == request {
             self.turn.store(if granted { GRANTED } else { DECLINED }, Ordering::Release);
-            if let Some(waker) = self.waits.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                waker.wake();
-            }
+            self.wake();
         }
+    }
+
+    /// An answer came to its end.
+    fn end(&self) {
+        self.over.fetch_add(1, Ordering::AcqRel);
+        if self.half.load(Ordering::Acquire) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waits.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waker.wake();
+        }
+    }
+
+    fn wait(&self, cx: &Context<'_>) {
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
     }
 
     fn refuse(&self, request: u64, fault: Fault, about: About) {
@@ -78,9 +104,51 @@ impl Doorbell {
     }
 }
 
+/// An answer, whose end is told.
+pub(super) struct Answered {
+    reply: Reply,
+    bell: Arc<Doorbell>,
+}
+
+impl Answered {
+    pub(super) fn new(reply: Reply, bell: Arc<Doorbell>) -> Self {
+        Self { reply, bell }
+    }
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.bell.end();
+    }
+}
+
+impl Body for Answered {
+    type Data = Bytes;
+    type Error = <Reply as Body>::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.reply).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.reply.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.reply.size_hint()
+    }
+}
+
 /// A client's connection, behind its gate.
 pub(super) struct Gate<S> {
     socket: S,
+    patience: Duration,
+    /// How fast bodies come, of the request that is being read.
+    pace: Pace,
+    paced: u64,
+    /// Since the client has ended its side: when it is taken for gone, and whether something was sent since that was set.
+    half: Option<Pin<Box<Sleep>>>,
+    wrote: bool,
+    /// What is to be sent waits for the client.
+    blocked: bool,
     framing: Framing,
     state: State,
     /// What was read and not given: first what is cleared, then the beginning of something.
@@ -89,6 +157,8 @@ pub(super) struct Gate<S> {
     cleared: usize,
     bell: Arc<Doorbell>,
     lingers: Option<(Pin<Box<Sleep>>, usize)>,
+    /// Counted as long as the connection is there, as whatever protocol.
+    guest: Guest,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,8 +175,53 @@ enum State {
 }
 
 impl<S> Gate<S> {
-    pub(super) fn new(socket: S, bell: Arc<Doorbell>) -> Self {
-        Self { socket, framing: Framing::default(), state: State::Reads, held: Vec::new(), given: 0, cleared: 0, bell, lingers: None }
+    pub(super) fn new(socket: S, limits: &Limits, bell: Arc<Doorbell>, guest: Guest) -> Self {
+        Self {
+            socket,
+            patience: limits.half_closed,
+            pace: Pace::new(limits),
+            paced: 0,
+            half: None,
+            wrote: false,
+            blocked: false,
+            framing: Framing::default(),
+            state: State::Reads,
+            held: Vec::new(),
+            given: 0,
+            cleared: 0,
+            bell,
+            lingers: None,
+            guest,
+        }
+    }
+
+    /// The client has ended its side: whether hyper may know. To hyper it would be gone.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = self.framing.heads() != self.bell.over.load(Ordering::Acquire) || self.blocked;
+        if !due || self.framing.in_body() {
+            return Poll::Ready(());
+        }
+        self.bell.wait(cx);
+        self.bell.half.store(true, Ordering::Release);
+        // The last answer may have ended just now.
+        if !self.blocked && self.framing.heads() == self.bell.over.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        let patience = self.patience;
+        let gone = self.half.get_or_insert_with(|| Box::pin(sleep(patience)));
+        while gone.as_mut().poll(cx).is_ready() {
+            if !std::mem::take(&mut self.wrote) {
+                return Poll::Ready(());
+            }
+            gone.as_mut().reset(tokio::time::Instant::now() + patience);
+        }
+        Poll::Pending
+    }
+
+    fn sent<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.blocked = written.is_pending();
+        self.wrote |= !self.blocked;
+        written
     }
 
     /// Looks at `bytes`, and says how many of them are cleared.
@@ -153,6 +268,15 @@ impl<S> Gate<S> {
         self.keep(&held[cleared..]);
     }
 
+    /// There is no room for this head.
+    fn turn_away(&mut self) {
+        let fault = Fault { status: 431, why: "too many clients are in the middle of long heads" };
+        self.bell.refuse(self.framing.heads() + 1, fault, self.framing.about(&self.held));
+        self.state = State::Refused;
+        self.held = Vec::new();
+        self.keep(&[]);
+    }
+
     /// Gives what is held and cleared. `false` if there is nothing.
     fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let ready = &self.held[self.given..self.cleared];
@@ -165,6 +289,9 @@ impl<S> Gate<S> {
         if self.given == self.cleared {
             self.held.drain(..self.cleared);
             (self.given, self.cleared) = (0, 0);
+            if self.guest.held() > 0 {
+                self.guest.hold(self.held.len());
+            }
             if self.held.is_empty() {
                 // An idle connection keeps nothing.
                 self.held = Vec::new();
@@ -199,7 +326,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
                         continue;
                     }
                     _ if me.held.len() >= EARLY => {
-                        *me.bell.waits.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+                        me.bell.wait(cx);
                         // It may have been decided just now.
                         if me.bell.turn.load(Ordering::Acquire) == UNDECIDED {
                             return Poll::Pending;
@@ -218,10 +345,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
                     continue;
                 }
             }
-            ready!(Pin::new(&mut me.socket).poll_read(cx, buf))?;
+            if me.half.is_some() {
+                return me.poll_gone(cx).map(Ok);
+            }
+            let polled = Pin::new(&mut me.socket).poll_read(cx, buf);
             let came = &buf.filled()[before..];
+            if me.framing.in_body() {
+                if me.paced != me.framing.heads() {
+                    me.paced = me.framing.heads();
+                    me.pace.reset();
+                }
+                if me.pace.is_below(&polled, came.len()) {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+            ready!(polled)?;
             if came.is_empty() {
-                return Poll::Ready(Ok(()));
+                return me.poll_gone(cx).map(Ok);
             }
             let cleared = if me.held.is_empty() && me.state == State::Reads {
                 let cleared = me.look(came);
@@ -229,8 +369,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
                 cleared
             } else {
                 me.held.extend_from_slice(came);
-                if me.state == State::Reads {
+                let fits = me.guest.hold(me.held.len());
+                if me.state == State::Reads && fits {
                     me.look_again();
+                } else if me.state == State::Reads {
+                    me.turn_away();
                 }
                 0
             };
@@ -244,10 +387,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.sent(written)
     }
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.sent(written)
     }
     fn is_write_vectored(&self) -> bool {
         self.socket.is_write_vectored()

@@ -4,7 +4,8 @@
 //! [`Refusal`], which becomes a page and a log line.
 
 use super::control::Limits;
-use super::gate::{Doorbell, Gate};
+use super::crowd::{Crowd, Guest};
+use super::gate::{Answered, Doorbell, Gate};
 use super::log::{Journal, Record};
 use super::pages::{Code, Refusal, page};
 use super::pool::{Lease, Pool, Target, Unreachable};
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     /// Requests that wait for an app's start.
     pub(super) waiting: AtomicUsize,
     pub(super) events: mpsc::UnboundedSender<FromRouter>,
+    pub(super) crowd: Arc<Crowd>,
 }
 
 /// One worker.
@@ -104,6 +106,8 @@ pub(super) struct Entry {
     pub(super) port: u16,
     /// Whether it is encrypted.
     pub(super) tls: bool,
+    /// Counts it as long as it is there.
+    pub(super) guest: Guest,
 }
 
 /// What is the same for every request of a connection.
@@ -127,12 +131,15 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(co
         stalled: stalled.clone(),
         bell: Arc::default(),
     });
-    let gate = Gate::new(ClientSocket::new(socket, limits.idle, stalled), client.bell.clone());
+    let gate = Gate::new(ClientSocket::new(socket, &limits, stalled), &limits, client.bell.clone(), entry.guest);
     let service = {
         let (core, client) = (core.clone(), client.clone());
         service_fn(move |request| {
             let (core, client) = (core.clone(), client.clone());
-            async move { Ok::<_, Infallible>(answer(core, client, request).await) }
+            async move {
+                let bell = client.bell.clone();
+                Ok::<_, Infallible>(answer(core, client, request).await.map(|reply| Answered::new(reply, bell)))
+            }
         })
     };
     let connection = hyper::server::conn::http1::Builder::new()

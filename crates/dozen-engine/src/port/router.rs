@@ -10,6 +10,7 @@
 //! of its own.
 
 use super::control::Limits;
+use super::crowd::Crowd;
 use super::log::Journal;
 use super::planes::Planes;
 use super::pool::{Pool, Target};
@@ -124,7 +125,7 @@ fn begin() -> Result<Start, RouterError> {
             if listeners.is_empty() {
                 return Err(RouterError::NotStarted("the start message has no listeners"));
             }
-            Ok(Start { control, rest, listeners, next, workers: workers.clamp(1, 256), limits, segment_bytes, segments, held })
+            Ok(Start { control, rest, listeners, next, workers: workers.clamp(1, 256), limits: *limits, segment_bytes, segments, held })
         }
         Ok(_) => Err(RouterError::NotStarted("the start message is of another version")),
         Err(_) => Err(RouterError::NotStarted("the start message cannot be read")),
@@ -148,6 +149,7 @@ fn run(start: Start) -> Result<(), RouterError> {
         epoch: AtomicU64::new(0),
         waiting: AtomicUsize::new(0),
         events: events.clone(),
+        crowd: Arc::new(Crowd::new(&start.limits, rustix::process::getrlimit(rustix::process::Resource::Nofile).current)),
     });
     let (table, tables) = watch::channel(Arc::new(Live { epoch: 0, table: RouteTable::default() }));
     let (stop, stopping) = watch::channel(None);
@@ -478,10 +480,14 @@ async fn until(at: Option<tokio::time::Instant>) {
 async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener) {
     let port = listener.local_addr().map_or(0, |a| a.port());
     loop {
+        core.shared.crowd.room().await;
         match listener.accept().await {
             Ok((socket, peer)) => {
+                let peer = peer.ip().to_canonical();
+                // One that has too many already is closed at once: a word of refusal would cost more than it does harm.
+                let Some(guest) = core.shared.crowd.admit(peer) else { continue };
                 let _ = socket.set_nodelay(true);
-                let entry = Entry { peer: peer.ip().to_canonical(), port, tls: false };
+                let entry = Entry { peer, port, tls: false, guest };
                 tokio::task::spawn_local(serve(core.clone(), socket, entry));
             }
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}

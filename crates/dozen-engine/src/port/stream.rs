@@ -1,5 +1,6 @@
 //! Bodies on their way through, and the two ends of a tunnel: nothing is buffered, every silence has a limit.
 
+use super::control::Limits;
 use super::log::Record;
 use super::pages::Code;
 use super::pool::{Busy, Lease};
@@ -54,6 +55,38 @@ impl Patience {
     }
 }
 
+/// A limit on slowness: how long a client was waited for, and what came of it. Costs nothing while nobody waits.
+pub(super) struct Pace {
+    grace: Duration,
+    /// Bytes a second.
+    least: u64,
+    since: Option<Instant>,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self { grace: limits.slow_grace, least: limits.slowest, since: None, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    pub(super) fn reset(&mut self) {
+        (self.since, self.waited, self.bytes) = (None, Duration::ZERO, 0);
+    }
+
+    /// Counts what was tried and brought so many bytes. Whether the client is too slow, all in all.
+    pub(super) fn is_below<T>(&mut self, tried: &Poll<T>, bytes: usize) -> bool {
+        if tried.is_pending() {
+            self.since.get_or_insert_with(Instant::now);
+            return false;
+        }
+        self.bytes += bytes as u64;
+        let Some(since) = self.since.take() else { return false };
+        self.waited += since.elapsed();
+        self.waited > self.grace && u128::from(self.bytes) * 1_000 < u128::from(self.least) * self.waited.as_millis()
+    }
+}
+
 /// How far a request's body has come.
 pub(super) struct Progress {
     pub(super) done: Cell<bool>,
@@ -104,10 +137,14 @@ pub(super) async fn discard(mut body: Incoming) {
     let _ = tokio::time::timeout(Duration::from_secs(10), reading).await;
 }
 
-/// Whether a body broke by what the client sent, a chunk's head most likely, and not by its going away.
-fn is_malformed(e: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(e).and_then(|c| c.downcast_ref::<std::io::Error>());
-    cause.is_some_and(|c| matches!(c.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData))
+/// What a body broke by: what the client sent, a chunk's head most likely; its slowness; or its going away.
+fn fault(e: &hyper::Error) -> Code {
+    let cause = std::error::Error::source(e).and_then(|c| c.downcast_ref::<io::Error>());
+    match cause.map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Code::H26,
+        Some(io::ErrorKind::TimedOut) => Code::H28,
+        _ => Code::H27,
+    }
 }
 
 impl Body for Upload {
@@ -127,7 +164,7 @@ impl Body for Upload {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(e))) => {
-                me.progress.failed.set(Some(if is_malformed(&e) { Code::H26 } else { Code::H27 }));
+                me.progress.failed.set(Some(fault(&e)));
                 Poll::Ready(Some(Err(Broken::Ended(e))))
             }
             Poll::Ready(None) => {
@@ -286,20 +323,25 @@ impl Body for Reply {
 pub(super) struct ClientSocket<S> {
     socket: S,
     patience: Patience,
+    pace: Pace,
     stalled: Arc<AtomicBool>,
 }
 
 impl<S> ClientSocket<S> {
-    pub(super) fn new(socket: S, limit: Duration, stalled: Arc<AtomicBool>) -> Self {
-        Self { socket, patience: Patience::new(limit), stalled }
+    pub(super) fn new(socket: S, limits: &Limits, stalled: Arc<AtomicBool>) -> Self {
+        Self { socket, patience: Patience::new(limits.idle), pace: Pace::new(limits), stalled }
     }
 
-    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+    fn watch(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let bytes = if let Poll::Ready(Ok(bytes)) = written { bytes } else { 0 };
+        let slow = self.pace.is_below(&written, bytes);
+        if written.is_ready() && !slow {
             self.patience.progress();
             return written;
         }
-        ready!(self.patience.poll_over(cx));
+        if !slow {
+            ready!(self.patience.poll_over(cx));
+        }
         self.stalled.store(true, Ordering::Relaxed);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

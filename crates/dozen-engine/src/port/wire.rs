@@ -76,7 +76,7 @@ pub(super) enum ToRouter {
     Start {
         protocol: u32,
         workers: usize,
-        limits: Limits,
+        limits: Box<Limits>,
         segment_bytes: u64,
         segments: u32,
         /// Whether it outlives the control plane; then the last of the descriptors is where it waits for the next one.

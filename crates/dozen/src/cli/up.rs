@@ -17,7 +17,7 @@ use dozen_engine::deploy::BuildOptions;
 use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::logs::{Follower, Store};
 use dozen_engine::output::Output;
-use dozen_engine::port::{self, Left, Listeners, Router, RouterSpec};
+use dozen_engine::port::{self, Left, Limits, Listeners, Router, RouterSpec};
 use dozen_engine::processes::adoption;
 use dozen_engine::processes::notes::Notes;
 use handover::Taken;
@@ -58,6 +58,9 @@ pub(crate) struct UpArgs {
     /// Use this Python, a version or a path, whatever the app's files say; the deploy keeps it
     #[arg(long, value_name = "VERSION|PATH")]
     use_python: Option<String>,
+    /// Let one client address have at most so many connections (1000; clients on this host as many as they like)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections_per_address: Option<u32>,
     /// Use this Node, a version or a path, whatever the app's files say; the deploy keeps it
     #[arg(long, value_name = "VERSION|PATH")]
     use_node: Option<String>,
@@ -136,7 +139,9 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     // Of a control part that was killed there may be a router only, which has requests wait.
     let found = notes.any();
     // Before a build that may take minutes: a port that is taken is told at once.
-    let spec = RouterSpec { lasting: lasting.clone(), ..RouterSpec::new(&settings.exe, settings.home.clone()) };
+    let per_address = args.max_connections_per_address.and_then(|n| usize::try_from(n).ok());
+    let limits = Limits { per_address, ..Limits::default() };
+    let spec = RouterSpec { lasting: lasting.clone(), limits, ..RouterSpec::new(&settings.exe, settings.home.clone()) };
     let router = router(args.port, listeners, &notes, spec).await?;
     let port = router.port();
     let url = format!("http://{}.localhost:{port}", deploy.app);

@@ -1,10 +1,13 @@
 //! End to end: port. A real router process between raw sockets on both sides, so that every byte is what the test says.
 
 mod codes;
+mod conformance;
 mod differential;
 mod framing;
+mod limits;
 mod stage;
 mod table;
+mod websockets;
 
 use dozen_core::ids::Generation;
 use dozen_core::port::{Manners, Route, RouteTable, Web};

@@ -151,7 +151,7 @@ impl Chunks {
             return Err(LONG);
         }
         if !line.is_empty() {
-            let (name, _) = field(line)?;
+            let name = field(line)?.name;
             let dashed = name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() });
             if NEVER.iter().any(|never| never.len() == name.len() && never.bytes().eq(dashed.clone())) {
                 return Err(Fault::bad("a trailer has the name of a header that frames or routes"));

@@ -107,7 +107,7 @@ impl Head {
     }
 
     fn header(&mut self, line: &[u8], begin: usize) -> Result<(), Fault> {
-        let (name, value) = field(line)?;
+        let Field { name, value, underscored } = field(line)?;
         self.headers += 1;
         if self.headers > MAX_HEADERS {
             return Err(Fault { status: 431, why: "too many headers" });
@@ -129,7 +129,7 @@ impl Head {
                 once(&mut self.coding, coding(value)?, "there are two Transfer-Encoding headers")?;
             }
             // Servers that hand headers on as variables write both alike.
-            _ if memchr(b'_', name).is_some() && means_ours(name) => {
+            _ if underscored && means_ours(name) => {
                 return Err(Fault::bad("a header has the name of one that routes or frames, but for its underscores"));
             }
             _ => {}
@@ -206,38 +206,66 @@ pub(super) fn line(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, Broken> {
     }
 }
 
-/// The characters of a method or a header's name.
+/// The characters of a method or a header's name; 2 is the underscore.
 const TOKEN: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
     while byte < 128_u8 {
-        let other = matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
+        let other = matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'`' | b'|' | b'~');
         if byte.is_ascii_alphanumeric() || other {
             table[byte as usize] = 1;
         }
         byte += 1;
     }
+    table[b'_' as usize] = 2;
     table
 };
 
-/// The name and the value of a header or a trailer, without its end of line.
-pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
-    let Some(colon) = memchr(b':', line) else { return Err(Fault::bad("a header has no colon")) };
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
-    if name.is_empty() || !name.iter().all(|b| TOKEN[usize::from(*b)] != 0) {
-        return Err(match name {
-            [] => Fault::bad("a header has no name"),
-            [b' ' | b'\t', ..] => Fault::bad("a header goes on in the next line, or begins with a blank"),
-            [.., b' ' | b'\t'] => Fault::bad("a blank stands before a header's colon"),
+/// A header or a trailer, without its end of line.
+pub(super) struct Field<'l> {
+    pub(super) name: &'l [u8],
+    pub(super) value: &'l [u8],
+    /// Whether the name has underscores.
+    underscored: bool,
+}
+
+pub(super) fn field(line: &[u8]) -> Result<Field<'_>, Fault> {
+    let (mut end, mut kinds) = (0, 0);
+    while let Some(kind) = line.get(end).map(|b| TOKEN[usize::from(*b)])
+        && kind != 0
+    {
+        kinds |= kind;
+        end += 1;
+    }
+    let (name, rest) = line.split_at(end);
+    let Some(value) = rest.strip_prefix(b":").filter(|_| end > 0) else {
+        return Err(match (name, rest) {
+            (_, []) => Fault::bad("a header has no colon"),
+            ([], [b':', ..]) => Fault::bad("a header has no name"),
+            ([], [b' ' | b'\t', ..]) => Fault::bad("a header goes on in the next line, or begins with a blank"),
+            (_, [b' ' | b'\t', ..]) => Fault::bad("a blank stands before a header's colon, or there is none"),
             _ => Fault::bad("a header's name has characters that none may have"),
         });
-    }
-    // Without a branch for each byte, so that it is done many bytes at a time.
-    let control = value.iter().fold(false, |found, b| found | ((*b < b' ') & (*b != b'\t')) | (*b == 0x7f));
-    if control {
+    };
+    if has_control(value) {
         return Err(if memchr(b'\r', value).is_some() { BARE_CR } else { Fault::bad("a header has a control character") });
     }
-    Ok((name, value.trim_ascii()))
+    Ok(Field { name, value: value.trim_ascii(), underscored: kinds & 2 != 0 })
+}
+
+/// Whether there is a control character that is no tab. Looks at eight bytes at a time, and at each only where one of them may be one.
+fn has_control(value: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = 0x80 * ONES;
+    let is_control = |b: &u8| (*b < b' ' && *b != b'\t') || *b == 0x7f;
+    let (eights, rest) = value.as_chunks::<8>();
+    let strange = |eight: &[u8; 8]| {
+        let word = u64::from_le_bytes(*eight);
+        let low = word.wrapping_sub(0x20 * ONES) & !word;
+        let del = (word ^ (0x7f * ONES)).wrapping_sub(ONES) & !(word ^ (0x7f * ONES));
+        (low | del) & TOPS != 0
+    };
+    eights.iter().any(|eight| strange(eight) && eight.iter().any(is_control)) || rest.iter().any(is_control)
 }
 
 /// The host and port of a target in absolute form.

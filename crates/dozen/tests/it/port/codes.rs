@@ -155,7 +155,8 @@ fn h27_the_client_goes() {
         // The instance learns of it too.
         gone.send(wire.closed()).expect("waited for");
     });
-    let mut stage = Stage::to(ready(&[upstream.port]));
+    let mut stage = Stage::with(Limits { half_closed: Duration::from_millis(100), ..Limits::default() });
+    stage.set(ready(&[upstream.port]));
     let mut client = stage.client();
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     head_came.recv_timeout(PATIENCE).expect("a request");
