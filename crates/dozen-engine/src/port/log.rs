@@ -144,6 +144,8 @@ pub(super) struct Record {
     pub(super) begun: Instant,
     pub(super) status: StatusCode,
     pub(super) code: Option<Code>,
+    /// What is wrong with a request that was refused; words of ours.
+    pub(super) reason: Option<&'static str>,
     pub(super) bytes: u64,
 }
 
@@ -162,6 +164,7 @@ impl Record {
             begun: Instant::now(),
             status: Code::H27.status(),
             code: Some(Code::H27),
+            reason: None,
             bytes: 0,
         }
     }
@@ -200,6 +203,9 @@ impl Record {
             None => self.begun.elapsed(),
         };
         let _ = write!(out, " service={}ms status={} bytes={} protocol=http", service.as_millis(), self.status.as_u16(), self.bytes);
+        if let Some(reason) = self.reason {
+            let _ = write!(out, " reason=\"{reason}\"");
+        }
         out
     }
 }

@@ -201,12 +201,14 @@ async fn lead(core: &Rc<Core>, client: &Client, request: Request<Incoming>, mut 
         Err(refusal) => {
             // Without a host that makes sense, only a fallback can say whose log it is.
             record.place.clone_from(&core.table.borrow().table.fallback);
+            record.reason = Some("the host is no name or address");
             return Err((refusal, record));
         }
     };
     record.host = host;
     if let Err(refusal) = check(&request) {
         record.place = core.table.borrow().table.lookup(&record.host, &record.path).cloned();
+        record.reason = (refusal.status == StatusCode::EXPECTATION_FAILED).then_some("nothing can be expected but 100-continue");
         return Err((refusal, record));
     }
     let mut busy = match choose(core, &mut record, None).await {

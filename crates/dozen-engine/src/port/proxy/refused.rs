@@ -21,6 +21,7 @@ pub(super) fn answer(core: &Core, client: &Client, fault: Fault, about: About) -
     let response = page(refusal, &HeaderMap::new(), &record.request_id);
     record.bytes = response.body().len() as u64;
     record.fail(refusal.code, refusal.status);
+    record.reason = Some(fault.why);
     response.map(|body| Reply::Page(Full::new(body)))
 }
 

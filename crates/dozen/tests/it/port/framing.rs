@@ -203,7 +203,10 @@ fn a_refusal_has_its_page_and_its_line() {
     let line = lines.iter().find(|l| l.contains("H26")).expect("a line");
     assert!(
         line.starts_with("at=error code=H26 desc=\"Request error\" method=POST path=\"/bad?x\" host=shop.test request_id=")
-            && line.ends_with(&format!(" status=400 bytes={} protocol=http", refused.body.len())),
+            && line.ends_with(&format!(
+                " status=400 bytes={} protocol=http reason=\"a blank stands before a header's colon, or there is none\"",
+                refused.body.len()
+            )),
         "{line}"
     );
     // What cannot be told is left out, and nothing strange comes into the line.
