@@ -388,6 +388,8 @@ impl Router {
 impl Link {
     fn open(spec: &RouterSpec, listeners: &Listeners) -> Result<Self, PortError> {
         let fail = |source: io::Error| PortError::Start { exe: spec.exe.clone(), source };
+        // The router enters it before it hears of any deploy, and a new home has none.
+        std::fs::create_dir_all(spec.home.all_logs()).map_err(fail)?;
         let (ours, theirs) = StdUnixStream::pair().map_err(fail)?;
         #[expect(clippy::disallowed_methods, reason = "the one place that starts a router")]
         let child = Command::new(&spec.exe)

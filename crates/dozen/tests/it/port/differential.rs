@@ -256,8 +256,11 @@ fn is_read_alike(told: &serde_json::Value, request: &Request) -> bool {
         !named.iter().any(|v| v.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(name.as_bytes())))
     };
     let ours: BTreeSet<_> = request.headers.iter().filter(own).filter(kept).collect();
-    let target = request.target.strip_prefix(b"http://").or(request.target.strip_prefix(b"https://"));
-    let target = target.map_or(request.target.as_slice(), |rest| rest.iter().position(|b| *b == b'/').map_or(b"/", |at| &rest[at..]));
+    let absolute = |scheme: &[u8]| {
+        let (start, rest) = request.target.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then(|| rest.iter().position(|b| *b == b'/').map_or(&b"/"[..], |at| &rest[at..]))
+    };
+    let target = absolute(b"http://").or_else(|| absolute(b"https://")).unwrap_or(&request.target);
     told["method"].as_str() == Some(request.method.as_str())
         && hex(&told["url"]) == target
         && hex(&told["body"]) == request.body
