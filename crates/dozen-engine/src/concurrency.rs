@@ -17,7 +17,7 @@ use crate::home::Home;
 use crate::logs::Store;
 use crate::port::guard;
 use crate::port::lease::Lease;
-use crate::port::{Router, RouterEvent};
+use crate::port::{Certificates, Router, RouterEvent};
 use crate::processes::adoption::{Birth, Found, spawn as spawn_lasting, spawn_once};
 use crate::processes::notes::Notes;
 use crate::processes::spec::{self, Place};
@@ -107,6 +107,13 @@ pub enum Command {
     },
     /// SIGKILL to everything.
     KillAll,
+    /// Have the router show these certificates.
+    Certify {
+        /// All of them.
+        certificates: Certificates,
+        /// Told when it does. Where no router is, at once.
+        answer: oneshot::Sender<()>,
+    },
     /// When nothing runs any more, end the router and then the driver.
     Close(oneshot::Sender<()>),
 }
@@ -171,6 +178,8 @@ pub(crate) struct Reconciler {
     /// The router is gone; another is started then.
     pub(crate) revive: Option<Timestamp>,
     pub(crate) revived: Option<Timestamp>,
+    /// Who waits for which certificates to be shown.
+    certifying: Vec<(u64, oneshot::Sender<()>)>,
     /// Told when nothing runs any more and the router has ended.
     pub(crate) closing: Option<oneshot::Sender<()>>,
     pub(crate) events: mpsc::UnboundedSender<(Key, u64, JailEvent)>,
@@ -196,6 +205,7 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         leaving: Vec::new(),
         revive: None,
         revived: None,
+        certifying: Vec::new(),
         closing: None,
         events,
         tries,
@@ -305,6 +315,11 @@ impl Reconciler {
                 }
             }
             Command::Stop { instance } => self.stop_one_off(&instance, Stopped::Asked),
+            Command::Certify { certificates, answer } => match &mut self.site.router {
+                Some(router) => self.certifying.push((router.certify(certificates), answer)),
+                // Whoever waits may have gone.
+                None => drop(answer.send(())),
+            },
             Command::Close(done) => self.closing = Some(done),
             Command::KillAll => {
                 for i in self.instances.values().chain(self.one_offs.values()) {
@@ -338,6 +353,13 @@ impl Reconciler {
             }
             RouterEvent::Weak { missing } => {
                 self.line("router", &format!("The router keeps rights that it should not have: {}", missing.join("; ")))
+            }
+            RouterEvent::Certified { serial, wrong } => {
+                wrong.iter().for_each(|what| self.line("router", &format!("The router cannot show a certificate: {what}")));
+                for (_, answer) in self.certifying.extract_if(.., |(waits, _)| *waits <= serial) {
+                    // Whoever waited may have gone.
+                    let _ = answer.send(());
+                }
             }
             RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {}
         }

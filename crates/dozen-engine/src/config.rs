@@ -45,6 +45,14 @@ pub enum VaultError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A certificate's key does not open.
+    #[error("the key of certificate {id} of {deploy} does not open with the key of this home; was the key file replaced?")]
+    Certificate {
+        /// Whose.
+        deploy: String,
+        /// Which.
+        id: i64,
+    },
     /// The sealed bytes do not open.
     #[error("the config of {deploy} at version {version} does not open with the key of this home; was the key file replaced?")]
     Sealed {
@@ -92,20 +100,28 @@ impl Vault {
             .map(|(k, v)| (k.as_str(), SealedVar { value: v.value.clone(), origin: v.origin.as_str().to_owned(), plain: v.plain }))
             .collect();
         let plain = Zeroizing::new(serde_json::to_vec(&vars).expect("a map of strings is JSON"));
+        self.seal_secret(&aad(deploy, version), &plain)
+    }
+
+    /// Seals what is a secret as a whole; `place` says what it is of, and is told again to open it.
+    pub(crate) fn seal_secret(&self, place: &str, secret: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE] = rand::random();
-        let place = aad(deploy, version);
-        let payload = Payload { msg: &plain, aad: place.as_bytes() };
-        let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload).expect("64 KiB are within the cipher's limit");
+        let payload = Payload { msg: secret, aad: place.as_bytes() };
+        let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload).expect("what fits into memory is within the cipher's limit");
         [nonce.as_slice(), &sealed].concat()
+    }
+
+    /// Opens what [`Vault::seal_secret`] made for the same place. `None` where it does not open.
+    pub(crate) fn open_secret(&self, place: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, body) = sealed.split_first_chunk::<NONCE>()?;
+        let payload = Payload { msg: body, aad: place.as_bytes() };
+        self.cipher.decrypt(&XNonce::from(*nonce), payload).ok().map(Zeroizing::new)
     }
 
     /// Opens what [`Vault::seal`] made for the same deploy and version.
     pub fn unseal(&self, deploy: &DeployRef, version: u32, sealed: &[u8]) -> Result<Config, VaultError> {
         let failed = || VaultError::Sealed { deploy: deploy.to_string(), version };
-        let (nonce, body) = sealed.split_first_chunk::<NONCE>().ok_or_else(failed)?;
-        let place = aad(deploy, version);
-        let payload = Payload { msg: body, aad: place.as_bytes() };
-        let plain = Zeroizing::new(self.cipher.decrypt(&XNonce::from(*nonce), payload).map_err(|_| failed())?);
+        let plain = self.open_secret(&aad(deploy, version), sealed).ok_or_else(failed)?;
         let vars: BTreeMap<String, SealedVar> = serde_json::from_slice(&plain).map_err(|_| failed())?;
         let var = |v: SealedVar| Some(Var { value: v.value, origin: Origin::parse(&v.origin)?, plain: v.plain });
         let vars = vars.into_iter().map(|(k, v)| Some((k, var(v)?))).collect::<Option<_>>().ok_or_else(failed)?;

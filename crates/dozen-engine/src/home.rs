@@ -40,6 +40,10 @@ impl Home {
     pub fn key(&self) -> PathBuf {
         self.root.join("key")
     }
+    /// The local certification authority: `root.pem`, which others may read, and `root.key`, mode 0600.
+    pub fn ca(&self) -> PathBuf {
+        self.root.join("ca")
+    }
     /// All slugs.
     pub fn slugs(&self) -> PathBuf {
         self.root.join("slugs")

@@ -14,11 +14,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod certificates;
 mod intent;
 mod read;
 
+pub use certificates::{CertificateRow, CertificateSource};
 pub use intent::{Committed, Intent, Principal};
-pub use read::{AppRow, OneOffRow, ReleaseRow, SlugRow};
+pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
 
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);
@@ -36,6 +38,8 @@ pub struct Ledger {
     work: std::sync::mpsc::Sender<Work>,
     vault: Arc<Vault>,
     home: Home,
+    /// Counts what was committed by this handle and its clones.
+    commits: tokio::sync::watch::Sender<u64>,
 }
 
 /// Why the ledger did not answer.
@@ -155,8 +159,13 @@ impl Ledger {
         let mut connection = Connection::open_with_flags(&path, flags).map_err(failed("open"))?;
         connection.busy_timeout(BUSY).map_err(failed("open"))?;
         set_up(&mut connection, &path)?;
-        let sealed: bool =
-            connection.query_row("SELECT EXISTS (SELECT 1 FROM configs)", [], |r| r.get(0)).map_err(failed("look for config"))?;
+        let sealed: bool = connection
+            .query_row(
+                "SELECT EXISTS (SELECT 1 FROM configs UNION SELECT 1 FROM certificates UNION SELECT 1 FROM acme_accounts)",
+                [],
+                |r| r.get(0),
+            )
+            .map_err(failed("look for config"))?;
         let vault = Arc::new(Vault::open(&home.key(), !sealed)?);
         let (work, jobs) = std::sync::mpsc::channel::<Work>();
         std::thread::Builder::new()
@@ -167,12 +176,17 @@ impl Ledger {
                 }
             })
             .map_err(|source| LedgerError::Home { path: home.root().to_owned(), source })?;
-        Ok(Self { work, vault, home: home.clone() })
+        Ok(Self { work, vault, home: home.clone(), commits: tokio::sync::watch::Sender::new(0) })
     }
 
     /// The home that it is the ledger of.
     pub fn home(&self) -> &Home {
         &self.home
+    }
+
+    /// Changes with every commit of this handle and its clones.
+    pub fn commits(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.commits.subscribe()
     }
 
     /// Runs `job` on the ledger's thread.

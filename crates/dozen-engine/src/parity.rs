@@ -3,7 +3,7 @@
 
 use crate::concurrency::{self, Command, Site};
 use crate::logs::Store;
-use crate::port::guard;
+use crate::port::{Certificates, guard};
 use crate::processes;
 use crate::processes::adoption::Found;
 use dozen_core::admin::OneOff;
@@ -110,6 +110,13 @@ impl Local {
     /// SIGTERM to every process of a one-off, SIGKILL after the grace.
     pub fn stop(&self, instance: InstanceName) -> Result<(), Refusal> {
         self.send(Command::Stop { instance })
+    }
+
+    /// Has the router show these certificates; answers when it does.
+    pub async fn certify(&self, certificates: Certificates) -> Result<(), Refusal> {
+        let (answer, done) = oneshot::channel();
+        self.send(Command::Certify { certificates, answer })?;
+        done.await.map_err(|_| Refusal::Gone)
     }
 
     /// SIGKILL to everything, now.

@@ -5,8 +5,13 @@
 //! answers them.
 //! **Invariant:** a request's way is decided by one immutable table; a table is swapped whole, and one of an older generation is refused.
 //! **Invariant:** only what was never sent to an instance is sent to another.
-//! **Absent on purpose:** buffering of bodies, retries of requests that an instance may have seen, HTTP/2 without TLS.
+//! **Invariant:** a certificate's key is in the ledger, sealed, in this process's memory and in the router's, and nowhere else.
+//! **Absent on purpose:** buffering of bodies, retries of requests that an instance may have seen, HTTP/2 without TLS, WebSocket over HTTP/2
+//! (browsers open a connection of HTTP/1.1 for it).
 
+pub mod ca;
+pub mod certificate;
+pub mod certificates;
 pub mod control;
 mod crowd;
 mod gate;
@@ -16,14 +21,19 @@ mod log;
 mod pages;
 mod planes;
 mod pool;
+mod ports;
 mod proxy;
 pub mod router;
 pub mod sockets;
 pub mod static_files;
 mod stream;
+mod tls;
 mod wire;
 
+pub use certificate::{Certificate, CertificateError, Certificates};
 pub use control::{Left, Limits, Router, RouterEvent, RouterSpec};
+pub use ports::{Ahead, Ports};
+pub use tls::install as install_tls;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -38,9 +48,16 @@ const TRIED_PORTS: u16 = 200;
 /// Connections that wait in the kernel while no router accepts; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// The public listeners, held by the control plane: 127.0.0.1 and, where the machine has it, ::1, on one port.
+/// The public listeners, held by the control plane.
 #[derive(Debug)]
 pub struct Listeners {
+    plain: Door,
+    tls: Option<Door>,
+}
+
+/// 127.0.0.1 and, where the machine has it, ::1, on one port.
+#[derive(Debug)]
+struct Door {
     sockets: Vec<TcpListener>,
     port: u16,
 }
@@ -100,51 +117,88 @@ pub enum PortError {
 /// # Errors
 /// The port is taken ([`PortError::Taken`] says by whom) or may not be bound.
 pub fn bind(port: Option<u16>) -> Result<Listeners, PortError> {
-    let fail = |port| move |source: io::Error| explain(port, source);
-    match port {
-        // The kernel chooses for IPv4; the same number may be taken on IPv6, so it gets a few chances.
-        Some(0) => {
-            let mut last = bind_both(0);
-            for _ in 0..16 {
-                if last.is_ok() {
-                    break;
-                }
-                last = bind_both(0);
-            }
-            last.map_err(fail(0))
-        }
-        Some(port) => bind_both(port).map_err(fail(port)),
+    let plain = match port {
+        Some(port) => named(port),
         None => (FIRST_PORT..FIRST_PORT + TRIED_PORTS)
             .find_map(|port| match bind_both(port) {
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse => None,
-                other => Some(other.map_err(fail(port))),
+                other => Some(other.map_err(|source| explain(port, source))),
             })
             .unwrap_or(Err(PortError::NoneFree)),
+    };
+    Ok(Listeners { plain: plain?, tls: None })
+}
+
+/// A port that was asked for, or any.
+fn named(port: u16) -> Result<Door, PortError> {
+    let mut bound = bind_both(port);
+    // The kernel chooses for IPv4; the same number may be taken on IPv6, so it gets a few chances.
+    for _ in 0..if port == 0 { 16 } else { 0 } {
+        if bound.is_ok() {
+            break;
+        }
+        bound = bind_both(port);
     }
+    bound.map_err(|source| explain(port, source))
 }
 
 impl Listeners {
-    /// The port, on both addresses.
+    /// The same with HTTPS on `port` (0: any) of both loopback addresses, in place of what served it before.
+    ///
+    /// # Errors
+    /// As [`bind`].
+    pub fn with_https(self, port: u16) -> Result<Self, PortError> {
+        Ok(Self { tls: Some(named(port)?), ..self })
+    }
+    /// The port of plain HTTP, on both addresses.
     pub fn port(&self) -> u16 {
-        self.port
+        self.plain.port
     }
-    /// Where it listens.
+    /// The port of HTTPS, on both addresses.
+    pub fn https_port(&self) -> Option<u16> {
+        self.tls.as_ref().map(|door| door.port)
+    }
+    /// Where plain HTTP is listened for.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.iter().filter_map(|s| s.local_addr().ok()).collect()
+        self.plain.sockets.iter().filter_map(|s| s.local_addr().ok()).collect()
     }
-    fn sockets(&self) -> &[TcpListener] {
-        &self.sockets
+    /// All of them, and how many of the last are for TLS.
+    fn sockets(&self) -> (Vec<&TcpListener>, usize) {
+        let tls = self.tls.iter().flat_map(|door| &door.sockets);
+        let all: Vec<&TcpListener> = self.plain.sockets.iter().chain(tls).collect();
+        let secure = all.len() - self.plain.sockets.len();
+        (all, secure)
+    }
+    /// What was handed on as [`Listeners::sockets`]. `None` where no plain one is among them.
+    fn of(mut sockets: Vec<TcpListener>, tls: usize) -> Option<Self> {
+        let secure = sockets.split_off(sockets.len().checked_sub(tls)?);
+        Some(Self { plain: Door::of(sockets)?, tls: Door::of(secure) })
+    }
+    /// Copies of the same sockets.
+    fn copied(&self) -> io::Result<Self> {
+        let copy = |door: &Door| {
+            let sockets = door.sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>();
+            sockets.map(|sockets| Door { sockets, port: door.port })
+        };
+        Ok(Self { plain: copy(&self.plain)?, tls: self.tls.as_ref().map(copy).transpose()? })
     }
 }
 
-fn bind_both(port: u16) -> io::Result<Listeners> {
+impl Door {
+    fn of(sockets: Vec<TcpListener>) -> Option<Self> {
+        let port = sockets.first()?.local_addr().ok()?.port();
+        Some(Self { sockets, port })
+    }
+}
+
+fn bind_both(port: u16) -> io::Result<Door> {
     let four = listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?;
     let port = four.local_addr()?.port();
     match listen(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
-        Ok(six) => Ok(Listeners { sockets: vec![four, six], port }),
+        Ok(six) => Ok(Door { sockets: vec![four, six], port }),
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(e),
         // A machine without IPv6 answers EADDRNOTAVAIL or EAFNOSUPPORT: IPv4 alone serves.
-        Err(_) => Ok(Listeners { sockets: vec![four], port }),
+        Err(_) => Ok(Door { sockets: vec![four], port }),
     }
 }
 
@@ -180,6 +234,9 @@ mod tests {
     fn without_a_port_the_next_free_one_is_taken() {
         let (a, b) = (bind(None).expect("free"), bind(None).expect("free"));
         assert!(a.port() >= FIRST_PORT && b.port() >= FIRST_PORT && a.port() != b.port());
-        assert_eq!(a.addresses().len(), a.sockets().len());
+        assert_eq!(a.addresses().len(), a.sockets().0.len());
+        let both = a.with_https(0).expect("free");
+        let (all, tls) = both.sockets();
+        assert!(tls == both.addresses().len() && all.len() == 2 * tls && both.https_port().is_some_and(|port| port != both.port()));
     }
 }

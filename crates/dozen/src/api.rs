@@ -24,6 +24,7 @@ use token::Token;
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
+mod certs;
 pub(crate) mod event;
 mod peers;
 mod processes;
@@ -45,6 +46,8 @@ pub(crate) struct Served {
     pub(crate) floor: Floor,
     /// Where its `web` answers.
     pub(crate) url: Option<String>,
+    /// And where by HTTPS.
+    pub(crate) https_url: Option<String>,
     /// Whether what it runs outlives it.
     pub(crate) lasting: bool,
     /// Told when someone asks it to end.
@@ -73,6 +76,8 @@ pub(crate) fn router(served: Arc<Served>) -> Router {
         .route("/starts", post(processes::start))
         .route("/logs", get(logs))
         .route("/config", get(config).patch(configure))
+        .route("/certificates", get(certs::list).post(certs::add))
+        .route("/certificates/remove", post(certs::remove))
         .route("/releases", get(releases::list))
         .route("/releases/{version}", get(releases::describe))
         .route("/diffs", get(releases::diff))
@@ -168,6 +173,7 @@ async fn info(State(served): Shared) -> Answer<wire::Info> {
         serving: served.floor.serving,
         pid: std::process::id(),
         url: served.url.clone(),
+        https_url: served.https_url.clone(),
         release: release.map(|v| v.to_string()),
     }))
 }
@@ -261,7 +267,7 @@ async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> An
         return Err(DeployError::NotServing(served.floor.deploy.clone()).into());
     }
     let (ledger, deploy) = (&served.floor.ledger, served.floor.deploy.clone());
-    ledger.commit(&who, Intent::Keep { deploy, port: None }).await.map_err(DeployError::from)?;
+    ledger.commit(&who, Intent::Keep { deploy, port: None, https_port: None }).await.map_err(DeployError::from)?;
     served.down.notify_one();
     Ok(Json(wire::Stopping { pid: std::process::id() }))
 }

@@ -15,6 +15,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 pub(crate) mod build;
+pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod console;
@@ -119,6 +120,12 @@ pub(crate) enum Command {
     /// Values of 8 bytes and more are masked, unless they were set with --plain or stand in app.json. Each change makes a release; on a deploy
     /// that is not running the next `dozen up` makes it.
     Config(config::ConfigArgs),
+    /// List the certificates that HTTPS is spoken with; add and remove them
+    ///
+    /// `dozen up --https-port N` has the router speak HTTPS. Names that nobody has on the Internet (shop.localhost, shop.test) are certified by an
+    /// authority of this machine's dozen, which browsers trust when they are told to (`dozen certs ca`). For all others a certificate is added
+    /// here. A host that has none gets no connection.
+    Certs(certs::CertsArgs),
     /// List the releases, the latest first; show one, compare two
     Releases(releases::ReleasesArgs),
     /// Make an earlier release's code and config current again, or one of both, as a new release
@@ -182,6 +189,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Resume => resume::run(settings, printer).await,
         Command::Ps(args) => ps::run(args, settings, printer).await,
         Command::Logs(args) => logs::run(args, settings, printer).await,
+        Command::Certs(args) => certs::run(args, settings, printer).await,
         Command::Config(args) => config::run(args, settings, printer).await,
         Command::Stop(args) => lifecycle::stop(args, settings, printer).await,
         Command::Start(args) => lifecycle::start(args, settings, printer).await,
@@ -205,7 +213,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
 
 /// `ps:scale` → `ps scale`, for the first word that is a command and only where the part before the colon is a noun of ours.
 fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const NOUNS: [&str; 4] = ["ps", "config", "releases", "runs"];
+    const NOUNS: [&str; 5] = ["ps", "certs", "config", "releases", "runs"];
     let mut out = Vec::new();
     let mut done = false;
     let mut value_of_app = false;

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
 
 /// The role that a person calls.
 fn person() -> ExitCode {
+    dozen_engine::port::install_tls();
     settings::trace();
     let command = match cli::parse(std::env::args_os()) {
         Ok(command) => command,

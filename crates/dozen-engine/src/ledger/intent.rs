@@ -1,7 +1,9 @@
 //! Every write of intent: who may, and what it does to the ledger.
 
+use super::certificates::{self, CertificateSource};
 use super::{Ledger, LedgerError, Problem};
 use crate::home::Home;
+use crate::port::Certificate;
 use dozen_core::backing::ResourceKind;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
@@ -116,6 +118,8 @@ pub enum Intent {
         deploy: DeployRef,
         /// The router's.
         port: Option<u16>,
+        /// The router's for HTTPS, where it has one.
+        https_port: Option<u16>,
     },
     /// A domain shall lead to a deploy.
     Lead {
@@ -137,6 +141,22 @@ pub enum Intent {
         deploy: DeployRef,
         /// How: maintenance, pause, HTTPS only, HSTS.
         manners: Box<Manners>,
+    },
+    /// The router shall show this certificate for the names that it is for.
+    Certify {
+        /// Whose.
+        deploy: DeployRef,
+        /// What was checked.
+        certificate: Box<Certificate>,
+        /// Where it comes from.
+        source: CertificateSource,
+    },
+    /// A certificate shall be shown no longer.
+    Uncertify {
+        /// Whose.
+        deploy: DeployRef,
+        /// Which.
+        id: i64,
     },
     /// So many of each.
     Scale {
@@ -186,6 +206,8 @@ impl Intent {
             Self::Lead { .. } => "add a domain",
             Self::Unlead { .. } => "remove a domain",
             Self::Treat { .. } => "change how requests are treated",
+            Self::Certify { .. } => "add a certificate",
+            Self::Uncertify { .. } => "remove a certificate",
             Self::Scale { .. } => "scale",
             Self::Stop { .. } => "stop and start processes",
             Self::Run { .. } => "run a one-off",
@@ -206,6 +228,8 @@ impl Intent {
             | Self::Lead { deploy, .. }
             | Self::Unlead { deploy, .. }
             | Self::Treat { deploy, .. }
+            | Self::Certify { deploy, .. }
+            | Self::Uncertify { deploy, .. }
             | Self::Scale { deploy, .. }
             | Self::Stop { deploy, .. }
             | Self::Run { deploy, .. }
@@ -227,7 +251,7 @@ impl Ledger {
     /// The one way in: authorises, then commits in one transaction that also counts the deploy's generation up.
     pub async fn commit(&self, who: &Principal, intent: Intent) -> Result<Committed, LedgerError> {
         self.authorise(who, intent.what())?;
-        let vault = self.vault.clone();
+        let (vault, commits) = (self.vault.clone(), self.commits.clone());
         let (who, attempt) = (who.name.clone(), intent.what());
         self.run(attempt, move |c| {
             let t = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -240,6 +264,7 @@ impl Ledger {
                 .optional()?
                 .ok_or_else(|| Problem::NotFound(format!("there is no deploy {name}")))?;
             t.commit()?;
+            commits.send_modify(|n| *n += 1);
             Ok(Committed { generation: Generation(generation), number })
         })
         .await
@@ -364,8 +389,9 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             )?;
             Ok(version.0)
         }
-        Intent::Keep { deploy, port } => {
-            c.execute("UPDATE deploys SET kept_port = ?2 WHERE name = ?1", params![deploy.to_string(), port])?;
+        Intent::Keep { deploy, port, https_port } => {
+            let sql = "UPDATE deploys SET kept_port = ?2, kept_https_port = ?3 WHERE name = ?1";
+            c.execute(sql, params![deploy.to_string(), port, https_port])?;
             Ok(0)
         }
         Intent::Lead { deploy, domain } => lead(c, &deploy, &domain, &now, who),
@@ -384,6 +410,8 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             )?;
             Ok(0)
         }
+        Intent::Certify { deploy, certificate, source } => certificates::write(c, vault, &deploy, &certificate, source, (&now, who)),
+        Intent::Uncertify { deploy, id } => certificates::remove(c, &deploy, id),
         Intent::Scale { deploy, formation } => {
             c.execute("DELETE FROM formations WHERE deploy = ?1", [deploy.to_string()])?;
             let mut insert = c.prepare("INSERT INTO formations (deploy, process_type, quantity, size) VALUES (?1, ?2, ?3, ?4)")?;

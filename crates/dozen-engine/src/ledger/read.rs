@@ -87,6 +87,17 @@ pub struct OneOffRow {
     pub ended: Option<(Timestamp, i32)>,
 }
 
+/// A deploy that is to run in the background.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Which.
+    pub deploy: DeployRef,
+    /// Its router's.
+    pub port: u16,
+    /// Its router's for HTTPS.
+    pub https_port: Option<u16>,
+}
+
 impl Ledger {
     /// Every app.
     pub async fn apps(&self) -> Result<Vec<AppRow>, LedgerError> {
@@ -112,12 +123,16 @@ impl Ledger {
         .await
     }
 
-    /// Every deploy that is to run in the background, with its router's port.
-    pub async fn kept(&self) -> Result<Vec<(DeployRef, u16)>, LedgerError> {
+    /// Every deploy that is to run in the background.
+    pub async fn kept(&self) -> Result<Vec<Kept>, LedgerError> {
         self.run("read the deploys", |c| {
-            let mut q = c.prepare("SELECT name, kept_port FROM deploys WHERE kept_port IS NOT NULL ORDER BY name")?;
-            let rows = q.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get(1)?)))?;
-            rows.map(|r| r.map_err(Problem::from).and_then(|(name, port)| Ok((parse(&name)?, port)))).collect()
+            let mut q = c.prepare("SELECT name, kept_port, kept_https_port FROM deploys WHERE kept_port IS NOT NULL ORDER BY name")?;
+            let rows = q.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get(1)?, r.get(2)?)))?;
+            rows.map(|r| {
+                let (name, port, https_port) = r?;
+                Ok(Kept { deploy: parse(&name)?, port, https_port })
+            })
+            .collect()
         })
         .await
     }

@@ -18,7 +18,9 @@ CREATE TABLE deploys (
     maintenance      INTEGER NOT NULL DEFAULT 0, -- 1: visitors are told so, and nothing reaches the app
     paused           INTEGER NOT NULL DEFAULT 0, -- 1: requests wait
     https_only       INTEGER NOT NULL DEFAULT 0, -- 1: plain HTTP is sent on to HTTPS
-    hsts             INTEGER                   -- seconds; null where browsers are told nothing
+    hsts             INTEGER,                  -- seconds; null where browsers are told nothing
+    kept_https_port  INTEGER,                  -- kept_port's fellow for HTTPS; null where there is none
+    acme             TEXT                      -- JSON: whom its domains' certificates are asked of; null where nobody is
 ) STRICT;
 
 CREATE TABLE slugs (

@@ -4,6 +4,8 @@ ALTER TABLE deploys ADD COLUMN maintenance INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE deploys ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE deploys ADD COLUMN https_only INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE deploys ADD COLUMN hsts INTEGER;
+ALTER TABLE deploys ADD COLUMN kept_https_port INTEGER;
+ALTER TABLE deploys ADD COLUMN acme TEXT;
 
 CREATE TABLE domains (
     domain      TEXT PRIMARY KEY,              -- 'shop.example.com', '*.example.com', 'example.com/api'

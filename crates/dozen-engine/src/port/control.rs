@@ -1,7 +1,7 @@
 //! The control plane's side of the router.
 
-use super::wire::{FromRouter, Held, MAX_LISTENERS, PROTOCOL, ToRouter, WireTable, line, read_message, send_with, speaks};
-use super::{Listeners, PortError, ROUTER};
+use super::wire::{FromRouter, Held, MAX_LISTENERS, PROTOCOL, ToRouter, WireCertificate, WireTable, line, read_message, send_with, speaks};
+use super::{Certificates, Listeners, PortError, ROUTER};
 use crate::home::Home;
 use crate::processes::notes::Notes;
 use crate::tasks;
@@ -59,6 +59,13 @@ pub struct Limits {
     pub waiting: usize,
     /// How long an instance that refused a connection is asked last.
     pub quarantine: Duration,
+    /// For the handshake of TLS.
+    #[serde(default = "handshake")]
+    pub handshake: Duration,
+}
+
+fn handshake() -> Duration {
+    Duration::from_secs(10)
 }
 
 /// So many connections one address has where nobody says otherwise.
@@ -80,6 +87,7 @@ impl Default for Limits {
             hold: Duration::from_secs(30),
             waiting: 1_000,
             quarantine: Duration::from_secs(5),
+            handshake: handshake(),
         }
     }
 }
@@ -118,6 +126,13 @@ pub enum RouterEvent {
     Applied {
         /// Which.
         generation: Generation,
+    },
+    /// The answer to [`Router::certify`].
+    Certified {
+        /// What that one answered.
+        serial: u64,
+        /// What is not shown, and why, for people.
+        wrong: Vec<String>,
     },
     /// A table was refused, since the router had a newer one.
     Stale {
@@ -175,6 +190,8 @@ pub struct Router {
     /// Where it sends requests by the table that it had when it was taken over.
     found: BTreeSet<u16>,
     draining: BTreeSet<u16>,
+    /// The last that it was given, and so many times it was.
+    certificates: (u64, Certificates),
 }
 
 /// What is written down of a router.
@@ -182,6 +199,8 @@ pub struct Router {
 struct Note {
     protocol: u32,
     port: u16,
+    #[serde(default)]
+    https: Option<u16>,
 }
 
 /// The name of the note.
@@ -194,8 +213,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub enum Left {
     /// It serves.
     Serving(Box<Router>),
-    /// It served on this port and is gone.
-    Gone(u16),
+    /// It served on these ports, of which the second is the one of HTTPS, and is gone.
+    Gone(u16, Option<u16>),
 }
 
 /// The process of a router.
@@ -223,7 +242,8 @@ impl Router {
     pub fn spawn(spec: RouterSpec, listeners: Listeners) -> Result<Self, PortError> {
         let link = Link::open(&spec, &listeners)?;
         let (generation, found, draining) = (Generation(0), BTreeSet::new(), BTreeSet::new());
-        Ok(Self { spec, listeners, link, protocol: PROTOCOL, table: None, generation, found, draining })
+        let certificates = Default::default();
+        Ok(Self { spec, listeners, link, protocol: PROTOCOL, table: None, generation, found, draining, certificates })
     }
 
     /// Whether the router that `notes` tell of, if any, can be taken over by this version.
@@ -237,9 +257,9 @@ impl Router {
         }
     }
 
-    /// The public port of the router that `notes` tell of, if any.
-    pub fn port_of(notes: &Notes) -> Option<u16> {
-        notes.read(NAME).map(|Note { port, .. }| port)
+    /// The public ports of the router that `notes` tell of, if any; the second is the one of HTTPS.
+    pub fn ports_of(notes: &Notes) -> Option<(u16, Option<u16>)> {
+        notes.read(NAME).map(|Note { port, https, .. }| (port, https))
     }
 
     /// Takes over the router that `notes` tell of. It outlives this process, too, where the spec says so. `None` where there was none.
@@ -248,19 +268,19 @@ impl Router {
     /// It runs and cannot be taken over.
     pub async fn find(spec: RouterSpec, notes: &Notes) -> Result<Option<Left>, PortError> {
         Self::check(notes)?;
-        let Some(Note { protocol, port }) = notes.read(NAME) else { return Ok(None) };
+        let Some(Note { protocol, port, https }) = notes.read(NAME) else { return Ok(None) };
         let Ok((stream, pid)) = notes.connect(NAME).await else {
             notes.remove(NAME);
-            return Ok(Some(Left::Gone(port)));
+            return Ok(Some(Left::Gone(port, https)));
         };
         let fail = |source: io::Error| PortError::TakeOver { pid, source };
         let process = Process::found(pid).map_err(fail)?;
         let answer = tokio::time::timeout(ANSWER, take_over(stream, spec.lasting.is_some())).await;
-        let (sockets, table, link) = match answer {
+        let (listeners, table, link) = match answer {
             // It ended before it answered.
             Ok(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 notes.remove(NAME);
-                return Ok(Some(Left::Gone(port)));
+                return Ok(Some(Left::Gone(port, https)));
             }
             Ok(answer) => answer.map_err(fail)?,
             Err(_) => return Err(fail(io::ErrorKind::TimedOut.into())),
@@ -271,9 +291,9 @@ impl Router {
         let (to, from) = link;
         let generation = Generation(table.as_ref().map_or(0, |t| t.generation));
         let ports = table.iter().flat_map(|t| &t.routes).flat_map(|route| route.web.ports()).collect();
-        let listeners = Listeners { port, sockets };
         let link = Link { process, to, from };
-        let found = Self { spec, listeners, link, protocol, table, generation, found: ports, draining: BTreeSet::new() };
+        let (draining, certificates) = (BTreeSet::new(), Default::default());
+        let found = Self { spec, listeners, link, protocol, table, generation, found: ports, draining, certificates };
         Ok(Some(Left::Serving(Box::new(found))))
     }
 
@@ -296,6 +316,23 @@ impl Router {
         }
         (self.table, self.generation) = (Some(WireTable::of(table, &self.spec.home)), table.generation);
         self.tell_table();
+    }
+
+    /// Has TLS connections be shown these from now on; those that there are go on. Answers the number by which [`RouterEvent::Certified`] tells
+    /// that it was done. Never blocks.
+    pub fn certify(&mut self, certificates: Certificates) -> u64 {
+        let serial = self.certificates.0 + 1;
+        self.certificates = (serial, certificates);
+        self.tell_certificates();
+        serial
+    }
+
+    fn tell_certificates(&self) {
+        let (serial, certificates) = &self.certificates;
+        if *serial > 0 {
+            let certificates = certificates.iter().map(WireCertificate::from).collect();
+            self.link.send(line(&ToRouter::Certificates { serial: *serial, certificates }));
+        }
     }
 
     fn tell_table(&self) {
@@ -349,6 +386,7 @@ impl Router {
         // A router whose socket broke may still live; two must not accept.
         self.link.process.kill().await;
         (self.link, self.protocol) = (Link::open(&self.spec, &self.listeners)?, PROTOCOL);
+        self.tell_certificates();
         self.tell_table();
         for port in &self.draining {
             self.link.send(line(&ToRouter::Drain { port: *port }));
@@ -372,6 +410,11 @@ impl Router {
     /// The port of the public listeners.
     pub fn port(&self) -> u16 {
         self.listeners.port()
+    }
+
+    /// The port of those for HTTPS.
+    pub fn https_port(&self) -> Option<u16> {
+        self.listeners.https_port()
     }
 
     /// The public listeners.
@@ -402,6 +445,7 @@ impl Link {
             .process_group(0)
             .spawn()
             .map_err(fail)?;
+        let (public, tls) = listeners.sockets();
         let start = ToRouter::Start {
             protocol: PROTOCOL,
             workers: spec.workers,
@@ -410,11 +454,12 @@ impl Link {
             segments: spec.segments,
             lasting: spec.lasting.is_some(),
             held: Some(Held { logs: spec.home.all_logs(), user: own_user() }),
+            tls,
         };
-        let mut sockets: Vec<BorrowedFd<'_>> = listeners.sockets().iter().map(AsFd::as_fd).collect();
+        let mut sockets: Vec<BorrowedFd<'_>> = public.into_iter().map(AsFd::as_fd).collect();
         let next = match &spec.lasting {
             Some(notes) => {
-                notes.write(NAME, &Note { protocol: PROTOCOL, port: listeners.port() }).map_err(fail)?;
+                notes.write(NAME, &Note { protocol: PROTOCOL, port: listeners.port(), https: listeners.https_port() }).map_err(fail)?;
                 Some(notes.bind(NAME).map_err(fail)?)
             }
             None => None,
@@ -503,7 +548,7 @@ fn own_user() -> Option<(u32, u32)> {
 type Speech = (mpsc::UnboundedSender<String>, mpsc::UnboundedReceiver<RouterEvent>);
 
 /// Says who is there now, and takes the listeners and the table.
-async fn take_over(stream: UnixStream, lasting: bool) -> io::Result<(Vec<TcpListener>, Option<WireTable>, Speech)> {
+async fn take_over(stream: UnixStream, lasting: bool) -> io::Result<(Listeners, Option<WireTable>, Speech)> {
     let hello = line(&ToRouter::Adopt { protocol: PROTOCOL, lasting });
     let mut sockets: Vec<TcpListener> = Vec::new();
     let mut text = Vec::new();
@@ -531,16 +576,16 @@ async fn take_over(stream: UnixStream, lasting: bool) -> io::Result<(Vec<TcpList
         }
         text.extend_from_slice(&chunk[..got]);
     }
-    if sockets.is_empty() {
-        return Err(io::Error::other("it gave no listeners back"));
-    }
     let mut read = BufReader::new(io::Cursor::new(text).chain(read));
+    let mut secure = 0;
     let table = loop {
         match read_message::<FromRouter>(&mut read).await? {
+            Some(Some(FromRouter::Adopted { tls, .. })) => secure = tls,
             Some(Some(FromRouter::Table { table })) => break table,
             Some(_) => {}
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
     };
-    Ok((sockets, table, Link::speak(read, write)))
+    let listeners = Listeners::of(sockets, secure).ok_or_else(|| io::Error::other("it gave no listeners back"))?;
+    Ok((listeners, table, Link::speak(read, write)))
 }

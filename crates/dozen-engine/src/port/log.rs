@@ -147,6 +147,8 @@ pub(super) struct Record {
     /// What is wrong with a request that was refused; words of ours.
     pub(super) reason: Option<&'static str>,
     pub(super) bytes: u64,
+    /// Whether it came by TLS.
+    pub(super) tls: bool,
 }
 
 impl Record {
@@ -166,6 +168,7 @@ impl Record {
             code: Some(Code::H27),
             reason: None,
             bytes: 0,
+            tls: false,
         }
     }
 
@@ -202,7 +205,9 @@ impl Record {
             }
             None => self.begun.elapsed(),
         };
-        let _ = write!(out, " service={}ms status={} bytes={} protocol=http", service.as_millis(), self.status.as_u16(), self.bytes);
+        let protocol = if self.tls { "https" } else { "http" };
+        let (status, bytes) = (self.status.as_u16(), self.bytes);
+        let _ = write!(out, " service={}ms status={status} bytes={bytes} protocol={protocol}", service.as_millis());
         if let Some(reason) = self.reason {
             let _ = write!(out, " reason=\"{reason}\"");
         }

@@ -21,6 +21,8 @@ pub(super) enum Code {
     H26,
     H27,
     H28,
+    H31,
+    H32,
     H80,
     H81,
     H99,
@@ -50,6 +52,8 @@ impl Code {
             Self::H26 => "H26",
             Self::H27 => "H27",
             Self::H28 => "H28",
+            Self::H31 => "H31",
+            Self::H32 => "H32",
             Self::H80 => "H80",
             Self::H81 => "H81",
             Self::H99 => "H99",
@@ -73,6 +77,8 @@ impl Code {
             Self::H26 => "Request error",
             Self::H27 => "Client request interrupted",
             Self::H28 => "Client connection idle",
+            Self::H31 => "Misdirected request",
+            Self::H32 => "TLS certificate mismatch",
             Self::H80 => "Maintenance mode",
             Self::H81 => "Blank app",
             Self::H99 => "Platform error",
@@ -84,7 +90,8 @@ impl Code {
         match self {
             Self::H26 => StatusCode::BAD_REQUEST,
             // Nothing reaches a client that is gone; 499 is what routers log for it.
-            Self::H27 | Self::H28 => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::H27 | Self::H28 | Self::H32 => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::H31 => StatusCode::MISDIRECTED_REQUEST,
             Self::H81 => StatusCode::NOT_FOUND,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -102,9 +109,10 @@ impl Code {
             Self::H20 => "The app did not bind its $PORT in time. `dozen logs` shows how far its start came.",
             Self::H21 => "Nothing listens on the app's port any more. `dozen ps` and `dozen logs` show what became of it.",
             Self::H26 => "The request is not well-formed HTTP, or exceeds a limit of the router.",
+            Self::H31 => "The certificate of this connection is for another host. A browser that sees this opens a new connection for it.",
             Self::H80 => "The app is being changed to a new release, and that takes longer than a request waits. Try again in a moment.",
             Self::H81 => "No app that runs here answers to this host name. `dozen up` in an app's folder starts it.",
-            Self::H15 | Self::H18 | Self::H27 | Self::H28 => "The connection ended early. `dozen logs` tells more.",
+            Self::H15 | Self::H18 | Self::H27 | Self::H28 | Self::H32 => "The connection ended early. `dozen logs` tells more.",
             Self::H99 => "The router itself failed. Try again; its own lines are in `dozen logs`.",
         }
     }

@@ -80,12 +80,12 @@ impl Planes {
         }
     }
 
-    /// Has the guest be the control plane, and gives it copies of the listeners.
-    pub(super) fn hand_back(&mut self, listeners: &[TcpListener]) {
+    /// Has the guest be the control plane, and gives it copies of the listeners, of which the last are for TLS.
+    pub(super) fn hand_back(&mut self, listeners: &[TcpListener], tls: usize) {
         let Some((_, write)) = self.guest.take() else { return };
         let copies: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
         // A few bytes fit into a socket that was not written to; where they do not, it is not there any more, and the next one is waited for.
-        let _ = send_with(write.as_ref().as_fd(), &line(&FromRouter::Adopted { protocol: PROTOCOL }), &copies);
+        let _ = send_with(write.as_ref().as_fd(), &line(&FromRouter::Adopted { protocol: PROTOCOL, tls }), &copies);
         // The task lives as long as this.
         let _ = self.writers.send(write);
     }

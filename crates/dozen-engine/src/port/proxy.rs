@@ -10,12 +10,13 @@ use super::log::{Journal, Record};
 use super::pages::{Code, Refusal, page};
 use super::pool::{Lease, Pool, Target, Unreachable};
 use super::stream::{Answer, ClientSocket, Flow, Progress, Reply, Upload};
+use super::tls::Shown;
 use super::wire::FromRouter;
 use choose::{choose, quarantine};
 use dozen_core::port::framing::{MAX_HEAD, MAX_HEADERS, MAX_LINE};
 use dozen_core::port::{Manners, RouteTable};
 use head::{check, forwarded, request_id, rewrite_request, rewrite_response, target_host, wants_upgrade};
-use http::header::UPGRADE;
+use http::header::{CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -36,6 +37,7 @@ use tunnel::tunnel;
 
 mod choose;
 mod head;
+mod http2;
 mod refused;
 mod tunnel;
 
@@ -108,6 +110,10 @@ pub(super) struct Entry {
     pub(super) tls: bool,
     /// Counts it as long as it is there.
     pub(super) guest: Guest,
+    /// The certificate that the client asked for by the name of its host.
+    pub(super) shown: Option<Arc<Shown>>,
+    /// Whether HTTP/2 was agreed on.
+    pub(super) http2: bool,
 }
 
 /// What is the same for every request of a connection.
@@ -115,6 +121,8 @@ struct Client {
     address: String,
     port: HeaderValue,
     scheme: HeaderValue,
+    tls: bool,
+    shown: Option<Arc<Shown>>,
     stalled: Arc<AtomicBool>,
     bell: Arc<Doorbell>,
 }
@@ -128,10 +136,18 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(co
         address: entry.peer.to_string(),
         port: HeaderValue::from(entry.port),
         scheme: HeaderValue::from_static(if entry.tls { "https" } else { "http" }),
+        tls: entry.tls,
+        shown: entry.shown,
         stalled: stalled.clone(),
         bell: Arc::default(),
     });
-    let gate = Gate::new(ClientSocket::new(socket, &limits, stalled), &limits, client.bell.clone(), entry.guest);
+    let socket = ClientSocket::new(socket, &limits, stalled);
+    if entry.http2 {
+        // Counted to its end.
+        let _guest = entry.guest;
+        return http2::serve(core, client, socket).await;
+    }
+    let gate = Gate::new(socket, &limits, client.bell.clone(), entry.guest);
     let service = {
         let (core, client) = (core.clone(), client.clone());
         service_fn(move |request| {
@@ -164,6 +180,16 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(co
     }
 }
 
+/// A handshake ended because there is no certificate for this name; whose it would be is told.
+pub(super) fn unrecognized(core: &Core, entry: &Entry, name: &str) {
+    let Some(place) = core.table.borrow().table.lookup(name, "/").cloned() else { return };
+    let mut record = Record::new(core.journal.clone(), Method::from_bytes(b"-").unwrap_or_default(), String::new());
+    (record.place, record.tls) = (Some(place), true);
+    record.host = name.to_owned();
+    record.forwarded = entry.peer.to_string();
+    record.fail(Code::H32, Code::H32.status());
+}
+
 async fn answer(core: Rc<Core>, client: Rc<Client>, request: Request<Incoming>) -> Response<Reply> {
     let number = client.bell.begin();
     if let Some((fault, about)) = client.bell.refused(number) {
@@ -173,6 +199,8 @@ async fn answer(core: Rc<Core>, client: Rc<Client>, request: Request<Incoming>) 
     let mut record = Record::new(core.journal.clone(), request.method().clone(), path);
     record.request_id = request_id(request.headers());
     record.forwarded = forwarded(request.headers(), &client.address);
+    record.tls = client.tls;
+    let http2 = request.version() == Version::HTTP_2;
     // What a page needs of the request, should there be one; the request itself is given away.
     let accept: HeaderMap = request.headers().get(http::header::ACCEPT).map(|v| (http::header::ACCEPT, v.clone())).into_iter().collect();
     let id = record.request_id.clone();
@@ -181,8 +209,15 @@ async fn answer(core: Rc<Core>, client: Rc<Client>, request: Request<Incoming>) 
     match led {
         Ok(response) => response,
         Err((refusal, mut record)) => {
-            let response = page(refusal, &accept, &id);
-            record.bytes = if record.method == Method::HEAD { 0 } else { response.body().len() as u64 };
+            let mut response = page(refusal, &accept, &id);
+            let head = record.method == Method::HEAD;
+            record.bytes = if head { 0 } else { response.body().len() as u64 };
+            if head && http2 {
+                // Of HTTP/1 hyper leaves the body out itself.
+                let length = HeaderValue::from(response.body().len());
+                response.headers_mut().insert(CONTENT_LENGTH, length);
+                *response.body_mut() = bytes::Bytes::new();
+            }
             let gone = matches!(refusal.code, Code::H27 | Code::H28);
             record.fail(refusal.code, if gone { refusal.code.status() } else { refusal.status });
             response.map(|body| Reply::Page(Full::new(body)))
@@ -206,7 +241,7 @@ async fn lead(core: &Rc<Core>, client: &Client, request: Request<Incoming>, mut 
         }
     };
     record.host = host;
-    if let Err(refusal) = check(&request) {
+    if let Err(refusal) = check(&request, client.shown.as_deref(), &record.host) {
         record.place = core.table.borrow().table.lookup(&record.host, &record.path).cloned();
         record.reason = (refusal.status == StatusCode::EXPECTATION_FAILED).then_some("nothing can be expected but 100-continue");
         return Err((refusal, record));
@@ -319,4 +354,12 @@ async fn send(lease: &mut Lease, request: Request<Upload>, uploaded: &Progress, 
             None => Unsent::Failed(Code::H13),
         }
     })
+}
+
+/// Waits for a moment, if there is one.
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }

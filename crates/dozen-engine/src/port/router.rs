@@ -14,9 +14,12 @@ use super::crowd::Crowd;
 use super::log::Journal;
 use super::planes::Planes;
 use super::pool::{Pool, Target};
-use super::proxy::{Core, Entry, Live, Place, Shared, Stand, serve};
+use super::proxy::{Core, Entry, Live, Place, Shared, Stand, serve, unrecognized};
 use super::stream::discard;
-use super::wire::{FromRouter, Held, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireBackend, WireTable, WireWeb, speaks};
+use super::tls::{Maker, Secured, Store, Unsecured, handshake};
+use super::wire::{
+    FromRouter, Held, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireBackend, WireCertificate, WireTable, WireWeb, speaks,
+};
 use dozen_core::ids::Generation;
 use dozen_core::port::{Domain, RouteTable};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -78,6 +81,8 @@ struct Start {
     /// What was read of the socket behind the first message.
     rest: Vec<u8>,
     listeners: Vec<TcpListener>,
+    /// So many of them, the last ones, are for TLS.
+    tls: usize,
     /// Where the next control plane comes, of a router that outlives this one.
     next: Option<StdUnixListener>,
     workers: usize,
@@ -114,7 +119,7 @@ fn begin() -> Result<Start, RouterError> {
     };
     let rest = text.split_off(end + 1);
     match serde_json::from_slice(&text) {
-        Ok(ToRouter::Start { protocol, workers, limits, segment_bytes, segments, lasting, held }) if speaks(protocol) => {
+        Ok(ToRouter::Start { protocol, workers, limits, segment_bytes, segments, lasting, held, tls }) if speaks(protocol) => {
             let next = sockets.pop_if(|_| lasting).map(StdUnixListener::from);
             if let Some(next) = &next {
                 // Who listens is who is seen by those that connect.
@@ -122,10 +127,11 @@ fn begin() -> Result<Start, RouterError> {
                 next.set_nonblocking(true).map_err(system("wait for the next control plane"))?;
             }
             let listeners: Vec<TcpListener> = sockets.into_iter().map(TcpListener::from).collect();
-            if listeners.is_empty() {
+            if listeners.len() <= tls {
                 return Err(RouterError::NotStarted("the start message has no listeners"));
             }
-            Ok(Start { control, rest, listeners, next, workers: workers.clamp(1, 256), limits: *limits, segment_bytes, segments, held })
+            let (workers, limits) = (workers.clamp(1, 256), *limits);
+            Ok(Start { control, rest, listeners, tls, next, workers, limits, segment_bytes, segments, held })
         }
         Ok(_) => Err(RouterError::NotStarted("the start message is of another version")),
         Err(_) => Err(RouterError::NotStarted("the start message cannot be read")),
@@ -133,6 +139,7 @@ fn begin() -> Result<Start, RouterError> {
 }
 
 fn run(start: Start) -> Result<(), RouterError> {
+    super::tls::install();
     raise_file_limit();
     let owner = rustix::process::geteuid();
     let missing = match &start.held {
@@ -152,6 +159,8 @@ fn run(start: Start) -> Result<(), RouterError> {
         crowd: Arc::new(Crowd::new(&start.limits, rustix::process::getrlimit(rustix::process::Resource::Nofile).current)),
     });
     let (table, tables) = watch::channel(Arc::new(Live { epoch: 0, table: RouteTable::default() }));
+    let maker = Maker::new().map_err(|e| system("make keys for TLS sessions")(io::Error::other(e)))?;
+    let (store, stores) = watch::channel(Arc::new(Store::default()));
     let (stop, stopping) = watch::channel(None);
     let (ended, worker_ended) = mpsc::unbounded_channel();
     let workers = (0..start.workers)
@@ -159,7 +168,8 @@ fn run(start: Start) -> Result<(), RouterError> {
             let listeners =
                 start.listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>().map_err(system("copy a listener"))?;
             let journal = Journal::new(number, start.segment_bytes, start.segments, events.clone());
-            let worker = Worker { listeners, shared: shared.clone(), tables: tables.clone(), stopping: stopping.clone(), journal };
+            let (tables, stores, stopping) = (tables.clone(), stores.clone(), stopping.clone());
+            let worker = Worker { listeners, tls: start.tls, shared: shared.clone(), tables, stores, stopping, journal };
             let ended = Ended(ended.clone());
             std::thread::Builder::new()
                 .name(format!("router-{number}"))
@@ -170,7 +180,7 @@ fn run(start: Start) -> Result<(), RouterError> {
                 .map_err(system("start a worker"))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    drop((events, stopping, tables));
+    drop((events, stopping, tables, stores));
     let lasts = start.next.is_some();
     let house = House {
         shared,
@@ -182,6 +192,9 @@ fn run(start: Start) -> Result<(), RouterError> {
         last: None,
         logs: start.held.map(|held| held.logs).unwrap_or_default(),
         listeners: if lasts { start.listeners } else { Vec::new() },
+        tls: start.tls,
+        maker,
+        store,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start the runtime"))?;
     runtime.block_on(async {
@@ -220,6 +233,10 @@ struct House {
     last: Option<WireTable>,
     /// Copies for the next control plane; none where there will be none.
     listeners: Vec<TcpListener>,
+    /// So many of them, the last ones, are for TLS.
+    tls: usize,
+    maker: Maker,
+    store: watch::Sender<Arc<Store>>,
     /// The working folder, if any, by its whole path.
     logs: PathBuf,
 }
@@ -245,10 +262,11 @@ impl House {
                     Some(ToRouter::Start { .. }) => {}
                     // There is a new one. It is told what leads requests now, and what it asked for after that.
                     Some(ToRouter::Adopt { .. }) => {
-                        planes.hand_back(&self.listeners);
+                        planes.hand_back(&self.listeners, self.tls);
                         self.tell(FromRouter::Table { table: self.last.clone() });
                     }
                     Some(ToRouter::Set { table }) => self.apply(table),
+                    Some(ToRouter::Certificates { serial, certificates }) => self.certify(serial, certificates),
                     Some(ToRouter::Drain { port }) => { self.draining.insert(port); self.mark(); self.report_drained(); }
                     Some(ToRouter::InFlight { port }) => self.tell(FromRouter::InFlight { port, count: self.count(port) }),
                     Some(ToRouter::Stop { grace_ms }) => { let _ = stop.send(Some(Duration::from_millis(grace_ms))); }
@@ -284,6 +302,13 @@ impl House {
 
     fn tell(&self, event: FromRouter) {
         let _ = self.shared.events.send(event);
+    }
+
+    /// Shows these from the next handshake on.
+    fn certify(&mut self, serial: u64, certificates: Vec<WireCertificate>) {
+        let (store, wrong) = self.maker.make(certificates);
+        self.store.send_replace(Arc::new(store));
+        self.tell(FromRouter::Certified { serial, wrong });
     }
 
     /// Makes this the table, unless there is a newer one.
@@ -372,8 +397,11 @@ impl House {
 
 struct Worker {
     listeners: Vec<TcpListener>,
+    /// So many of them, the last ones, are for TLS.
+    tls: usize,
     shared: Arc<Shared>,
     tables: watch::Receiver<Arc<Live>>,
+    stores: watch::Receiver<Arc<Store>>,
     stopping: watch::Receiver<Option<Duration>>,
     journal: Journal,
 }
@@ -422,9 +450,11 @@ impl Worker {
             _alive: alive,
         });
         let mut accepting = Vec::new();
-        for listener in self.listeners {
+        let plain = self.listeners.len() - self.tls;
+        for (index, listener) in self.listeners.into_iter().enumerate() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            accepting.push(tokio::task::spawn_local(accept(core.clone(), listener)));
+            let store = (index >= plain).then(|| self.stores.clone());
+            accepting.push(tokio::task::spawn_local(accept(core.clone(), listener, store)));
         }
         drop(core);
 
@@ -477,7 +507,8 @@ async fn until(at: Option<tokio::time::Instant>) {
     }
 }
 
-async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener) {
+/// Takes connections; with a store they are of TLS.
+async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener, store: Option<watch::Receiver<Arc<Store>>>) {
     let port = listener.local_addr().map_or(0, |a| a.port());
     loop {
         core.shared.crowd.room().await;
@@ -487,11 +518,28 @@ async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener) {
                 // One that has too many already is closed at once: a word of refusal would cost more than it does harm.
                 let Some(guest) = core.shared.crowd.admit(peer) else { continue };
                 let _ = socket.set_nodelay(true);
-                let entry = Entry { peer, port, tls: false, guest };
-                tokio::task::spawn_local(serve(core.clone(), socket, entry));
+                let entry = Entry { peer, port, tls: store.is_some(), shown: None, http2: false, guest };
+                match store.clone() {
+                    None => tokio::task::spawn_local(serve(core.clone(), socket, entry)),
+                    // Others are not kept waiting by one that takes its time.
+                    Some(store) => tokio::task::spawn_local(secure(core.clone(), socket, entry, store)),
+                };
             }
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
+    }
+}
+
+async fn secure(core: Rc<Core>, socket: tokio::net::TcpStream, entry: Entry, store: watch::Receiver<Arc<Store>>) {
+    let mut stopping = core.stopping.clone();
+    let agreed = tokio::select! {
+        agreed = handshake(&store, socket, core.shared.limits.handshake) => agreed,
+        _ = stopping.wait_for(|stop| *stop) => return,
+    };
+    match agreed {
+        Ok(Secured { stream, shown, http2 }) => serve(core, stream, Entry { shown, http2, ..entry }).await,
+        Err(Unsecured::Unrecognized(name)) => unrecognized(&core, &entry, &name),
+        Err(Unsecured::Failed) => {}
     }
 }

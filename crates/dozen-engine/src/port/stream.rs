@@ -30,21 +30,21 @@ pub(super) enum Broken {
 }
 
 /// A limit on silence: armed by the first wait, disarmed by any progress. Costs nothing while bytes flow.
-struct Patience {
+pub(super) struct Patience {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     armed: bool,
 }
 
 impl Patience {
-    fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration) -> Self {
         Self { limit, sleep: None, armed: false }
     }
-    fn progress(&mut self) {
+    pub(super) fn progress(&mut self) {
         self.armed = false;
     }
     /// Ready when nothing has happened for too long.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.limit;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep(limit)));
         if !self.armed {

@@ -5,6 +5,7 @@
 //! lost: the router ends, unless it was told to last. Then it serves on, and waits on a socket in the run folder for the next control plane,
 //! which says [`ToRouter::Adopt`] and is given copies of the listeners and the table.
 
+use super::certificate::{Certificate, Secret};
 use super::control::{Limits, RouterEvent};
 use crate::home::Home;
 use dozen_core::ids::Generation;
@@ -85,6 +86,9 @@ pub(super) enum ToRouter {
         /// What it gives up everything else for; `None` from control planes that know nothing of it.
         #[serde(default)]
         held: Option<Held>,
+        /// So many of the listeners, the last ones, are for TLS.
+        #[serde(default)]
+        tls: usize,
     },
     /// From another control plane, before anything else.
     Adopt {
@@ -94,6 +98,11 @@ pub(super) enum ToRouter {
     },
     Set {
         table: WireTable,
+    },
+    /// What TLS is spoken with from now on, in place of all that was.
+    Certificates {
+        serial: u64,
+        certificates: Vec<WireCertificate>,
     },
     Drain {
         port: u16,
@@ -115,6 +124,23 @@ pub(super) struct Held {
     pub(super) user: Option<(u32, u32)>,
 }
 
+/// A [`Certificate`] on the wire.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WireCertificate {
+    pub(super) names: Vec<String>,
+    pub(super) chain: String,
+    pub(super) key: Secret,
+    /// Whether a client that names no host is shown it.
+    pub(super) fallback: bool,
+}
+
+impl From<&Certificate> for WireCertificate {
+    fn from(certificate: &Certificate) -> Self {
+        let Certificate { names, chain, key, fallback, .. } = certificate;
+        Self { names: names.clone(), chain: chain.clone(), key: key.clone(), fallback: *fallback }
+    }
+}
+
 /// Router to control plane.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
@@ -128,6 +154,9 @@ pub(super) enum FromRouter {
     /// The answer to `Adopt`; copies of the listeners come with it.
     Adopted {
         protocol: u32,
+        /// So many of them, the last ones, are for TLS.
+        #[serde(default)]
+        tls: usize,
     },
     /// After that: what leads requests, if anything does.
     Table {
@@ -135,6 +164,11 @@ pub(super) enum FromRouter {
     },
     Applied {
         generation: u64,
+    },
+    /// The certificates are shown from now on, but for these, each with its reason.
+    Certified {
+        serial: u64,
+        wrong: Vec<String>,
     },
     Stale {
         generation: u64,
@@ -164,6 +198,7 @@ impl FromRouter {
             Self::Started { .. } | Self::Adopted { .. } | Self::Table { .. } => return None,
             Self::Applied { generation } => RouterEvent::Applied { generation: Generation(generation) },
             Self::Stale { generation, current } => RouterEvent::Stale { generation: Generation(generation), current: Generation(current) },
+            Self::Certified { serial, wrong } => RouterEvent::Certified { serial, wrong },
             Self::Drained { port } => RouterEvent::Drained { port },
             Self::InFlight { port, count } => RouterEvent::InFlight { port, count },
             Self::Refused { deploy, instance, port } => RouterEvent::BackendRefused { deploy, instance, port },

@@ -79,6 +79,9 @@ pub(crate) enum Event {
         deploy: String,
         /// Where it answers; absent where the formation has no `web`.
         url: Option<String>,
+        /// And where by HTTPS; absent without `--https-port`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        https_url: Option<String>,
         /// `v12`
         release: String,
     },

@@ -35,6 +35,7 @@ pub(super) async fn list(State(served): Shared) -> Answer<wire::Processes> {
         deploy: floor.deploy.to_string(),
         serving: floor.serving,
         url: served.url.clone(),
+        https_url: served.https_url.clone(),
         release: release.version.to_string(),
         formation: formation.to_string(),
         types: types.collect(),

@@ -10,6 +10,10 @@ use std::path::Path;
 /// Each by the words of its command.
 fn all() -> Vec<(&'static str, Schema)> {
     vec![
+        ("certs", of::<wire::Certs>()),
+        ("certs-add", of::<wire::Cert>()),
+        ("certs-ca", of::<wire::LocalAuthority>()),
+        ("certs-remove", of::<wire::Cert>()),
         ("config", of::<wire::ShownConfig>()),
         ("config-edit", of::<wire::Configured>()),
         ("config-export", of::<BTreeMap<String, String>>()),

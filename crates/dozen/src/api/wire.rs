@@ -4,8 +4,10 @@ use dozen_core::logs::{Filter, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod certs;
 mod releases;
 
+pub(crate) use certs::*;
 pub(crate) use releases::*;
 
 /// A deploy.
@@ -16,6 +18,8 @@ pub(crate) struct Info {
     pub(crate) serving: bool,
     pub(crate) pid: u32,
     pub(crate) url: Option<String>,
+    #[serde(default)]
+    pub(crate) https_url: Option<String>,
     pub(crate) release: Option<String>,
 }
 
@@ -29,6 +33,9 @@ pub(crate) struct Processes {
     pub(crate) serving: bool,
     /// Where its `web` answers, while it runs.
     pub(crate) url: Option<String>,
+    /// And where by HTTPS, where it does.
+    #[serde(default)]
+    pub(crate) https_url: Option<String>,
     /// The release that serves, or would: `v12`.
     pub(crate) release: String,
     /// As it can be pasted back: `web=2 worker=1`. What is stopped counts as it will when it is started.

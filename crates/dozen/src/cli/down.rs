@@ -27,7 +27,7 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
     }
     // After a reboot nothing runs, and nothing is to come back.
     if running::holder(&settings.home, &deploy).is_none() && is_kept(settings, &deploy).await? {
-        let keep = Intent::Keep { deploy: deploy.clone(), port: None };
+        let keep = Intent::Keep { deploy: deploy.clone(), port: None, https_port: None };
         Ledger::open(&settings.home)?.commit(&Principal::me(), keep).await?;
         return Ok(told(&deploy, printer));
     }
@@ -41,7 +41,7 @@ pub(crate) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
 }
 
 async fn is_kept(settings: &Settings, deploy: &DeployRef) -> Result<bool> {
-    Ok(Ledger::open(&settings.home)?.kept().await?.iter().any(|(kept, _)| kept == deploy))
+    Ok(Ledger::open(&settings.home)?.kept().await?.iter().any(|kept| kept.deploy == *deploy))
 }
 
 fn told(deploy: &DeployRef, printer: &Printer) -> i32 {
@@ -60,11 +60,11 @@ async fn stop_left(settings: &Settings, deploy: &DeployRef) -> Result<()> {
     adoption::check(&notes)?;
     let router = match Router::find(RouterSpec::new(&settings.exe, settings.home.clone()), &notes).await? {
         Some(Left::Serving(router)) => Some(*router),
-        Some(Left::Gone(_)) | None => None,
+        Some(Left::Gone(..)) | None => None,
     };
     let who = Principal::me();
     let floor = client::floor(settings, Ledger::open(&settings.home)?, deploy, router, None, true).await?;
-    floor.ledger.commit(&who, Intent::Keep { deploy: deploy.clone(), port: None }).await?;
+    floor.ledger.commit(&who, Intent::Keep { deploy: deploy.clone(), port: None, https_port: None }).await?;
     floor.take_over(&who, &notes, false).await?;
     Ok(floor.stop(&who, std::future::pending()).await?)
 }

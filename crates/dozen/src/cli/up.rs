@@ -17,7 +17,8 @@ use dozen_engine::deploy::BuildOptions;
 use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::logs::{Follower, Store};
 use dozen_engine::output::Output;
-use dozen_engine::port::{self, Left, Limits, Listeners, Router, RouterSpec};
+use dozen_engine::port::certificates::Keeper;
+use dozen_engine::port::{Ahead, Left, Limits, Ports, Router, RouterSpec};
 use dozen_engine::processes::adoption;
 use dozen_engine::processes::notes::Notes;
 use handover::Taken;
@@ -49,6 +50,9 @@ pub(crate) struct UpArgs {
     /// The port to listen on; by default 8000 or the next free one (0: any)
     #[arg(long, value_name = "N")]
     port: Option<u16>,
+    /// Answer HTTPS and HTTP/2 too, on this port (0: any); `dozen certs --help` says with which certificates
+    #[arg(long, value_name = "N")]
+    https_port: Option<u16>,
     /// Come up, then stop again; the exit code is 0 where every process was up and stayed so for a second
     #[arg(long)]
     once: bool,
@@ -125,12 +129,12 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     };
     // Before one that runs is asked to leave: from then on a signal is for what is taken over.
     let mut signals = Signals::listen()?;
-    let Taken { run_folder, listeners } = match args.lasting {
-        true => match handover::take(settings, &deploy, args.port, &mut signals, printer).await? {
+    let Taken { run_folder, ahead } = match args.lasting {
+        true => match handover::take(settings, &deploy, args.ports(), &mut signals, printer).await? {
             Some(taken) => taken,
             None => return Ok(INTERRUPTED),
         },
-        false => Taken { run_folder: RunFolder::take(&settings.home, &deploy, false)?, listeners: None },
+        false => Taken { run_folder: RunFolder::take(&settings.home, &deploy, false)?, ahead: Ahead::default() },
     };
     let notes = run_folder.notes();
     // What `up` starts in the foreground ends with it.
@@ -142,9 +146,10 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     let per_address = args.max_connections_per_address.and_then(|n| usize::try_from(n).ok());
     let limits = Limits { per_address, ..Limits::default() };
     let spec = RouterSpec { lasting: lasting.clone(), limits, ..RouterSpec::new(&settings.exe, settings.home.clone()) };
-    let router = router(args.port, listeners, &notes, spec).await?;
-    let port = router.port();
+    let router = router(args.ports(), ahead, &notes, spec).await?;
+    let (port, https_port) = (router.port(), router.https_port());
     let url = format!("http://{}.localhost:{port}", deploy.app);
+    let https_url = https_port.map(|port| format!("https://{}.localhost:{port}", deploy.app));
 
     let who = Principal::me();
     if let (None, Some(folder)) = (ledger.deploy(&deploy).await?, code.folder()) {
@@ -153,16 +158,24 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     // The deploy gets its row, and with it its uid, before its driver starts.
     ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: code.folder() }).await?;
     let floor = client::floor(settings, ledger, &deploy, Some(router), lasting, true).await?;
+    // A router that was left running goes on with what it has, a new one has nothing yet.
+    let mut keeper = Keeper::of(&floor);
+    if https_port.is_some() {
+        keeper.look().await.context("cannot begin to speak HTTPS")?;
+    }
     floor.take_over(&who, &notes, args.lasting).await?;
     if found || args.left {
         floor.go_on(&who).await?;
     }
-    let served = Arc::new(api::Served { floor, url: Some(url), lasting: args.lasting, down: Notify::new(), leave: Notify::new() });
+    let served =
+        Arc::new(api::Served { floor, url: Some(url), https_url, lasting: args.lasting, down: Notify::new(), leave: Notify::new() });
     let api = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, api::router(served.clone())));
 
     let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));
 
-    let mut session = Session::begin(served.clone(), port, signals, printer, found)?;
+    let keeper = https_port.map(|_| dozen_engine::tasks::spawn("certificates", keeper.keep()));
+
+    let mut session = Session::begin(served.clone(), (port, https_port), signals, printer, found)?;
     let result = session.live(&args, &who, code).await;
     if let Err(e) = &result
         && args.lasting
@@ -179,22 +192,28 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     session.stop(&who).await?;
     api.abort();
     budget.abort();
+    keeper.inspect(|keeper| keeper.abort());
     drop(run_folder);
     result
 }
 
-/// The router that was left running, or a new one where there is none or another port is asked for, which may be held already.
-async fn router(port: Option<u16>, held: Option<Listeners>, notes: &Notes, spec: RouterSpec) -> Result<Router> {
-    let any = port.is_none_or(|port| port == 0);
+impl UpArgs {
+    fn ports(&self) -> Ports {
+        Ports { http: self.port, https: self.https_port }
+    }
+}
+
+/// The router that was left running, or a new one where there is none or other ports are asked for, which may be bound already.
+async fn router(ports: Ports, ahead: Ahead, notes: &Notes, spec: RouterSpec) -> Result<Router> {
     let listeners = match Router::find(spec.clone(), notes).await? {
-        Some(Left::Serving(router)) if any || port == Some(router.port()) => return Ok(*router),
+        Some(Left::Serving(router)) if ports.are(router.port(), router.https_port()) => return Ok(*router),
         Some(Left::Serving(router)) => {
-            let listeners = held.map_or_else(|| port::bind(port), Ok)?;
+            let listeners = ports.beside(ahead, router.listeners())?;
             router.stop(Duration::from_secs(1)).await;
             listeners
         }
-        Some(Left::Gone(last)) if any => port::bind(Some(last)).or_else(|_| port::bind(port))?,
-        Some(Left::Gone(_)) | None => held.map_or_else(|| port::bind(port), Ok)?,
+        Some(Left::Gone(http, https)) => ports.bind(ahead, Some((http, https)))?,
+        None => ports.bind(ahead, None)?,
     };
     Ok(Router::spawn(spec, listeners)?)
 }
@@ -205,8 +224,8 @@ const INTERRUPTED: i32 = 130;
 /// The terminal's side of a deploy that this process runs: its lines are printed while it is waited for, and Ctrl-C is heard.
 struct Session<'a> {
     served: Arc<api::Served>,
-    /// The router's.
-    port: u16,
+    /// The router's, and the one for HTTPS.
+    ports: (u16, Option<u16>),
     printer: &'a Arc<Printer>,
     /// `None` from when nobody reads what would be printed.
     lines: Option<Follower>,
@@ -223,9 +242,15 @@ struct Session<'a> {
 struct Stopped;
 
 impl<'a> Session<'a> {
-    fn begin(served: Arc<api::Served>, port: u16, signals: Signals, printer: &'a Arc<Printer>, found: bool) -> Result<Self> {
+    fn begin(
+        served: Arc<api::Served>,
+        ports: (u16, Option<u16>),
+        signals: Signals,
+        printer: &'a Arc<Printer>,
+        found: bool,
+    ) -> Result<Self> {
         let (_, lines) = served.floor.observed.store().tail(Some(0), &Filter::default())?;
-        Ok(Self { served, port, printer, lines: Some(lines), signals, found, leaves: false, signalled: false })
+        Ok(Self { served, ports, printer, lines: Some(lines), signals, found, leaves: false, signalled: false })
     }
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
@@ -264,17 +289,24 @@ impl<'a> Session<'a> {
     /// it could not.
     fn go_back(&self) -> std::io::Error {
         use std::os::unix::process::CommandExt;
-        let (deploy, port) = (self.served.floor.deploy.to_string(), self.port.to_string());
+        let (deploy, port) = (self.served.floor.deploy.to_string(), self.ports.0.to_string());
         self.printer.error(&anyhow::anyhow!("Interrupted: what ran before runs on"));
         #[expect(clippy::disallowed_methods, reason = "dozen itself, in the place of this process")]
         let mut again = std::process::Command::new("/proc/self/exe");
         again.args(["-a", &deploy, "up", "--detach", "--left", "--port", &port, "--lasting", "--json"]);
+        if let Some(port) = self.ports.1 {
+            again.args(["--https-port", &port.to_string()]);
+        }
         again.env("DOZEN_HOME", self.served.floor.ledger.home().root()).exec()
     }
 
     fn tell_ready(&self, release: &Release, formation: &Formation) {
         let (deploy, release) = (self.served.floor.deploy.to_string(), release.version.to_string());
-        self.printer.json(&Event::Ready { deploy, url: self.served.url.clone().filter(|_| has_web(formation)), release });
+        let (url, https_url) = match has_web(formation) {
+            true => (self.served.url.clone(), self.served.https_url.clone()),
+            false => (None, None),
+        };
+        self.printer.json(&Event::Ready { deploy, url, https_url, release });
     }
 
     /// Source to formation. Answers the exit code where that is all.
@@ -311,8 +343,8 @@ impl<'a> Session<'a> {
         match up? {
             Ok(()) => {
                 if args.lasting {
-                    let (deploy, port) = (floor.deploy.clone(), Some(self.port));
-                    floor.ledger.commit(who, Intent::Keep { deploy, port }).await?;
+                    let (deploy, (port, https_port)) = (floor.deploy.clone(), self.ports);
+                    floor.ledger.commit(who, Intent::Keep { deploy, port: Some(port), https_port }).await?;
                 }
                 if printer.is_json() {
                     self.tell_ready(&release, &formation);
@@ -343,6 +375,10 @@ impl<'a> Session<'a> {
         printer.detail(&if new { format!("Released {}", release.version) } else { format!("Nothing changed: {} again", release.version) });
         if has_web(formation) {
             printer.detail(&format!("{url} deployed"));
+            self.served
+                .https_url
+                .iter()
+                .for_each(|url| printer.detail(&format!("{url} too; `dozen certs ca` says how browsers come to trust it")));
         } else {
             printer.warning("the formation has no web process: nothing is routed");
         }

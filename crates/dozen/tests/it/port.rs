@@ -4,9 +4,11 @@ mod codes;
 mod conformance;
 mod differential;
 mod framing;
+mod h2;
 mod limits;
 mod stage;
 mod table;
+mod tls;
 mod websockets;
 
 use dozen_core::ids::Generation;

@@ -4,11 +4,14 @@ use super::Client;
 use crate::port::log::Record;
 use crate::port::pages::{Code, Refusal};
 use crate::port::stream::{Upload, tokens};
-use dozen_core::port::framing::MAX_LINE;
+use crate::port::tls::Shown;
+use dozen_core::port::framing::{MAX_HEADERS, MAX_LINE};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    VIA,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, uri::PathAndQuery};
+use hyper::body::Body as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A request id of the client's own is kept up to this length.
@@ -27,6 +30,12 @@ pub(super) fn target_host(request: &Request<Upload>) -> Result<String, Refusal> 
         return bad;
     }
     let host = match (request.uri().authority(), header) {
+        // Of HTTP/2 both may be sent, and must then be the same (RFC 9113, 8.3.1).
+        (Some(authority), Some(header))
+            if request.version() == Version::HTTP_2 && !header.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return bad;
+        }
         (Some(authority), _) => authority.as_str(),
         (None, Some(header)) => match header.to_str() {
             Ok(host) => host,
@@ -55,8 +64,13 @@ pub(super) fn is_host(host: &str) -> bool {
     host.len() <= 255 && name.bytes().all(plain) && (port.is_empty() || port.strip_prefix(':').is_some_and(number))
 }
 
-pub(super) fn check(request: &Request<Upload>) -> Result<(), Refusal> {
+/// What is refused whatever it is led to; `shown` is the certificate that the client asked for.
+pub(super) fn check(request: &Request<Upload>, shown: Option<&Shown>, host: &str) -> Result<(), Refusal> {
     let headers = request.headers();
+    // One that is for several hosts may be used for all of them (RFC 9113, 9.1.1); the client has seen no proof of any other.
+    if shown.is_some_and(|shown| !shown.is_for(host)) {
+        return Err(Code::H31.into());
+    }
     if request.method() == Method::CONNECT {
         return Err(refuse(StatusCode::METHOD_NOT_ALLOWED));
     }
@@ -67,6 +81,9 @@ pub(super) fn check(request: &Request<Upload>) -> Result<(), Refusal> {
     }
     // `name`, a colon, a blank, the value.
     if headers.iter().any(|(name, value)| name.as_str().len() + value.len() + 2 > MAX_LINE) {
+        return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    }
+    if headers.len() > MAX_HEADERS {
         return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
     let mut encodings = headers.get_all(TRANSFER_ENCODING).into_iter();
@@ -111,9 +128,16 @@ fn strip(headers: &mut HeaderMap) {
 }
 
 pub(super) fn rewrite_request(request: &mut Request<Upload>, client: &Client, record: &Record, upgrade: Option<&HeaderValue>) {
-    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let http2 = request.version() == Version::HTTP_2;
+    // HTTP/2 has a body end where it ends; HTTP/1 has to be told.
+    let endless = http2 && !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
+    let chunked = endless || request.headers().contains_key(TRANSFER_ENCODING);
     let trailers = tokens(request.headers(), &TE).any(|t| t.eq_ignore_ascii_case("trailers"));
-    let via = if request.version() == Version::HTTP_10 { "1.0 dozen" } else { "1.1 dozen" };
+    let via = match request.version() {
+        Version::HTTP_10 => "1.0 dozen",
+        Version::HTTP_2 => "2.0 dozen",
+        _ => "1.1 dozen",
+    };
     if request.uri().authority().is_some() {
         // The absolute form's host counts, and the instance gets the usual form.
         if let Ok(host) = HeaderValue::from_str(&record.host) {
@@ -126,6 +150,9 @@ pub(super) fn rewrite_request(request: &mut Request<Upload>, client: &Client, re
 
     let headers = request.headers_mut();
     strip(headers);
+    if http2 {
+        join_cookies(headers);
+    }
     headers.remove(EXPECT);
     headers.remove(PROXY_AUTHORIZATION);
     if !headers.contains_key(HOST) {
@@ -153,6 +180,21 @@ pub(super) fn rewrite_request(request: &mut Request<Upload>, client: &Client, re
         headers.insert("x-request-id", value);
     }
     headers.append(VIA, HeaderValue::from_static(via));
+}
+
+/// HTTP/2 may send a cookie in crumbs; HTTP/1 knows one line of them (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).into_iter();
+    if let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) {
+        let mut whole = first.as_bytes().to_vec();
+        for crumb in std::iter::once(second).chain(crumbs) {
+            whole.extend_from_slice(b"; ");
+            whole.extend_from_slice(crumb.as_bytes());
+        }
+        if let Ok(whole) = HeaderValue::from_bytes(&whole) {
+            headers.insert(COOKIE, whole);
+        }
+    }
 }
 
 pub(super) fn rewrite_response(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {

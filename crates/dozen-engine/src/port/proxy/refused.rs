@@ -13,6 +13,7 @@ pub(super) fn answer(core: &Core, client: &Client, fault: Fault, about: About) -
     let mut record = Record::new(core.journal.clone(), method(&about.method), about.target);
     record.request_id = super::head::request_id(&HeaderMap::new());
     record.forwarded.clone_from(&client.address);
+    record.tls = client.tls;
     if super::head::is_host(&about.host) {
         record.host = about.host;
     }
@@ -31,6 +32,7 @@ pub(super) fn unread(core: &Core, client: &Client, too_large: bool) {
     let mut record = Record::new(core.journal.clone(), method(""), String::new());
     record.place = Some(place);
     record.forwarded.clone_from(&client.address);
+    record.tls = client.tls;
     record.fail(Code::H26, if too_large { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { StatusCode::BAD_REQUEST });
 }
 

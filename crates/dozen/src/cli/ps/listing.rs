@@ -25,7 +25,8 @@ fn or_dash(cell: Option<impl ToString>) -> String {
 /// All of it. Without a width there is room for everything.
 pub(super) fn text(answer: &wire::Processes, now: Timestamp, width: Option<usize>) -> String {
     let url = answer.url.as_deref().map(|u| format!(" at {u}")).unwrap_or_default();
-    let mut lines = vec![format!("=== {} {}{url}", answer.deploy, answer.release)];
+    let https = answer.https_url.as_deref().map(|u| format!(" and {u}")).unwrap_or_default();
+    let mut lines = vec![format!("=== {} {}{url}{https}", answer.deploy, answer.release)];
     if !answer.serving {
         lines.push("Not running. Start it with `dozen up`.".to_owned());
         return lines.join("\n");
@@ -139,6 +140,7 @@ mod tests {
             deploy: "shop/dev".into(),
             serving: true,
             url: Some("http://shop.localhost:8000".into()),
+            https_url: None,
             release: "v12".into(),
             formation: "web=1 worker=1".into(),
             types: vec![of("clock", true), of("web", false), of("worker", false)],

@@ -69,8 +69,9 @@ fn show(event: &Event, printer: &Printer) {
             printer.live(&LogLine { time, source, ps, message: message.into_bytes() });
         }
         Event::Error { message, hint, diagnostics } => printer.failure(message, hint, diagnostics),
-        Event::Ready { deploy, url, .. } => {
+        Event::Ready { deploy, url, https_url, .. } => {
             let at = url.map(|u| format!(" at {u}")).unwrap_or_default();
+            let at = at + &https_url.map(|u| format!(" and {u}")).unwrap_or_default();
             printer.line(&format!("       {deploy} runs in the background{at}; `dozen logs -t`, `dozen down`"));
         }
         Event::Released { .. } | Event::Built { .. } => {}

@@ -10,7 +10,7 @@ use crate::settings::Settings;
 use anyhow::Result;
 use dozen_core::ids::DeployRef;
 use dozen_engine::output::Output;
-use dozen_engine::port::{self, Listeners, Router};
+use dozen_engine::port::{Ahead, Ports, Router};
 use dozen_engine::processes::adoption;
 use dozen_engine::processes::notes::Notes;
 use http::Method;
@@ -25,23 +25,23 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What was taken.
 pub(super) struct Taken {
     pub(super) run_folder: RunFolder,
-    /// The port that was asked for, where it is another one than the running router's.
-    pub(super) listeners: Option<Listeners>,
+    /// The ports that were asked for and are not the running router's.
+    pub(super) ahead: Ahead,
 }
 
 /// Takes the deploy, from whoever runs it where that can be taken over. `None` where a signal came before that was asked to leave.
 pub(super) async fn take(
     settings: &Settings,
     deploy: &DeployRef,
-    port: Option<u16>,
+    ports: Ports,
     signals: &mut Signals,
     printer: &Printer,
 ) -> Result<Option<Taken>> {
-    let mut listeners = None;
+    let mut ahead = None;
     let begun = Instant::now();
     loop {
         let refused = match RunFolder::take(&settings.home, deploy, true) {
-            Ok(run_folder) => return Ok(Some(Taken { run_folder, listeners })),
+            Ok(run_folder) => return Ok(Some(Taken { run_folder, ahead: ahead.unwrap_or_default() })),
             Err(refused) => refused,
         };
         let Some(AlreadyRunning(holder)) = refused.downcast_ref() else { return Err(refused) };
@@ -54,9 +54,8 @@ pub(super) async fn take(
         let notes = Notes::of(settings.home.run(deploy));
         adoption::check(&notes)?;
         Router::check(&notes)?;
-        if let Some(port) = port.filter(|port| *port != 0 && listeners.is_none() && Router::port_of(&notes).is_some_and(|own| own != *port))
-        {
-            listeners = Some(port::bind(Some(port))?);
+        if let Some((http, https)) = Router::ports_of(&notes).filter(|(http, https)| ahead.is_none() && !ports.are(*http, *https)) {
+            ahead = Some(ports.ahead(http, https)?);
         }
         let client = tokio::select! {
             client = answering(settings, deploy, holder) => client?.filter(|_| !starts),

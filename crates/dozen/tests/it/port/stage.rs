@@ -4,7 +4,7 @@ use dozen_core::ids::{Generation, Version};
 use dozen_core::logs::{LogLine, Source};
 use dozen_core::port::{Backend, Manners, Route, RouteTable, Web};
 use dozen_engine::home::Home;
-use dozen_engine::port::{Limits, Router, RouterEvent, RouterSpec, bind};
+use dozen_engine::port::{Limits, Listeners, Router, RouterEvent, RouterSpec, bind};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -29,11 +29,21 @@ impl Stage {
     }
 
     pub(crate) fn with(limits: Limits) -> Self {
+        Self::on(limits, bind(Some(0)).expect("a port"))
+    }
+
+    /// With HTTPS, and no certificate yet.
+    pub(crate) fn secure(limits: Limits) -> Self {
+        Self::on(limits, bind(Some(0)).and_then(|l| l.with_https(0)).expect("two ports"))
+    }
+
+    fn on(limits: Limits, listeners: Listeners) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
+        Home::at(dir.path()).make().expect("made");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let spec = RouterSpec { limits, workers: 2, ..RouterSpec::new(env!("CARGO_BIN_EXE_dozen"), Home::at(dir.path())) };
         let _within = runtime.enter();
-        let router = Router::spawn(spec, bind(Some(0)).expect("a port")).expect("a router");
+        let router = Router::spawn(spec, listeners).expect("a router");
         drop(_within);
         let pid = router.pid().and_then(|p| rustix::process::Pid::from_raw(p.cast_signed())).expect("it runs");
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("a child");

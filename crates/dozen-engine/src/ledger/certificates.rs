@@ -1,0 +1,110 @@
+//! The certificates in the ledger: their keys are sealed, all else is in the open.
+
+use super::{Ledger, LedgerError, Problem};
+use crate::config::{Vault, VaultError};
+use crate::port::Certificate;
+use dozen_core::ids::DeployRef;
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+
+/// Where a certificate comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateSource {
+    /// A person gave it.
+    File,
+    /// An authority gave it when dozen asked.
+    Acme,
+}
+
+impl CertificateSource {
+    /// `file`, `acme`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Acme => "acme",
+        }
+    }
+}
+
+/// A certificate as the ledger has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateRow {
+    /// Its number, in all of this home.
+    pub id: i64,
+    /// Where it comes from.
+    pub source: CertificateSource,
+    /// Itself.
+    pub certificate: Certificate,
+    /// By whom.
+    pub created_by: String,
+}
+
+impl Ledger {
+    /// A deploy's certificates, the latest first. One that has expired is among them.
+    pub async fn certificates(&self, deploy: &DeployRef) -> Result<Vec<CertificateRow>, LedgerError> {
+        let (name, vault, owner) = (deploy.to_string(), self.vault.clone(), deploy.clone());
+        let rows: Vec<Result<CertificateRow, VaultError>> = self
+            .run("read the certificates", move |c| {
+                let mut q =
+                    c.prepare("SELECT id, source, chain, sealed_key, created_by FROM certificates WHERE deploy = ?1 ORDER BY id DESC")?;
+                let rows = q.query_map([name], |r| {
+                    Ok((
+                        r.get::<_, i64>(0)?,
+                        r.get::<_, String>(1)?,
+                        r.get::<_, String>(2)?,
+                        r.get::<_, Vec<u8>>(3)?,
+                        r.get::<_, String>(4)?,
+                    ))
+                })?;
+                rows.map(|r| {
+                    let (id, source, chain, sealed, created_by) = r?;
+                    let source = if source == "acme" { CertificateSource::Acme } else { CertificateSource::File };
+                    let opened = vault.open_secret(&place(&owner, &chain), &sealed).and_then(|key| String::from_utf8(key.to_vec()).ok());
+                    let Some(key) = opened.map(zeroize::Zeroizing::new) else {
+                        return Ok(Err(VaultError::Certificate { deploy: owner.to_string(), id }));
+                    };
+                    // It was read before it was written; only its end has come nearer since.
+                    let certificate = Certificate::read(&chain, &key, Timestamp::MIN);
+                    let certificate = certificate.map_err(|e| Problem::Inconsistent(format!("certificate {id}: {e}")))?;
+                    Ok(Ok(CertificateRow { id, source, certificate, created_by }))
+                })
+                .collect()
+            })
+            .await?;
+        Ok(rows.into_iter().collect::<Result<_, _>>()?)
+    }
+}
+
+/// One that is for the same names and comes from the same place is replaced.
+pub(super) fn write(
+    c: &Connection,
+    vault: &Vault,
+    deploy: &DeployRef,
+    certificate: &Certificate,
+    source: CertificateSource,
+    (now, who): (&str, &str),
+) -> Result<u32, Problem> {
+    let Certificate { names, chain, key, not_after, .. } = certificate;
+    let names = serde_json::to_string(names).expect("strings are JSON");
+    let (name, source) = (deploy.to_string(), source.as_str());
+    c.execute("DELETE FROM certificates WHERE deploy = ?1 AND names = ?2 AND source = ?3", params![name, names, source])?;
+    let sealed = vault.seal_secret(&place(deploy, chain), key.expose().as_bytes());
+    c.execute(
+        "INSERT INTO certificates (deploy, names, source, chain, sealed_key, not_after, created_at, created_by)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![name, names, source, chain, sealed, not_after.to_string(), now, who],
+    )?;
+    u32::try_from(c.last_insert_rowid()).map_err(|_| Problem::Inconsistent("certificate ids ran out".into()))
+}
+
+pub(super) fn remove(c: &Connection, deploy: &DeployRef, id: i64) -> Result<u32, Problem> {
+    match c.execute("DELETE FROM certificates WHERE id = ?1 AND deploy = ?2", params![id, deploy.to_string()])? {
+        0 => Err(Problem::NotFound(format!("{deploy} has no certificate {id}; `dozen certs` lists those that it has"))),
+        _ => Ok(0),
+    }
+}
+
+/// A key opens for its own chain and deploy only.
+fn place(deploy: &DeployRef, chain: &str) -> String {
+    format!("dozen certificate {deploy} {}", blake3::hash(chain.as_bytes()))
+}

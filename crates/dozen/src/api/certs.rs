@@ -1,0 +1,100 @@
+//! Certificates over the API: what there is, adding and removing.
+
+use super::{Answer, Failure, Served, Shared, wire};
+use axum::Extension;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use dozen_core::port::Domain;
+use dozen_engine::deploy::DeployError;
+use dozen_engine::ledger::{CertificateRow, CertificateSource, Intent, Principal};
+use dozen_engine::port::{Certificate, ca};
+use jiff::Timestamp;
+
+/// `GET /certificates`
+pub(super) async fn list(State(served): Shared) -> Answer<wire::Certs> {
+    let (rows, domains) = known(&served).await?;
+    let now = Timestamp::now();
+    let covered = |domain: &Domain| rows.iter().any(|row| row.certificate.not_after > now && row.certificate.is_for(domain));
+    let (local, without) = domains.iter().filter(|d| !covered(d)).partition::<Vec<&Domain>, _>(|d| ca::may_certify(d.host()));
+    let own = format!("{}.localhost", served.floor.deploy.app);
+    let mut local: Vec<String> = std::iter::once(own).chain(local.into_iter().map(|d| d.host().to_owned())).collect();
+    local.dedup();
+    Ok(Json(wire::Certs {
+        local,
+        without: without.into_iter().map(Domain::to_string).collect(),
+        https_url: served.https_url.clone(),
+        certificates: rows.into_iter().map(|row| shown(row, &domains, now)).collect(),
+    }))
+}
+
+/// `POST /certificates`
+pub(super) async fn add(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::AddCert>,
+) -> Answer<wire::Cert> {
+    let certificate = Certificate::read(&body.chain, &body.key, Timestamp::now());
+    let certificate = certificate.map_err(|e| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, dozen_engine::chain(&e)))?;
+    let intent =
+        Intent::Certify { deploy: served.floor.deploy.clone(), certificate: Box::new(certificate), source: CertificateSource::File };
+    let made = served.floor.ledger.commit(&who, intent).await.map_err(DeployError::from)?;
+    let (rows, domains) = known(&served).await?;
+    let row = rows.into_iter().find(|row| row.id == i64::from(made.number));
+    let row = row.ok_or_else(|| Failure::new(StatusCode::CONFLICT, "the certificate was removed again meanwhile"))?;
+    Ok(Json(shown(row, &domains, Timestamp::now())))
+}
+
+/// `POST /certificates/remove`
+pub(super) async fn remove(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::RemoveCert>,
+) -> Answer<wire::Cert> {
+    let (rows, domains) = known(&served).await?;
+    let which = body.which.trim().to_ascii_lowercase();
+    let mut fit: Vec<CertificateRow> =
+        rows.into_iter().filter(|row| row.id.to_string() == which || row.certificate.names.contains(&which)).collect();
+    let deploy = &served.floor.deploy;
+    let (row, others) = match (fit.pop(), fit.is_empty()) {
+        (Some(row), true) => (row, Vec::new()),
+        (None, _) => {
+            let hint = Some("`dozen certs` lists those that it has.".to_owned());
+            return Err(Failure { hint, ..Failure::new(StatusCode::NOT_FOUND, format!("{deploy} has no certificate {}", body.which)) });
+        }
+        (Some(row), false) => {
+            let others = fit.iter().map(|row| row.id.to_string()).collect();
+            (row, others)
+        }
+    };
+    if !others.is_empty() {
+        let message = format!("{deploy} has several certificates for {which}: {} and {}", row.id, others.join(", "));
+        let hint = Some("Name the one that is meant by its number.".to_owned());
+        return Err(Failure { hint, ..Failure::new(StatusCode::CONFLICT, message) });
+    }
+    served.floor.ledger.commit(&who, Intent::Uncertify { deploy: deploy.clone(), id: row.id }).await.map_err(DeployError::from)?;
+    Ok(Json(shown(row, &domains, Timestamp::now())))
+}
+
+async fn known(served: &Served) -> Result<(Vec<CertificateRow>, Vec<Domain>), Failure> {
+    let (ledger, deploy) = (&served.floor.ledger, &served.floor.deploy);
+    let rows = ledger.certificates(deploy).await.map_err(DeployError::from)?;
+    let domains = ledger.domains(deploy).await.map_err(DeployError::from)?;
+    Ok((rows, domains))
+}
+
+fn shown(row: CertificateRow, domains: &[Domain], now: Timestamp) -> wire::Cert {
+    let CertificateRow { id, source, certificate, created_by } = row;
+    let left = certificate.not_after.duration_since(now).as_secs();
+    wire::Cert {
+        id,
+        domains: domains.iter().filter(|d| certificate.is_for(d)).map(Domain::to_string).collect(),
+        names: certificate.names,
+        source: source.as_str().to_owned(),
+        issuer: certificate.issuer,
+        not_before: certificate.not_before.to_string(),
+        not_after: certificate.not_after.to_string(),
+        days_left: left.div_euclid(86_400),
+        created_by,
+    }
+}
