@@ -33,6 +33,10 @@ const NEEDS: &[Need] = &[
     Need { what: "nftables and iproute2", packages: &["nftables", "iproute2"], here: || nft().is_some() && on_path("ip") },
     Need { what: "mandoc", packages: &["mandoc"], here: || on_path("mandoc") },
     Need { what: "Chromium", packages: &["chromium"], here: || on_path("chromium") },
+    Need { what: "openssl", packages: &["openssl"], here: || on_path("openssl") },
+    Need { what: "certutil, which tells Chromium whom to trust", packages: &["libnss3-tools"], here: || on_path("certutil") },
+    Need { what: "h2load", packages: &["nghttp2-client"], here: || on_path("h2load") },
+    Need { what: "Go, which builds h2spec", packages: &["golang-go"], here: || on_path("go") || h2spec_is_here() },
     Need { what: "PostgreSQL", packages: &["postgresql"], here: || crate::postgres::programs().is_some() },
 ];
 
@@ -42,14 +46,28 @@ const GUEST: &[Need] = &[
     Need { what: "a static busybox", packages: &["busybox-static"], here: || on_path("busybox") },
 ];
 
+/// The list of HTTP/2's demands, and its version.
+const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
+
 /// What the tests need.
 pub(crate) fn prepare() -> Result<()> {
-    install(NEEDS)
+    install(NEEDS)?;
+    if !h2spec_is_here() {
+        println!("missing: h2spec; building it, once");
+        run(program("go").args(["install", H2SPEC]))?;
+    }
+    Ok(())
+}
+
+/// On the path, or where Go puts what it installs.
+fn h2spec_is_here() -> bool {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    on_path("h2spec") || home.join("go/bin/h2spec").is_file()
 }
 
 /// What the tests in a guest need.
 pub(crate) fn prepare_guest() -> Result<()> {
-    install(NEEDS)?;
+    prepare()?;
     install(GUEST)
 }
 

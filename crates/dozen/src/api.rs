@@ -17,6 +17,7 @@ use dozen_core::logs::Filter;
 use dozen_engine::deploy::{ConfigChange, DeployError, Floor};
 use dozen_engine::ledger::{Intent, LedgerError, Principal};
 use dozen_engine::output::{Event, Output};
+use dozen_engine::port::certificates::Keeper;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub(crate) struct Served {
     pub(crate) url: Option<String>,
     /// And where by HTTPS.
     pub(crate) https_url: Option<String>,
+    /// What keeps the router supplied with certificates, where it speaks HTTPS.
+    pub(crate) keeper: Option<Arc<Keeper>>,
     /// Whether what it runs outlives it.
     pub(crate) lasting: bool,
     /// Told when someone asks it to end.

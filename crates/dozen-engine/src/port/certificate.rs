@@ -199,3 +199,73 @@ pub(super) fn pem(der: &[u8]) -> String {
     let lines = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     pem::encode_config(&pem::Pem::new("CERTIFICATE", der), lines)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    fn key() -> KeyPair {
+        KeyPair::generate().expect("a key")
+    }
+
+    fn params(names: &[&str], subject: &str) -> CertificateParams {
+        let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).expect("names");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, subject);
+        params
+    }
+
+    #[test]
+    fn what_a_person_gives_is_read_or_refused_with_its_reason() {
+        let now = Timestamp::now();
+        let (root, own, other) = (key(), key(), key());
+        let mut authority = params(&[], "authority");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let above = authority.self_signed(&root).expect("signed").pem();
+        let issuer = Issuer::new(authority, root);
+        let leaf = |params: CertificateParams| params.signed_by(&own, &issuer).expect("signed").pem();
+        let good = leaf(params(&["Shop.Example.com", "*.shop.example.com", "192.0.2.1"], "shop"));
+        let chain = format!("some remark\n{good}{above}");
+        let read = Certificate::read(&chain, &own.serialize_pem(), now).expect("good");
+        assert_eq!(read.names, ["shop.example.com", "*.shop.example.com", "192.0.2.1"]);
+        assert_eq!(read.issuer, "authority");
+        assert_eq!(read.chain.matches("BEGIN CERTIFICATE").count(), 2);
+        assert!(!read.chain.contains("remark") && !format!("{read:?}").contains("PRIVATE"));
+        assert_eq!(Certificate::read(&read.chain, read.key.expose(), now).expect("again"), read);
+
+        let refused = |chain: &str, key: &KeyPair| Certificate::read(chain, &key.serialize_pem(), now).expect_err("refused");
+        assert!(matches!(refused(&chain, &other), CertificateError::Mismatch));
+        assert!(matches!(refused("nothing", &own), CertificateError::None));
+        assert!(matches!(refused(&format!("{above}{good}"), &own), CertificateError::Authority));
+        assert!(matches!(refused(&format!("{good}{good}"), &own), CertificateError::Order { position: 1, .. }));
+        assert!(matches!(refused(&leaf(params(&[], "nobody")), &own), CertificateError::Nameless));
+        assert!(matches!(refused(&good.replacen("MII", "MIJ", 1), &own), CertificateError::Damaged { position: 1, .. }));
+        let mut past = params(&["shop.example.com"], "past");
+        past.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        assert!(matches!(refused(&leaf(past), &own), CertificateError::Expired(_)));
+        assert!(matches!(Certificate::read(&good, "nothing", now), Err(CertificateError::Key(_))));
+    }
+
+    #[test]
+    fn a_name_of_a_certificate_is_for_one_host_or_one_label_below() {
+        for (name, host, is) in [
+            ("a.test", "A.Test", true),
+            ("a.test", "b.a.test", false),
+            ("*.a.test", "b.a.test", true),
+            ("*.a.test", "a.test", false),
+            ("*.a.test", "c.b.a.test", false),
+            ("*.a.test", ".a.test", false),
+            ("127.0.0.1", "127.0.0.1", true),
+        ] {
+            assert_eq!(covers(name, host), is, "{name} {host}");
+        }
+        let now = Timestamp::now();
+        let own = key();
+        let chain = params(&["*.a.test", "a.test", "::1"], "x").self_signed(&own).expect("signed").pem();
+        let certificate = Certificate::read(&chain, &own.serialize_pem(), now).expect("good");
+        let is_for = |domain: &str| certificate.is_for(&domain.parse().expect("a domain"));
+        assert!(is_for("a.test") && is_for("b.a.test/api") && is_for("*.a.test") && is_for("[::1]"));
+        assert!(!is_for("*.b.a.test") && !is_for("test") && !is_for("c.b.a.test"));
+    }
+}

@@ -5,14 +5,16 @@
 use super::ca::{self, Authority, AuthorityError};
 use super::{Certificate, Certificates};
 use crate::deploy::Floor;
+use crate::home::Home;
 use crate::ledger::{Ledger, LedgerError};
-use crate::parity::{Local, Observed};
+use crate::parity::{self, Observed};
 use dozen_core::ids::DeployRef;
 use dozen_core::parity::Refusal;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// So often it is looked whether one ends soon.
 const LOOK: Duration = Duration::from_secs(3_600);
@@ -21,12 +23,18 @@ const LOOK: Duration = Duration::from_secs(3_600);
 pub struct Keeper {
     ledger: Ledger,
     deploy: DeployRef,
-    driver: Local,
+    driver: parity::Local,
     observed: Arc<Observed>,
+    local: Mutex<Local>,
+}
+
+/// What the local authority has certified.
+#[derive(Default)]
+struct Local {
     /// Opened when the first name is to be certified.
     authority: Option<Authority>,
-    /// What the authority gave, by name.
-    local: BTreeMap<Vec<String>, Certificate>,
+    /// What it gave, by name.
+    given: BTreeMap<Vec<String>, Certificate>,
     shown: Certificates,
 }
 
@@ -49,25 +57,26 @@ impl Keeper {
     /// Of this deploy's router, which listens for HTTPS.
     pub fn of(floor: &Floor) -> Self {
         let (ledger, deploy, driver) = (floor.ledger.clone(), floor.deploy.clone(), floor.driver.clone());
-        let (observed, local) = (floor.observed.clone(), BTreeMap::new());
-        Self { ledger, deploy, driver, observed, authority: None, local, shown: Certificates::default() }
+        Self { ledger, deploy, driver, observed: floor.observed.clone(), local: Mutex::default() }
     }
 
     /// Has the router show what it should. When this answers, it does.
     ///
     /// # Errors
     /// The ledger, the authority or the driver fails; what was shown is shown on.
-    pub async fn look(&mut self) -> Result<(), KeeperError> {
-        let all = self.wanted(Timestamp::now()).await?;
-        if all != *self.shown {
-            self.shown = Arc::new(all);
-            self.driver.certify(self.shown.clone()).await?;
+    pub async fn look(&self) -> Result<(), KeeperError> {
+        let mut local = self.local.lock().await;
+        let all = self.wanted(&mut local, Timestamp::now()).await?;
+        if all != *local.shown {
+            let all = Arc::new(all);
+            self.driver.certify(all.clone()).await?;
+            local.shown = all;
         }
         Ok(())
     }
 
     /// Goes on looking. What fails is told in the log, and tried again.
-    pub async fn keep(mut self) {
+    pub async fn keep(self: Arc<Self>) {
         let mut commits = self.ledger.commits();
         loop {
             tokio::select! {
@@ -80,7 +89,7 @@ impl Keeper {
         }
     }
 
-    async fn wanted(&mut self, now: Timestamp) -> Result<Vec<Certificate>, KeeperError> {
+    async fn wanted(&self, local: &mut Local, now: Timestamp) -> Result<Vec<Certificate>, KeeperError> {
         let rows = self.ledger.certificates(&self.deploy).await?;
         let mut all: Vec<Certificate> = rows.into_iter().map(|row| row.certificate).filter(|c| c.not_after > now).collect();
         // Of two for one name the one that lasts longer is shown.
@@ -89,29 +98,32 @@ impl Keeper {
         let loopback = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         // Who names no host has asked for an address.
         let first: Vec<String> = std::iter::once(own).chain(loopback).collect();
-        all.push(Certificate { fallback: true, ..self.certified(first, now)? });
+        all.push(Certificate { fallback: true, ..local.certified(self.ledger.home(), first, now)? });
         for domain in self.ledger.domains(&self.deploy).await? {
             if ca::may_certify(domain.host()) && !all.iter().any(|c| c.is_for(&domain)) {
-                all.push(self.certified(vec![domain.host().to_owned()], now)?);
+                all.push(local.certified(self.ledger.home(), vec![domain.host().to_owned()], now)?);
             }
         }
         let names = |c: &Certificate| c.names.clone();
         let used: Vec<Vec<String>> = all.iter().map(names).collect();
-        self.local.retain(|names, _| used.contains(names));
+        local.given.retain(|names, _| used.contains(names));
         Ok(all)
     }
 
+}
+
+impl Local {
     /// What the authority gave for these names, or gives now.
-    fn certified(&mut self, names: Vec<String>, now: Timestamp) -> Result<Certificate, KeeperError> {
-        if let Some(known) = self.local.get(&names).filter(|c| ca::renewal(c) > now) {
+    fn certified(&mut self, home: &Home, names: Vec<String>, now: Timestamp) -> Result<Certificate, KeeperError> {
+        if let Some(known) = self.given.get(&names).filter(|c| ca::renewal(c) > now) {
             return Ok(known.clone());
         }
         let authority = match &mut self.authority {
             Some(authority) => authority,
-            none => none.insert(Authority::open(self.ledger.home())?),
+            none => none.insert(Authority::open(home)?),
         };
         let fresh = authority.issue(&names, now)?;
-        self.local.insert(names, fresh.clone());
+        self.given.insert(names, fresh.clone());
         Ok(fresh)
     }
 }

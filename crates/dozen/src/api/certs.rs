@@ -39,6 +39,7 @@ pub(super) async fn add(
     let intent =
         Intent::Certify { deploy: served.floor.deploy.clone(), certificate: Box::new(certificate), source: CertificateSource::File };
     let made = served.floor.ledger.commit(&who, intent).await.map_err(DeployError::from)?;
+    show(&served).await?;
     let (rows, domains) = known(&served).await?;
     let row = rows.into_iter().find(|row| row.id == i64::from(made.number));
     let row = row.ok_or_else(|| Failure::new(StatusCode::CONFLICT, "the certificate was removed again meanwhile"))?;
@@ -73,7 +74,15 @@ pub(super) async fn remove(
         return Err(Failure { hint, ..Failure::new(StatusCode::CONFLICT, message) });
     }
     served.floor.ledger.commit(&who, Intent::Uncertify { deploy: deploy.clone(), id: row.id }).await.map_err(DeployError::from)?;
+    show(&served).await?;
     Ok(Json(shown(row, &domains, Timestamp::now())))
+}
+
+/// Has the router go by it before anybody is told that it is done.
+async fn show(served: &Served) -> Result<(), Failure> {
+    let Some(keeper) = &served.keeper else { return Ok(()) };
+    let failed = |e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&e));
+    keeper.look().await.map_err(failed)
 }
 
 async fn known(served: &Served) -> Result<(Vec<CertificateRow>, Vec<Domain>), Failure> {

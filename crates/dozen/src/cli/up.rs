@@ -159,8 +159,8 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: code.folder() }).await?;
     let floor = client::floor(settings, ledger, &deploy, Some(router), lasting, true).await?;
     // A router that was left running goes on with what it has, a new one has nothing yet.
-    let mut keeper = Keeper::of(&floor);
-    if https_port.is_some() {
+    let keeper = https_port.map(|_| Arc::new(Keeper::of(&floor)));
+    if let Some(keeper) = &keeper {
         keeper.look().await.context("cannot begin to speak HTTPS")?;
     }
     floor.take_over(&who, &notes, args.lasting).await?;
@@ -168,12 +168,12 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
         floor.go_on(&who).await?;
     }
     let served =
-        Arc::new(api::Served { floor, url: Some(url), https_url, lasting: args.lasting, down: Notify::new(), leave: Notify::new() });
+        Arc::new(api::Served { floor, url: Some(url), https_url, keeper: keeper.clone(), lasting: args.lasting, down: Notify::new(), leave: Notify::new() });
     let api = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, api::router(served.clone())));
 
     let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));
 
-    let keeper = https_port.map(|_| dozen_engine::tasks::spawn("certificates", keeper.keep()));
+    let keeper = keeper.map(|keeper| dozen_engine::tasks::spawn("certificates", keeper.keep()));
 
     let mut session = Session::begin(served.clone(), (port, https_port), signals, printer, found)?;
     let result = session.live(&args, &who, code).await;
