@@ -35,6 +35,7 @@ const NEEDS: &[Need] = &[
     Need { what: "Chromium", packages: &["chromium"], here: || on_path("chromium") },
     Need { what: "openssl", packages: &["openssl"], here: || on_path("openssl") },
     Need { what: "certutil, which tells Chromium whom to trust", packages: &["libnss3-tools"], here: || on_path("certutil") },
+    Need { what: "pebble, an authority for tests", packages: &["pebble"], here: || on_path("pebble") },
     Need { what: "h2load", packages: &["nghttp2-client"], here: || on_path("h2load") },
     Need { what: "Go, which builds h2spec", packages: &["golang-go"], here: || on_path("go") || h2spec_is_here() },
     Need { what: "PostgreSQL", packages: &["postgresql"], here: || crate::postgres::programs().is_some() },

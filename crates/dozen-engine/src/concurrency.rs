@@ -17,7 +17,7 @@ use crate::home::Home;
 use crate::logs::Store;
 use crate::port::guard;
 use crate::port::lease::Lease;
-use crate::port::{Certificates, Router, RouterEvent};
+use crate::port::{Router, RouterEvent, Supply};
 use crate::processes::adoption::{Birth, Found, spawn as spawn_lasting, spawn_once};
 use crate::processes::notes::Notes;
 use crate::processes::spec::{self, Place};
@@ -110,7 +110,7 @@ pub enum Command {
     /// Have the router show these certificates.
     Certify {
         /// All of them.
-        certificates: Certificates,
+        supply: Arc<Supply>,
         /// Told when it does. Where no router is, at once.
         answer: oneshot::Sender<()>,
     },
@@ -315,8 +315,8 @@ impl Reconciler {
                 }
             }
             Command::Stop { instance } => self.stop_one_off(&instance, Stopped::Asked),
-            Command::Certify { certificates, answer } => match &mut self.site.router {
-                Some(router) => self.certifying.push((router.certify(certificates), answer)),
+            Command::Certify { supply, answer } => match &mut self.site.router {
+                Some(router) => self.certifying.push((router.certify(supply), answer)),
                 // Whoever waits may have gone.
                 None => drop(answer.send(())),
             },

@@ -45,6 +45,12 @@ pub enum VaultError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The credentials of an account do not open.
+    #[error("the account at {directory} does not open with the key of this home; was the key file replaced?")]
+    Account {
+        /// Where it is.
+        directory: String,
+    },
     /// A certificate's key does not open.
     #[error("the key of certificate {id} of {deploy} does not open with the key of this home; was the key file replaced?")]
     Certificate {

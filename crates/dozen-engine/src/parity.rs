@@ -3,7 +3,7 @@
 
 use crate::concurrency::{self, Command, Site};
 use crate::logs::Store;
-use crate::port::{Certificates, guard};
+use crate::port::{Supply, guard};
 use crate::processes;
 use crate::processes::adoption::Found;
 use dozen_core::admin::OneOff;
@@ -113,9 +113,9 @@ impl Local {
     }
 
     /// Has the router show these certificates; answers when it does.
-    pub async fn certify(&self, certificates: Certificates) -> Result<(), Refusal> {
+    pub async fn certify(&self, supply: Arc<Supply>) -> Result<(), Refusal> {
         let (answer, done) = oneshot::channel();
-        self.send(Command::Certify { certificates, answer })?;
+        self.send(Command::Certify { supply, answer })?;
         done.await.map_err(|_| Refusal::Gone)
     }
 

@@ -9,6 +9,7 @@
 //! **Absent on purpose:** buffering of bodies, retries of requests that an instance may have seen, HTTP/2 without TLS, WebSocket over HTTP/2
 //! (browsers open a connection of HTTP/1.1 for it).
 
+pub mod acme;
 pub mod ca;
 pub mod certificate;
 pub mod certificates;
@@ -30,7 +31,7 @@ mod stream;
 mod tls;
 mod wire;
 
-pub use certificate::{Certificate, CertificateError, Certificates};
+pub use certificate::{Certificate, CertificateError, Proof, Supply};
 pub use control::{Left, Limits, Router, RouterEvent, RouterSpec};
 pub use ports::{Ahead, Ports};
 pub use tls::install as install_tls;

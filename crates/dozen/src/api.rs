@@ -80,6 +80,7 @@ pub(crate) fn router(served: Arc<Served>) -> Router {
         .route("/logs", get(logs))
         .route("/config", get(config).patch(configure))
         .route("/certificates", get(certs::list).post(certs::add))
+        .route("/certificates/auto", post(certs::automate))
         .route("/certificates/remove", post(certs::remove))
         .route("/releases", get(releases::list))
         .route("/releases/{version}", get(releases::describe))

@@ -86,7 +86,15 @@ impl Client {
     pub(crate) async fn here(settings: &Settings, deploy: DeployRef) -> Result<Self> {
         let ledger = Ledger::open(&settings.home)?;
         let floor = floor(settings, ledger, &deploy, None, None, false).await?;
-        let served = Arc::new(api::Served { floor, url: None, https_url: None, keeper: None, lasting: false, down: Notify::new(), leave: Notify::new() });
+        let served = Arc::new(api::Served {
+            floor,
+            url: None,
+            https_url: None,
+            keeper: None,
+            lasting: false,
+            down: Notify::new(),
+            leave: Notify::new(),
+        });
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let peer = api::Peer { who: Principal::me(), token: None };
         dozen_engine::tasks::spawn("api", api::answer(theirs, api::router(served), peer));

@@ -3,9 +3,12 @@
 use super::{Ledger, LedgerError, Problem};
 use crate::config::{Vault, VaultError};
 use crate::port::Certificate;
+use crate::port::acme::Acme;
+use crate::port::certificate::Secret;
 use dozen_core::ids::DeployRef;
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
+use zeroize::Zeroizing;
 
 /// Where a certificate comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +63,7 @@ impl Ledger {
                     let (id, source, chain, sealed, created_by) = r?;
                     let source = if source == "acme" { CertificateSource::Acme } else { CertificateSource::File };
                     let opened = vault.open_secret(&place(&owner, &chain), &sealed).and_then(|key| String::from_utf8(key.to_vec()).ok());
-                    let Some(key) = opened.map(zeroize::Zeroizing::new) else {
+                    let Some(key) = opened.map(Zeroizing::new) else {
                         return Ok(Err(VaultError::Certificate { deploy: owner.to_string(), id }));
                     };
                     // It was read before it was written; only its end has come nearer since.
@@ -73,6 +76,52 @@ impl Ledger {
             .await?;
         Ok(rows.into_iter().collect::<Result<_, _>>()?)
     }
+}
+
+impl Ledger {
+    /// Whom a deploy asks for the certificates of its domains.
+    pub async fn acme(&self, deploy: &DeployRef) -> Result<Option<Acme>, LedgerError> {
+        let name = deploy.to_string();
+        self.run("read whom certificates are asked of", move |c| {
+            let text = c.query_row("SELECT acme FROM deploys WHERE name = ?1", [name], |r| r.get::<_, Option<String>>(0)).optional()?;
+            let read = |text: String| serde_json::from_str(&text).map_err(|e| Problem::Inconsistent(format!("deploys.acme: {e}")));
+            text.flatten().map(read).transpose()
+        })
+        .await
+    }
+
+    /// The credentials of the account at an authority, if there is one.
+    pub(crate) async fn acme_account(&self, directory: &str) -> Result<Option<Zeroizing<Vec<u8>>>, LedgerError> {
+        let (asked, vault) = (directory.to_owned(), self.vault.clone());
+        let found = self
+            .run("read the account", move |c| {
+                let sealed = c.query_row("SELECT sealed FROM acme_accounts WHERE directory = ?1", [&asked], |r| r.get::<_, Vec<u8>>(0));
+                Ok(sealed.optional()?.map(|sealed| vault.open_secret(&account(&asked), &sealed)))
+            })
+            .await?;
+        match found {
+            Some(None) => Err(VaultError::Account { directory: directory.to_owned() }.into()),
+            found => Ok(found.flatten()),
+        }
+    }
+}
+
+pub(super) fn automate(c: &Connection, deploy: &DeployRef, acme: Option<&Acme>) -> Result<u32, Problem> {
+    let text = acme.map(|acme| serde_json::to_string(acme).expect("it is JSON"));
+    c.execute("UPDATE deploys SET acme = ?2 WHERE name = ?1", params![deploy.to_string(), text])?;
+    Ok(0)
+}
+
+pub(super) fn keep_account(c: &Connection, vault: &Vault, directory: &str, credentials: &Secret, now: &str) -> Result<u32, Problem> {
+    let sealed = vault.seal_secret(&account(directory), credentials.expose().as_bytes());
+    let sql = "INSERT INTO acme_accounts (directory, sealed, created_at) VALUES (?1, ?2, ?3)
+               ON CONFLICT (directory) DO UPDATE SET sealed = ?2, created_at = ?3";
+    c.execute(sql, params![directory, sealed, now])?;
+    Ok(0)
+}
+
+fn account(directory: &str) -> String {
+    format!("dozen acme account {directory}")
 }
 
 /// One that is for the same names and comes from the same place is replaced.

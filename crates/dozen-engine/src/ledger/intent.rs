@@ -4,6 +4,8 @@ use super::certificates::{self, CertificateSource};
 use super::{Ledger, LedgerError, Problem};
 use crate::home::Home;
 use crate::port::Certificate;
+use crate::port::acme::Acme;
+use crate::port::certificate::Secret;
 use dozen_core::backing::ResourceKind;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
@@ -158,6 +160,22 @@ pub enum Intent {
         /// Which.
         id: i64,
     },
+    /// The certificates of a deploy's domains shall be asked of this authority; `None`: of nobody.
+    Automate {
+        /// Whose.
+        deploy: DeployRef,
+        /// Whom.
+        acme: Option<Box<Acme>>,
+    },
+    /// There is an account at an authority.
+    Account {
+        /// Who asked for it; all deploys of the home may use it.
+        deploy: DeployRef,
+        /// Where.
+        directory: String,
+        /// What it is used with.
+        credentials: Secret,
+    },
     /// So many of each.
     Scale {
         /// Whose.
@@ -208,6 +226,8 @@ impl Intent {
             Self::Treat { .. } => "change how requests are treated",
             Self::Certify { .. } => "add a certificate",
             Self::Uncertify { .. } => "remove a certificate",
+            Self::Automate { .. } => "have certificates ordered",
+            Self::Account { .. } => "make an account at an authority",
             Self::Scale { .. } => "scale",
             Self::Stop { .. } => "stop and start processes",
             Self::Run { .. } => "run a one-off",
@@ -230,6 +250,8 @@ impl Intent {
             | Self::Treat { deploy, .. }
             | Self::Certify { deploy, .. }
             | Self::Uncertify { deploy, .. }
+            | Self::Automate { deploy, .. }
+            | Self::Account { deploy, .. }
             | Self::Scale { deploy, .. }
             | Self::Stop { deploy, .. }
             | Self::Run { deploy, .. }
@@ -412,6 +434,8 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
         }
         Intent::Certify { deploy, certificate, source } => certificates::write(c, vault, &deploy, &certificate, source, (&now, who)),
         Intent::Uncertify { deploy, id } => certificates::remove(c, &deploy, id),
+        Intent::Automate { deploy, acme } => certificates::automate(c, &deploy, acme.as_deref()),
+        Intent::Account { directory, credentials, .. } => certificates::keep_account(c, vault, &directory, &credentials, &now),
         Intent::Scale { deploy, formation } => {
             c.execute("DELETE FROM formations WHERE deploy = ?1", [deploy.to_string()])?;
             let mut insert = c.prepare("INSERT INTO formations (deploy, process_type, quantity, size) VALUES (?1, ?2, ?3, ?4)")?;

@@ -66,8 +66,35 @@ pub struct Certificate {
     pub fallback: bool,
 }
 
-/// All that a router is to show, the preferred one of a name first.
-pub type Certificates = Arc<Vec<Certificate>>;
+/// All that a router is to speak TLS with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Supply {
+    /// What it shows, the preferred one of a name first.
+    pub certificates: Vec<Certificate>,
+    /// By what an authority sees that a name leads here, while it looks.
+    pub proofs: Vec<Proof>,
+}
+
+/// By what an authority sees that a name leads here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// HTTP-01 (RFC 8555, 8.3): asked for this below `/.well-known/acme-challenge/`, the answer is that.
+    Http {
+        /// What is asked for.
+        token: String,
+        /// What is answered.
+        answer: String,
+    },
+    /// TLS-ALPN-01 (RFC 8737): who speaks `acme-tls/1` is shown this.
+    Alpn {
+        /// The name that is asked for.
+        host: String,
+        /// PEM, of one certificate that holds what is proven.
+        chain: String,
+        /// PEM.
+        key: Secret,
+    },
+}
 
 /// Why a certificate is refused.
 #[derive(Debug, thiserror::Error)]

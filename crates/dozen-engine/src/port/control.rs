@@ -1,7 +1,9 @@
 //! The control plane's side of the router.
 
-use super::wire::{FromRouter, Held, MAX_LISTENERS, PROTOCOL, ToRouter, WireCertificate, WireTable, line, read_message, send_with, speaks};
-use super::{Certificates, Listeners, PortError, ROUTER};
+use super::wire::{
+    FromRouter, Held, MAX_LISTENERS, PROTOCOL, ToRouter, WireCertificate, WireProof, WireTable, line, read_message, send_with, speaks,
+};
+use super::{Listeners, PortError, ROUTER, Supply};
 use crate::home::Home;
 use crate::processes::notes::Notes;
 use crate::tasks;
@@ -20,6 +22,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest};
@@ -191,7 +194,7 @@ pub struct Router {
     found: BTreeSet<u16>,
     draining: BTreeSet<u16>,
     /// The last that it was given, and so many times it was.
-    certificates: (u64, Certificates),
+    supply: (u64, Arc<Supply>),
 }
 
 /// What is written down of a router.
@@ -242,8 +245,8 @@ impl Router {
     pub fn spawn(spec: RouterSpec, listeners: Listeners) -> Result<Self, PortError> {
         let link = Link::open(&spec, &listeners)?;
         let (generation, found, draining) = (Generation(0), BTreeSet::new(), BTreeSet::new());
-        let certificates = Default::default();
-        Ok(Self { spec, listeners, link, protocol: PROTOCOL, table: None, generation, found, draining, certificates })
+        let supply = Default::default();
+        Ok(Self { spec, listeners, link, protocol: PROTOCOL, table: None, generation, found, draining, supply })
     }
 
     /// Whether the router that `notes` tell of, if any, can be taken over by this version.
@@ -292,8 +295,8 @@ impl Router {
         let generation = Generation(table.as_ref().map_or(0, |t| t.generation));
         let ports = table.iter().flat_map(|t| &t.routes).flat_map(|route| route.web.ports()).collect();
         let link = Link { process, to, from };
-        let (draining, certificates) = (BTreeSet::new(), Default::default());
-        let found = Self { spec, listeners, link, protocol, table, generation, found: ports, draining, certificates };
+        let (draining, supply) = (BTreeSet::new(), Default::default());
+        let found = Self { spec, listeners, link, protocol, table, generation, found: ports, draining, supply };
         Ok(Some(Left::Serving(Box::new(found))))
     }
 
@@ -320,18 +323,19 @@ impl Router {
 
     /// Has TLS connections be shown these from now on; those that there are go on. Answers the number by which [`RouterEvent::Certified`] tells
     /// that it was done. Never blocks.
-    pub fn certify(&mut self, certificates: Certificates) -> u64 {
-        let serial = self.certificates.0 + 1;
-        self.certificates = (serial, certificates);
+    pub fn certify(&mut self, supply: Arc<Supply>) -> u64 {
+        let serial = self.supply.0 + 1;
+        self.supply = (serial, supply);
         self.tell_certificates();
         serial
     }
 
     fn tell_certificates(&self) {
-        let (serial, certificates) = &self.certificates;
+        let (serial, supply) = &self.supply;
         if *serial > 0 {
-            let certificates = certificates.iter().map(WireCertificate::from).collect();
-            self.link.send(line(&ToRouter::Certificates { serial: *serial, certificates }));
+            let certificates = supply.certificates.iter().map(WireCertificate::from).collect();
+            let proofs = supply.proofs.iter().map(WireProof::from).collect();
+            self.link.send(line(&ToRouter::Certificates { serial: *serial, certificates, proofs }));
         }
     }
 

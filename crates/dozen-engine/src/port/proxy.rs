@@ -10,7 +10,7 @@ use super::log::{Journal, Record};
 use super::pages::{Code, Refusal, page};
 use super::pool::{Lease, Pool, Target, Unreachable};
 use super::stream::{Answer, ClientSocket, Flow, Progress, Reply, Upload};
-use super::tls::Shown;
+use super::tls::{Shown, Store};
 use super::wire::FromRouter;
 use choose::{choose, quarantine};
 use dozen_core::port::framing::{MAX_HEAD, MAX_HEADERS, MAX_LINE};
@@ -41,6 +41,9 @@ mod http2;
 mod refused;
 mod tunnel;
 
+/// Below this an authority looks for what it asked to be put there (RFC 8555, 8.3).
+const PROOFS: &str = "/.well-known/acme-challenge/";
+
 /// What all workers share.
 pub(super) struct Shared {
     pub(super) started: Instant,
@@ -57,6 +60,7 @@ pub(super) struct Shared {
 pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
     pub(super) table: watch::Receiver<Arc<Live>>,
+    pub(super) store: watch::Receiver<Arc<Store>>,
     pub(super) stopping: watch::Receiver<bool>,
     pub(super) pool: Rc<Pool>,
     pub(super) journal: Rc<Journal>,
@@ -196,6 +200,12 @@ async fn answer(core: Rc<Core>, client: Rc<Client>, request: Request<Incoming>) 
         return refused::answer(&core, &client, fault, about);
     }
     let path = request.uri().path_and_query().map_or_else(String::new, |p| p.as_str().to_owned());
+    // An authority that looks whether a host leads here. Whatever is not its business is the app's.
+    if let Some(token) = path.strip_prefix(PROOFS)
+        && let Some(proof) = core.store.borrow().proof(token)
+    {
+        return Response::new(Reply::Page(Full::new(proof)));
+    }
     let mut record = Record::new(core.journal.clone(), request.method().clone(), path);
     record.request_id = request_id(request.headers());
     record.forwarded = forwarded(request.headers(), &client.address);

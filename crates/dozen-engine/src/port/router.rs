@@ -18,7 +18,7 @@ use super::proxy::{Core, Entry, Live, Place, Shared, Stand, serve, unrecognized}
 use super::stream::discard;
 use super::tls::{Maker, Secured, Store, Unsecured, handshake};
 use super::wire::{
-    FromRouter, Held, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireBackend, WireCertificate, WireTable, WireWeb, speaks,
+    FromRouter, Held, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireBackend, WireCertificate, WireProof, WireTable, WireWeb, speaks,
 };
 use dozen_core::ids::Generation;
 use dozen_core::port::{Domain, RouteTable};
@@ -266,7 +266,7 @@ impl House {
                         self.tell(FromRouter::Table { table: self.last.clone() });
                     }
                     Some(ToRouter::Set { table }) => self.apply(table),
-                    Some(ToRouter::Certificates { serial, certificates }) => self.certify(serial, certificates),
+                    Some(ToRouter::Certificates { serial, certificates, proofs }) => self.certify(serial, certificates, proofs),
                     Some(ToRouter::Drain { port }) => { self.draining.insert(port); self.mark(); self.report_drained(); }
                     Some(ToRouter::InFlight { port }) => self.tell(FromRouter::InFlight { port, count: self.count(port) }),
                     Some(ToRouter::Stop { grace_ms }) => { let _ = stop.send(Some(Duration::from_millis(grace_ms))); }
@@ -305,8 +305,8 @@ impl House {
     }
 
     /// Shows these from the next handshake on.
-    fn certify(&mut self, serial: u64, certificates: Vec<WireCertificate>) {
-        let (store, wrong) = self.maker.make(certificates);
+    fn certify(&mut self, serial: u64, certificates: Vec<WireCertificate>, proofs: Vec<WireProof>) {
+        let (store, wrong) = self.maker.make(certificates, proofs);
         self.store.send_replace(Arc::new(store));
         self.tell(FromRouter::Certified { serial, wrong });
     }
@@ -444,6 +444,7 @@ impl Worker {
             leftovers,
             shared: self.shared,
             table: self.tables,
+            store: self.stores,
             stopping,
             pool: pool.clone(),
             journal: journal.clone(),
@@ -453,8 +454,7 @@ impl Worker {
         let plain = self.listeners.len() - self.tls;
         for (index, listener) in self.listeners.into_iter().enumerate() {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let store = (index >= plain).then(|| self.stores.clone());
-            accepting.push(tokio::task::spawn_local(accept(core.clone(), listener, store)));
+            accepting.push(tokio::task::spawn_local(accept(core.clone(), listener, index >= plain)));
         }
         drop(core);
 
@@ -507,8 +507,8 @@ async fn until(at: Option<tokio::time::Instant>) {
     }
 }
 
-/// Takes connections; with a store they are of TLS.
-async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener, store: Option<watch::Receiver<Arc<Store>>>) {
+/// Takes connections.
+async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener, tls: bool) {
     let port = listener.local_addr().map_or(0, |a| a.port());
     loop {
         core.shared.crowd.room().await;
@@ -518,11 +518,11 @@ async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener, store: Option
                 // One that has too many already is closed at once: a word of refusal would cost more than it does harm.
                 let Some(guest) = core.shared.crowd.admit(peer) else { continue };
                 let _ = socket.set_nodelay(true);
-                let entry = Entry { peer, port, tls: store.is_some(), shown: None, http2: false, guest };
-                match store.clone() {
-                    None => tokio::task::spawn_local(serve(core.clone(), socket, entry)),
+                let entry = Entry { peer, port, tls, shown: None, http2: false, guest };
+                match tls {
+                    false => tokio::task::spawn_local(serve(core.clone(), socket, entry)),
                     // Others are not kept waiting by one that takes its time.
-                    Some(store) => tokio::task::spawn_local(secure(core.clone(), socket, entry, store)),
+                    true => tokio::task::spawn_local(secure(core.clone(), socket, entry)),
                 };
             }
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -531,10 +531,10 @@ async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener, store: Option
     }
 }
 
-async fn secure(core: Rc<Core>, socket: tokio::net::TcpStream, entry: Entry, store: watch::Receiver<Arc<Store>>) {
+async fn secure(core: Rc<Core>, socket: tokio::net::TcpStream, entry: Entry) {
     let mut stopping = core.stopping.clone();
     let agreed = tokio::select! {
-        agreed = handshake(&store, socket, core.shared.limits.handshake) => agreed,
+        agreed = handshake(&core.store, socket, core.shared.limits.handshake) => agreed,
         _ = stopping.wait_for(|stop| *stop) => return,
     };
     match agreed {

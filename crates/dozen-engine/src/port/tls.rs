@@ -4,8 +4,10 @@
 //! **Invariant:** a name without a certificate gets no other's: the handshake ends.
 //! **Invariant:** what resumes a session is shared by all workers, changes every six hours, and is never written down.
 
+use super::certificate::Secret;
 use super::certificate::covers;
-use super::wire::WireCertificate;
+use super::wire::{WireCertificate, WireProof};
+use bytes::Bytes;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -28,6 +30,8 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// What is spoken within, the preferred one first.
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
+/// What an authority speaks that looks whether a name leads here (RFC 8737).
+const ACME: &[u8] = b"acme-tls/1";
 
 /// Has the whole process use one library for TLS. Before anything else.
 pub fn install() {
@@ -49,6 +53,10 @@ pub(super) struct Store {
     wild: HashMap<String, Arc<Shown>>,
     /// For those that name no host.
     fallback: Option<Arc<Shown>>,
+    /// What an authority asks for by HTTP, and what it is told.
+    tokens: HashMap<String, Bytes>,
+    /// What it is shown by TLS, by name.
+    alpn: HashMap<String, Arc<ServerConfig>>,
 }
 
 /// One certificate, ready to be shown.
@@ -81,11 +89,20 @@ impl Maker {
     }
 
     /// A store of all that can be shown of these, and what is wrong with the others.
-    pub(super) fn make(&self, certificates: Vec<WireCertificate>) -> (Store, Vec<String>) {
+    pub(super) fn make(&self, certificates: Vec<WireCertificate>, proofs: Vec<WireProof>) -> (Store, Vec<String>) {
         let (mut store, mut wrong) = (Store::default(), Vec::new());
+        for proof in proofs {
+            match proof {
+                WireProof::Http { token, answer } => drop(store.tokens.insert(token, answer.into())),
+                WireProof::Alpn { host, chain, key } => match self.config(&chain, &key, &[ACME]) {
+                    Ok(config) => drop(store.alpn.insert(host, config)),
+                    Err(error) => wrong.push(format!("{host}: {error}")),
+                },
+            }
+        }
         for certificate in certificates {
             let (names, fallback) = (certificate.names.clone(), certificate.fallback);
-            let config = match self.config(&certificate) {
+            let config = match self.config(&certificate.chain, &certificate.key, &[HTTP2, HTTP1]) {
                 Ok(config) => config,
                 Err(error) => {
                     wrong.push(format!("{}: {error}", names.join(", ")));
@@ -108,14 +125,18 @@ impl Maker {
         (store, wrong)
     }
 
-    fn config(&self, certificate: &WireCertificate) -> Result<Arc<ServerConfig>, rustls::Error> {
+    fn config(&self, chain: &str, key: &Secret, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, rustls::Error> {
         let unreadable = |e| rustls::Error::General(format!("it cannot be read: {e}"));
-        let chain = CertificateDer::pem_slice_iter(certificate.chain.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
-        let key = PrivateKeyDer::from_pem_slice(certificate.key.expose().as_bytes()).map_err(unreadable)?;
-        let key = CertifiedKey::from_der(chain, key, &provider())?;
+        let chain = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+        let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes()).map_err(unreadable)?;
+        let key = CertifiedKey::new(chain, provider().key_provider.load_private_key(key)?);
+        // What an authority is shown is known to be of one hand, and says what only it understands: nothing here could read it.
+        if protocols != [ACME] {
+            key.keys_match()?;
+        }
         let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
         let mut config = config.with_no_client_auth().with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
         // A client keeps its own session, so that every worker and every later store can go on with it.
         config.ticketer = self.tickets.clone();
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -124,6 +145,11 @@ impl Maker {
 }
 
 impl Store {
+    /// What an authority is told that asks for this.
+    pub(super) fn proof(&self, token: &str) -> Option<Bytes> {
+        self.tokens.get(token).cloned()
+    }
+
     /// What a client that asks for this name is shown.
     fn find(&self, name: Option<&str>) -> Option<&Arc<Shown>> {
         let Some(name) = name else { return self.fallback.as_ref() };
@@ -164,6 +190,17 @@ async fn agree(store: &watch::Receiver<Arc<Store>>, socket: TcpStream) -> Result
     let failed = |_: io::Error| Unsecured::Failed;
     let hello = pin!(LazyConfigAcceptor::new(Acceptor::default(), socket)).await.map_err(failed)?;
     let name = hello.client_hello().server_name().map(str::to_owned);
+    let authority = hello.client_hello().alpn().is_some_and(|mut protocols| protocols.next() == Some(ACME));
+    if authority {
+        let proof = name.and_then(|name| store.borrow().alpn.get(&name.to_ascii_lowercase()).cloned());
+        // It has seen what it wanted to see when the handshake is over.
+        if let Some(proof) = proof
+            && let Ok(mut stream) = hello.into_stream(proof).await
+        {
+            let _ = stream.shutdown().await;
+        }
+        return Err(Unsecured::Failed);
+    }
     let shown = store.borrow().find(name.as_deref()).cloned();
     let Some(shown) = shown else {
         let mut socket = hello.io;

@@ -5,7 +5,7 @@
 //! lost: the router ends, unless it was told to last. Then it serves on, and waits on a socket in the run folder for the next control plane,
 //! which says [`ToRouter::Adopt`] and is given copies of the listeners and the table.
 
-use super::certificate::{Certificate, Secret};
+use super::certificate::{Certificate, Proof, Secret};
 use super::control::{Limits, RouterEvent};
 use crate::home::Home;
 use dozen_core::ids::Generation;
@@ -103,6 +103,8 @@ pub(super) enum ToRouter {
     Certificates {
         serial: u64,
         certificates: Vec<WireCertificate>,
+        #[serde(default)]
+        proofs: Vec<WireProof>,
     },
     Drain {
         port: u16,
@@ -132,6 +134,23 @@ pub(super) struct WireCertificate {
     pub(super) key: Secret,
     /// Whether a client that names no host is shown it.
     pub(super) fallback: bool,
+}
+
+/// A [`Proof`] on the wire.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum WireProof {
+    Http { token: String, answer: String },
+    Alpn { host: String, chain: String, key: Secret },
+}
+
+impl From<&Proof> for WireProof {
+    fn from(proof: &Proof) -> Self {
+        match proof.clone() {
+            Proof::Http { token, answer } => Self::Http { token, answer },
+            Proof::Alpn { host, chain, key } => Self::Alpn { host, chain, key },
+        }
+    }
 }
 
 impl From<&Certificate> for WireCertificate {

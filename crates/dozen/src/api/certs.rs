@@ -8,6 +8,8 @@ use axum::http::StatusCode;
 use dozen_core::port::Domain;
 use dozen_engine::deploy::DeployError;
 use dozen_engine::ledger::{CertificateRow, CertificateSource, Intent, Principal};
+use dozen_engine::port::acme::{self, Acme, AcmeError, Way};
+use dozen_engine::port::certificates::{Failure as Failed, is_ordered};
 use dozen_engine::port::{Certificate, ca};
 use jiff::Timestamp;
 
@@ -21,6 +23,7 @@ pub(super) async fn list(State(served): Shared) -> Answer<wire::Certs> {
     let mut local: Vec<String> = std::iter::once(own).chain(local.into_iter().map(|d| d.host().to_owned())).collect();
     local.dedup();
     Ok(Json(wire::Certs {
+        auto: automatic(&served).await?,
         local,
         without: without.into_iter().map(Domain::to_string).collect(),
         https_url: served.https_url.clone(),
@@ -44,6 +47,51 @@ pub(super) async fn add(
     let row = rows.into_iter().find(|row| row.id == i64::from(made.number));
     let row = row.ok_or_else(|| Failure::new(StatusCode::CONFLICT, "the certificate was removed again meanwhile"))?;
     Ok(Json(shown(row, &domains, Timestamp::now())))
+}
+
+/// `POST /certificates/auto`
+pub(super) async fn automate(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::AutoCerts>,
+) -> Answer<wire::Automated> {
+    let (ledger, deploy) = (&served.floor.ledger, served.floor.deploy.clone());
+    let way = match body.challenge.as_deref() {
+        None => None,
+        Some("http-01") => Some(Way::Http),
+        Some("tls-alpn-01") => Some(Way::Alpn),
+        Some(other) => return Err(Failure::usage(format!("there is no challenge {other:?}: it is http-01 or tls-alpn-01"))),
+    };
+    let acme = body.directory.map(|directory| Acme { directory, email: body.email, root: body.root, way });
+    if let Some(acme) = &acme {
+        // An account that is refused is told now, not in a log.
+        ledger.authorise(&who, "have certificates ordered").map_err(DeployError::from)?;
+        acme::account(ledger, &who, &deploy, acme, body.agree_tos).await.map_err(refused)?;
+    }
+    let directory = acme.as_ref().map(|acme| acme.directory.clone());
+    ledger.commit(&who, Intent::Automate { deploy: deploy.clone(), acme: acme.map(Box::new) }).await.map_err(DeployError::from)?;
+    let domains = ledger.domains(&deploy).await.map_err(DeployError::from)?;
+    let (ordered, others) = domains.iter().partition::<Vec<&Domain>, _>(|domain| is_ordered(domain));
+    let mut hosts: Vec<String> = ordered.into_iter().map(|d| d.host().to_owned()).collect();
+    hosts.dedup();
+    let others = others.into_iter().map(Domain::to_string).collect();
+    Ok(Json(wire::Automated { hosts: if directory.is_some() { hosts } else { Vec::new() }, directory, others }))
+}
+
+fn refused(error: AcmeError) -> Failure {
+    let hint = match &error {
+        AcmeError::Terms { .. } => Some("--agree-tos says that you do; an authority's terms stand on its own pages.".to_owned()),
+        _ => None,
+    };
+    Failure { hint, ..Failure::new(StatusCode::BAD_GATEWAY, dozen_engine::chain(&error)) }
+}
+
+async fn automatic(served: &Served) -> Result<Option<wire::Automatic>, Failure> {
+    let acme = served.floor.ledger.acme(&served.floor.deploy).await.map_err(DeployError::from)?;
+    let failures = served.keeper.as_ref().map(|keeper| keeper.failures()).unwrap_or_default();
+    let failed = |(host, f): (String, Failed)| wire::FailedOrder { host, why: f.why, again_at: f.again.to_string() };
+    let failures = failures.into_iter().map(failed).collect();
+    Ok(acme.map(|acme| wire::Automatic { directory: acme.directory, email: acme.email, failures }))
 }
 
 /// `POST /certificates/remove`

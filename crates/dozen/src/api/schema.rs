@@ -12,6 +12,7 @@ fn all() -> Vec<(&'static str, Schema)> {
     vec![
         ("certs", of::<wire::Certs>()),
         ("certs-add", of::<wire::Cert>()),
+        ("certs-auto", of::<wire::Automated>()),
         ("certs-ca", of::<wire::LocalAuthority>()),
         ("certs-remove", of::<wire::Cert>()),
         ("config", of::<wire::ShownConfig>()),

@@ -1,4 +1,4 @@
-//! `dozen certs`: what HTTPS is spoken with, and `certs add`, `remove`, `ca`.
+//! `dozen certs`: what HTTPS is spoken with, and `certs add`, `auto`, `remove`, `ca`.
 
 use super::target;
 use crate::api::wire;
@@ -32,6 +32,31 @@ enum Verb {
         #[arg(value_name = "KEY.pem")]
         key: PathBuf,
     },
+    /// Have certificates for the deploy's domains ordered and renewed, from an authority that speaks ACME
+    ///
+    /// The authority must be able to reach the router by the domain: by HTTP on port 80 or by TLS on port 443, which something has to lead to
+    /// the router's ports. Each host gets a certificate of its own, and another when a third of its life is left. What fails is tried again after
+    /// a minute, then ever more rarely; `dozen certs` shows it. Wildcards are for `certs add`.
+    Auto {
+        /// The authority's directory
+        #[arg(long, value_name = "URL", default_value = "https://acme-v02.api.letsencrypt.org/directory")]
+        directory: String,
+        /// Where the authority may write to
+        #[arg(long, value_name = "ADDRESS")]
+        email: Option<String>,
+        /// You agree to the authority's terms of service; needed for the first account there
+        #[arg(long)]
+        agree_tos: bool,
+        /// The certificate that the authority's own server is known by, PEM, where no public one vouches for it
+        #[arg(long, value_name = "FILE")]
+        ca_file: Option<PathBuf>,
+        /// How a name is proven, http-01 or tls-alpn-01; by default one after the other is tried
+        #[arg(long, value_name = "NAME")]
+        challenge: Option<String>,
+        /// Order and renew nothing any more; what there is stays
+        #[arg(long, conflicts_with_all = ["directory", "email", "agree_tos", "ca_file", "challenge"])]
+        off: bool,
+    },
     /// Show a certificate no longer
     Remove {
         /// Its number, or a name that it is for
@@ -55,6 +80,14 @@ pub(crate) async fn run(args: CertsArgs, settings: &Settings, printer: &Printer)
             let mut client = connect(settings).await?;
             let added: wire::Cert = client.call(Method::POST, "/certificates", &body).await?;
             done(&added, "Adding", printer);
+            Ok(0)
+        }
+        Some(Verb::Auto { directory, email, agree_tos, ca_file, challenge, off }) => {
+            let root = ca_file.as_deref().map(read).transpose()?;
+            let body = wire::AutoCerts { directory: (!off).then_some(directory), email, agree_tos, root, challenge };
+            let mut client = connect(settings).await?;
+            let answer: wire::Automated = client.call(Method::POST, "/certificates/auto", &body).await?;
+            automated(&answer, printer);
             Ok(0)
         }
         Some(Verb::Remove { which }) => {
@@ -92,6 +125,25 @@ fn done(cert: &wire::Cert, what: &str, printer: &Printer) {
     }
 }
 
+fn automated(answer: &wire::Automated, printer: &Printer) {
+    if printer.is_json() {
+        printer.json(answer);
+        return;
+    }
+    let Some(directory) = &answer.directory else {
+        printer.confirm("Ordering certificates... off");
+        return;
+    };
+    printer.confirm(&format!("Ordering certificates from {directory}... on"));
+    if !answer.hosts.is_empty() {
+        printer
+            .aside(&format!("For {}, while the deploy runs with --https-port; `dozen certs` shows how it goes.", answer.hosts.join(", ")));
+    }
+    if !answer.others.is_empty() {
+        printer.aside(&format!("Not for {}: no authority can be asked for these in this way.", answer.others.join(", ")));
+    }
+}
+
 async fn list(client: &mut Client, printer: &Printer) -> Result<i32> {
     let answer: wire::Certs = client.get("/certificates").await?;
     if printer.is_json() {
@@ -108,6 +160,12 @@ async fn list(client: &mut Client, printer: &Printer) -> Result<i32> {
     printer.line(&format!("By the local authority (`dozen certs ca`): {}", answer.local.join(", ")));
     if !answer.without.is_empty() {
         printer.line(&format!("Without a certificate: {}", answer.without.join(", ")));
+    }
+    if let Some(auto) = &answer.auto {
+        printer.line(&format!("Ordered from {}", auto.directory));
+        for f in &auto.failures {
+            printer.line(&format!("Not obtained: {}; again at {} (UTC)", f.why, super::releases::when(&f.again_at)));
+        }
     }
     if answer.https_url.is_none() {
         printer.aside("HTTPS is not spoken; `dozen up --https-port N` has the router listen for it.");

@@ -167,8 +167,15 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     if found || args.left {
         floor.go_on(&who).await?;
     }
-    let served =
-        Arc::new(api::Served { floor, url: Some(url), https_url, keeper: keeper.clone(), lasting: args.lasting, down: Notify::new(), leave: Notify::new() });
+    let served = Arc::new(api::Served {
+        floor,
+        url: Some(url),
+        https_url,
+        keeper: keeper.clone(),
+        lasting: args.lasting,
+        down: Notify::new(),
+        leave: Notify::new(),
+    });
     let api = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, api::router(served.clone())));
 
     let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));

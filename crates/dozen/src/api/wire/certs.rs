@@ -12,6 +12,9 @@ pub(crate) struct Certs {
     pub(crate) local: Vec<String>,
     /// The domains that no certificate is for.
     pub(crate) without: Vec<String>,
+    /// Whom they are asked of, where that is done by dozen.
+    #[serde(default)]
+    pub(crate) auto: Option<Automatic>,
     /// Where it answers by HTTPS, while it does.
     pub(crate) https_url: Option<String>,
 }
@@ -38,6 +41,55 @@ pub(crate) struct Cert {
     pub(crate) domains: Vec<String>,
     /// Who added it.
     pub(crate) created_by: String,
+}
+
+/// An authority that certificates are ordered from.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Automatic {
+    /// Its directory's URL.
+    pub(crate) directory: String,
+    /// Where it may write to.
+    pub(crate) email: Option<String>,
+    /// The last orders that came to nothing.
+    pub(crate) failures: Vec<FailedOrder>,
+}
+
+/// An order that came to nothing.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct FailedOrder {
+    /// Of this name.
+    pub(crate) host: String,
+    /// Why, for people.
+    pub(crate) why: String,
+    /// When the next is made; RFC 3339, UTC.
+    pub(crate) again_at: String,
+}
+
+/// `certs auto`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AutoCerts {
+    /// The authority's directory; `null`: nobody is asked any more.
+    pub(crate) directory: Option<String>,
+    pub(crate) email: Option<String>,
+    pub(crate) agree_tos: bool,
+    /// PEM.
+    pub(crate) root: Option<String>,
+    /// `http-01`, `tls-alpn-01`.
+    pub(crate) challenge: Option<String>,
+}
+
+/// Its answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Automated {
+    /// Whom certificates are asked of from now on; `null`: nobody.
+    pub(crate) directory: Option<String>,
+    /// The names that they are asked for.
+    pub(crate) hosts: Vec<String>,
+    /// The domains that an authority cannot certify so: wildcards, and names that the Internet does not know.
+    pub(crate) others: Vec<String>,
 }
 
 /// `certs add`

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// `GET` by curl, which trusts `root` and finds `host` here; the body, or what curl says.
-fn curl(root: &Path, host: &str, port: u16) -> String {
+pub(super) fn curl(root: &Path, host: &str, port: u16) -> String {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--max-time", "20", "--resolve", &format!("{host}:{port}:127.0.0.1"), "--cacert"]).arg(root);
     let out = curl.arg(format!("https://{host}:{port}/")).output().expect("curl runs");
@@ -27,13 +27,13 @@ fn signed(place: &Place, name: &str, names: &str) -> (String, String) {
     (chain, key)
 }
 
-fn https_port(ready: &Value) -> u16 {
+pub(super) fn https_port(ready: &Value) -> u16 {
     let url = ready["https_url"].as_str().unwrap_or_else(|| panic!("no HTTPS: {ready}"));
     assert!(url.starts_with("https://shop.localhost:"), "{url}");
     url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
 }
 
-fn shop() -> Place {
+pub(super) fn shop() -> Place {
     Place::new(&[("Procfile", "web: exec python3 web.py\n"), ("web.py", WEB)])
 }
 
@@ -85,9 +85,23 @@ fn the_authority_certifies_nothing_else_whatever_it_signs() {
         std::fs::write(&extensions, format!("subjectAltName=DNS:{name}\n")).expect("written");
         let [request, leaf, extensions] = [&request, &leaf, &extensions].map(|p| p.display().to_string());
         let key = file("leaf.key").display().to_string();
-        let made = openssl(&["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", &key, "-subj", "/O=x", "-out", &request]);
+        let made = openssl(&[
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-keyout",
+            &key,
+            "-subj",
+            "/O=x",
+            "-out",
+            &request,
+        ]);
         assert!(made.0, "{}", made.1);
-        let made = openssl(&["x509", "-req", "-in", &request, "-CA", "root.pem", "-CAkey", "root.key", "-extfile", &extensions, "-out", &leaf]);
+        let made =
+            openssl(&["x509", "-req", "-in", &request, "-CA", "root.pem", "-CAkey", "root.key", "-extfile", &extensions, "-out", &leaf]);
         assert!(made.0, "{}", made.1);
         let (ok, said) = openssl(&["verify", "-CAfile", "root.pem", &leaf]);
         assert_eq!(ok, believed, "{name}: {said}");

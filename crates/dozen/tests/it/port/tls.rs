@@ -3,7 +3,7 @@
 use super::stage::{PATIENCE, Stage, Upstream, ready};
 use dozen_engine::home::Home;
 use dozen_engine::port::ca::{Authority, certificate_file};
-use dozen_engine::port::{Certificate, Limits, RouterEvent};
+use dozen_engine::port::{Certificate, Limits, RouterEvent, Supply};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -40,7 +40,8 @@ impl Secure {
             let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
             Certificate { fallback: n == 0, ..authority.issue(&names, jiff::Timestamp::now()).expect("issued") }
         };
-        let serial = self.stage.router.certify(Arc::new(names.iter().enumerate().map(issue).collect()));
+        let serial =
+            self.stage.router.certify(Arc::new(Supply { certificates: names.iter().enumerate().map(issue).collect(), proofs: vec![] }));
         let want = RouterEvent::Certified { serial, wrong: vec![] };
         self.stage.until(|e| (*e == want).then_some(()));
     }
@@ -226,7 +227,7 @@ fn what_cannot_be_shown_is_told_and_the_rest_is_shown() {
     let issue = |name: &str| authority.issue(&[name.to_owned()], jiff::Timestamp::now()).expect("issued");
     let (one, other) = (issue("shop.test"), issue("other.test"));
     let damaged = Certificate { key: one.key.clone(), ..other };
-    let serial = secure.stage.router.certify(Arc::new(vec![damaged, one]));
+    let serial = secure.stage.router.certify(Arc::new(Supply { certificates: vec![damaged, one], proofs: vec![] }));
     let wrong = secure.stage.until(|e| match e {
         RouterEvent::Certified { serial: told, wrong } if *told == serial => Some(wrong.clone()),
         _ => None,
