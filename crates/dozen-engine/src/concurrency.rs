@@ -315,11 +315,7 @@ impl Reconciler {
                 }
             }
             Command::Stop { instance } => self.stop_one_off(&instance, Stopped::Asked),
-            Command::Certify { supply, answer } => match &mut self.site.router {
-                Some(router) => self.certifying.push((router.certify(supply), answer)),
-                // Whoever waits may have gone.
-                None => drop(answer.send(())),
-            },
+            Command::Certify { supply, answer } => self.certify(supply, answer),
             Command::Close(done) => self.closing = Some(done),
             Command::KillAll => {
                 for i in self.instances.values().chain(self.one_offs.values()) {
@@ -354,13 +350,7 @@ impl Reconciler {
             RouterEvent::Weak { missing } => {
                 self.line("router", &format!("The router keeps rights that it should not have: {}", missing.join("; ")))
             }
-            RouterEvent::Certified { serial, wrong } => {
-                wrong.iter().for_each(|what| self.line("router", &format!("The router cannot show a certificate: {what}")));
-                for (_, answer) in self.certifying.extract_if(.., |(waits, _)| *waits <= serial) {
-                    // Whoever waited may have gone.
-                    let _ = answer.send(());
-                }
-            }
+            RouterEvent::Certified { serial, wrong } => self.certified(serial, &wrong),
             RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {}
         }
     }

@@ -1,6 +1,7 @@
 //! What the driver's task tells: states and lines to the house, the route table to the router.
 
 use super::{Instance, Key, Reconciler};
+use crate::port::Supply;
 use crate::port::lease::Lease;
 use dozen_core::concurrency::Desired;
 use dozen_core::disposability::last_words;
@@ -10,6 +11,7 @@ use dozen_core::port::{Backend, Manners, Route, RouteTable, Web};
 use dozen_core::processes::{Seen, State};
 use jiff::Timestamp;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 impl Reconciler {
     pub(crate) fn seen(&self, key: &Key, i: &Instance) -> Seen {
@@ -81,6 +83,24 @@ impl Reconciler {
             self.routes = Some(web);
         }
         self.leaving.drain(..).for_each(|port| router.drain(port));
+    }
+
+    /// Hands the router what it is to speak TLS with.
+    pub(crate) fn certify(&mut self, supply: Arc<Supply>, answer: oneshot::Sender<()>) {
+        match &mut self.site.router {
+            Some(router) => self.certifying.push((router.certify(supply), answer)),
+            // Whoever waits may have gone.
+            None => drop(answer.send(())),
+        }
+    }
+
+    /// The router shows what it was handed at this time.
+    pub(crate) fn certified(&mut self, serial: u64, wrong: &[String]) {
+        wrong.iter().for_each(|what| self.line("router", &format!("The router cannot show a certificate: {what}")));
+        for (_, answer) in self.certifying.extract_if(.., |(since, _)| *since <= serial) {
+            // Whoever waited may have gone.
+            let _ = answer.send(());
+        }
     }
 
     pub(crate) fn web(&self, desired: &Desired) -> Web {

@@ -215,7 +215,7 @@ impl Keeper {
     /// Orders a certificate and has it shown.
     async fn obtain(&self, acme: &Acme, host: &str) -> Result<(), KeeperError> {
         let times = self.failure(host).map_or(0, |f| f.times);
-        let way = acme.way.unwrap_or(if times % 2 == 0 { Way::Http } else { Way::Alpn });
+        let way = acme.way.unwrap_or(if times.is_multiple_of(2) { Way::Http } else { Way::Alpn });
         let ordered = self.order(acme, host, way).await;
         {
             // What was shown to the authority has been looked at.

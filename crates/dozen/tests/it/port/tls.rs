@@ -235,3 +235,33 @@ fn what_cannot_be_shown_is_told_and_the_rest_is_shown() {
     assert!(wrong.len() == 1 && wrong[0].starts_with("other.test: "), "{wrong:?}");
     assert_eq!(secure.say(&[&secure.url("shop.test", "/")]), "hello");
 }
+
+#[test]
+fn an_upgraded_connection_is_encrypted_too() {
+    let upstream = Upstream::each(|mut wire| {
+        wire.head();
+        wire.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n");
+        let mut line = String::new();
+        while std::io::BufRead::read_line(&mut wire.io, &mut line).is_ok_and(|n| n > 0) {
+            wire.send(&line);
+            line.clear();
+        }
+    });
+    let secure = Secure::new(&[&["shop.test"]], &upstream);
+    let script = r#"
+import socket, ssl, sys
+context = ssl.create_default_context(cafile=sys.argv[2])
+context.set_alpn_protocols(["http/1.1"])
+s = context.wrap_socket(socket.create_connection(("127.0.0.1", int(sys.argv[1]))), server_hostname="shop.test")
+s.sendall(b"GET / HTTP/1.1\r\nHost: shop.test\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n")
+f = s.makefile("rb")
+print(f.readline().split()[1].decode())
+while f.readline() != b"\r\n": pass
+for n in range(1000):
+    s.sendall(b"%d\n" % n)
+    assert f.readline() == b"%d\n" % n
+print("echoed")
+"#;
+    let out = Command::new("python3").args(["-c", script, &secure.port.to_string()]).arg(&secure.root).output().expect("python runs");
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "101\nechoed\n", "{}", String::from_utf8_lossy(&out.stderr));
+}
