@@ -37,7 +37,7 @@ const NEEDS: &[Need] = &[
     Need { what: "certutil, which tells Chromium whom to trust", packages: &["libnss3-tools"], here: || on_path("certutil") },
     Need { what: "pebble, an authority for tests", packages: &["pebble"], here: || on_path("pebble") },
     Need { what: "h2load", packages: &["nghttp2-client"], here: || on_path("h2load") },
-    Need { what: "Go, which builds h2spec", packages: &["golang-go"], here: || on_path("go") || h2spec_is_here() },
+    Need { what: "Go, which builds h2spec", packages: &["golang-go"], here: || on_path("go") || on_path("h2spec") || h2spec().is_file() },
     Need { what: "PostgreSQL", packages: &["postgresql"], here: || crate::postgres::programs().is_some() },
 ];
 
@@ -47,23 +47,27 @@ const GUEST: &[Need] = &[
     Need { what: "a static busybox", packages: &["busybox-static"], here: || on_path("busybox") },
 ];
 
-/// The list of HTTP/2's demands, and its version.
-const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
+/// What the list of HTTP/2's demands is built of: it names no versions itself, and the latest ones need a later Go than Debian has.
+const H2SPEC: &str = "module h2spec\n\ngo 1.19\n\nrequire (\n\tgithub.com/fatih/color v1.15.0\n\tgithub.com/spf13/cobra v1.7.0\n\t\
+                      github.com/summerwind/h2spec v2.2.1+incompatible\n\tgolang.org/x/net v0.17.0\n)\n";
 
 /// What the tests need.
 pub(crate) fn prepare() -> Result<()> {
     install(NEEDS)?;
-    if !h2spec_is_here() {
+    if !on_path("h2spec") && !h2spec().is_file() {
         println!("missing: h2spec; building it, once");
-        run(program("go").args(["install", H2SPEC]))?;
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join("go.mod"), H2SPEC)?;
+        let mut go = program("go");
+        go.args(["build", "-mod=mod", "-o"]).arg(h2spec()).arg("github.com/summerwind/h2spec/cmd/h2spec").current_dir(folder.path());
+        run(&mut go)?;
     }
     Ok(())
 }
 
-/// On the path, or where Go puts what it installs.
-fn h2spec_is_here() -> bool {
-    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-    on_path("h2spec") || home.join("go/bin/h2spec").is_file()
+/// Where Go would put it.
+fn h2spec() -> PathBuf {
+    std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default().join("go/bin/h2spec")
 }
 
 /// What the tests in a guest need.

@@ -413,7 +413,9 @@ fn ipv6_listens_too() {
 
 #[test]
 fn an_instance_on_ipv6_only_is_reached() {
-    let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else { return };
+    // Of the same number on IPv4 nobody else is to be there.
+    let (port, _kept) = stage::closed_port();
+    let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)) else { return };
     let upstream = Upstream::on(listener, |mut wire| {
         while wire.head().is_some() {
             wire.send(ok("six"));

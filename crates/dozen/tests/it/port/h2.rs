@@ -271,8 +271,8 @@ fn floods_end_the_connection_or_are_not_read() {
         ),
         ("empty continuation", "lambda n: p.send(frame(CONTINUATION, 0, 1) if n else frame(HEADERS, END, 1, head()))", "ended"),
         // Each asks for an answer that is not read.
-        ("ping", "lambda n: p.send(frame(PING, 0, 0, bytes(8)) * 100)", "blocked"),
-        ("settings", "lambda n: p.send(frame(SETTINGS, 0, 0, b'') * 100)", "blocked"),
+        ("ping", "lambda n: p.send(frame(PING, 0, 0, bytes(8)) * 1000)", "blocked"),
+        ("settings", "lambda n: p.send(frame(SETTINGS, 0, 0, b'') * 1000)", "blocked"),
         // CVE-2019-9518: frames that say nothing.
         ("empty data", "lambda n: p.send(frame(DATA, 0, 1) if n else frame(HEADERS, WHOLE, 1, head(method='POST')))", ""),
     ] {
