@@ -124,7 +124,7 @@ pub(crate) enum Command {
     ///
     /// `dozen up --https-port N` has the router speak HTTPS. Names that nobody has on the Internet (shop.localhost, shop.test) are certified by an
     /// authority of this machine's dozen, which browsers trust when they are told to (`dozen certs ca`). For all others a certificate is added
-    /// here. A host that has none gets no connection.
+    /// or ordered here. A host that has none gets no connection.
     Certs(certs::CertsArgs),
     /// List the releases, the latest first; show one, compare two
     Releases(releases::ReleasesArgs),

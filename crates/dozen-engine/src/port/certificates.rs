@@ -30,8 +30,9 @@ pub struct Keeper {
     driver: parity::Local,
     observed: Arc<Observed>,
     shown: Mutex<Shown>,
-    /// What came of the last orders, by name. Held while one is under way.
+    /// Held while an order is under way.
     orders: Mutex<()>,
+    /// The last orders that came to nothing, by name.
     failures: std::sync::Mutex<BTreeMap<String, Failure>>,
 }
 
@@ -171,12 +172,13 @@ impl Keeper {
     /// The order failed.
     pub async fn ensure(&self, domain: &Domain) -> Result<(), KeeperError> {
         let Some(acme) = self.ledger.acme(&self.deploy).await? else { return Ok(()) };
+        let _turn = self.orders.lock().await;
+        // Whoever had the turn before may have brought it.
         let has = self.ledger.certificates(&self.deploy).await?;
         let now = Timestamp::now();
         if !is_ordered(domain) || has.iter().any(|row| row.certificate.not_after > now && row.certificate.is_for(domain)) {
             return Ok(());
         }
-        let _turn = self.orders.lock().await;
         self.obtain(&acme, domain.host()).await
     }
 
@@ -195,8 +197,7 @@ impl Keeper {
                 CertificateSource::File => row.certificate.not_after,
                 CertificateSource::Acme => spread(ca::renewal(&row.certificate), &row.certificate, host),
             });
-            let due = renewal.max().unwrap_or(Timestamp::MIN).max(self.failure(host).map_or(Timestamp::MIN, |f| f.again));
-            let mut due = due;
+            let mut due = renewal.max().unwrap_or(Timestamp::MIN).max(self.failure(host).map_or(Timestamp::MIN, |f| f.again));
             if due <= Timestamp::now() {
                 match self.obtain(&acme, host).await {
                     Ok(()) => continue,
