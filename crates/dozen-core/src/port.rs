@@ -4,6 +4,7 @@
 mod domain;
 pub mod framing;
 mod manners;
+mod network;
 pub mod site;
 
 use crate::ids::{DeployRef, Generation, Version};
@@ -11,7 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use domain::{Domain, InvalidDomain};
-pub use manners::{Manners, Sticky};
+pub use manners::{ERROR_PAGE, Front, InvalidSticky, MAINTENANCE_PAGE, Manners, Sticky, bad_pages};
+pub use network::{InvalidNetwork, Network};
 
 /// The ports that instances get, one each. Linux hands out ephemeral ports from 32768.
 pub const INSTANCES: std::ops::Range<u16> = 20_000..32_000;

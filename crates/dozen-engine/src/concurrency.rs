@@ -29,7 +29,7 @@ use dozen_core::disposability::health::Checks;
 use dozen_core::disposability::{Event, Life, Policy, Signs};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, Version};
 use dozen_core::parity::{Io, Report};
-use dozen_core::port::Web;
+use dozen_core::port::{Front, Route};
 use dozen_core::processes::jail::JailSpec;
 use dozen_core::processes::size::{Limits, Size};
 use dozen_core::processes::{Isolation, Seen, State, Stopped};
@@ -68,6 +68,13 @@ pub struct Site {
 pub enum Command {
     /// Make it so.
     Apply(Desired),
+    /// Lead requests so, and treat them so.
+    Front {
+        /// How.
+        front: Front,
+        /// Told, or dropped, when the router goes by it, or there is none.
+        answer: oneshot::Sender<()>,
+    },
     /// Take over what another control part has left running, each with its release.
     Adopt {
         /// What was found.
@@ -124,6 +131,7 @@ const ROUTER_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 pub(crate) const ROUTER_PACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
 mod adoption;
+mod instance;
 mod told;
 
 pub(crate) type Key = (Version, InstanceName);
@@ -172,7 +180,17 @@ pub(crate) struct Reconciler {
     pub(crate) tables: u64,
     /// The last one that the router goes by.
     pub(crate) applied: u64,
-    pub(crate) routes: Option<Web>,
+    /// What leads to the deploy, and how it is treated.
+    pub(crate) front: Front,
+    /// It is not what the router was told last.
+    pub(crate) front_is_new: bool,
+    /// Who waits until the router goes by a front, each with the first table that it is in, as soon as there is one.
+    pub(crate) asked: Vec<(Option<u64>, oneshot::Sender<()>)>,
+    pub(crate) route: Option<Arc<Route>>,
+    /// The parts of the requests that releases get, or got last.
+    pub(crate) weights: BTreeMap<Version, u32>,
+    /// The config vars of which was told that they are no addresses of pages.
+    pub(crate) bad_pages: Vec<&'static str>,
     /// Ports to be drained once the router has a table without them.
     pub(crate) leaving: Vec<u16>,
     /// The router is gone; another is started then.
@@ -201,7 +219,12 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         starting: Vec::new(),
         tables: generation,
         applied: generation,
-        routes: None,
+        front: Front::default(),
+        front_is_new: true,
+        asked: Vec::new(),
+        route: None,
+        weights: BTreeMap::new(),
+        bad_pages: Vec::new(),
         leaving: Vec::new(),
         revive: None,
         revived: None,
@@ -262,7 +285,7 @@ impl Reconciler {
         let checks = self.instances.values().filter_map(|i| i.checks.wake());
         let drains = self.instances.values().filter_map(|i| i.leaving.map(|l| l.until));
         let deadlines = self.one_offs.values().filter_map(|i| i.deadline.as_ref().map(|d| d.at));
-        lives.chain(checks).chain(drains).chain(deadlines).chain(self.revive).min()
+        lives.chain(checks).chain(drains).chain(deadlines).chain(self.revive).chain(self.front.wake()).min()
     }
 
     pub(crate) async fn command(&mut self, command: Command) {
@@ -290,6 +313,11 @@ impl Reconciler {
                         jail.stop(std_duration(self.site.policy.grace));
                     }
                 }
+            }
+            Command::Front { front, answer } => {
+                self.front_is_new |= self.front != front;
+                self.front = front;
+                self.asked.push((None, answer));
             }
             Command::Adopt { found, answer } => {
                 for (found, release) in found {
@@ -345,6 +373,7 @@ impl Reconciler {
             }
             RouterEvent::Applied { generation } => {
                 self.applied = generation.0;
+                self.asked.retain(|(table, _)| table.is_none_or(|table| table > generation.0));
                 self.instances.iter().filter(|(_, i)| i.routed).for_each(|(key, _)| self.report(key));
             }
             RouterEvent::Weak { missing } => {
@@ -519,45 +548,6 @@ impl Reconciler {
 
     pub(crate) fn place(&self) -> Place<'_> {
         Place { home: &self.site.home, isolation: self.site.isolation, uid: self.site.uid }
-    }
-}
-
-impl Instance {
-    pub(crate) fn new(release: Arc<Release>, generation: Generation, life: Life, policy: Policy, started: Timestamp) -> Self {
-        Self {
-            release,
-            generation,
-            life,
-            policy,
-            checks: Checks::default(),
-            started,
-            port: None,
-            jail: None,
-            incarnation: 0,
-            routed: false,
-            table: 0,
-            leaving: None,
-            pid: None,
-            isolation: None,
-            size: None,
-            missing: Vec::new(),
-            deadline: None,
-            stopped: None,
-        }
-    }
-
-    /// What is written down of it where it starts now.
-    pub(crate) fn birth(&self, key: &Key) -> Birth {
-        Birth {
-            release: key.0,
-            instance: key.1.clone(),
-            generation: self.generation,
-            port: None,
-            started: Timestamp::now(),
-            restarts: self.life.restarts,
-            crashes: self.life.crashes(),
-            size: self.size,
-        }
     }
 }
 

@@ -32,13 +32,16 @@ mod building;
 mod declared;
 mod error;
 mod formation;
+mod front;
 pub mod releases;
 mod roll;
+mod split;
 
 pub use building::{Building, build, check};
 use declared::Declared;
 pub use error::DeployError;
 pub use formation::Steered;
+pub use front::{Pause, Treatment};
 
 /// One deploy and everything that acts on it.
 pub struct Floor {
@@ -60,6 +63,8 @@ pub struct Floor {
     pub(crate) holding: Holding,
     /// Changes of releases wait for each other here.
     turn: tokio::sync::Mutex<()>,
+    /// Changes of what leads here wait for each other here, so that the driver hears of them in the ledger's order.
+    telling: tokio::sync::Mutex<()>,
 }
 
 /// What `up` was told about a build.
@@ -113,8 +118,8 @@ pub struct Configured {
 impl Floor {
     /// A floor for a deploy.
     pub fn new(ledger: Ledger, deploy: DeployRef, exe: PathBuf, driver: Local, observed: Arc<Observed>, serving: bool) -> Self {
-        let turn = tokio::sync::Mutex::default();
-        Self { ledger, deploy, exe, driver, observed, serving, meter: Arc::default(), holding: Holding::default(), turn }
+        let (turn, telling) = Default::default();
+        Self { ledger, deploy, exe, driver, observed, serving, meter: Arc::default(), holding: Holding::default(), turn, telling }
     }
 
     pub(crate) fn home(&self) -> &Home {
@@ -255,7 +260,7 @@ impl Floor {
         self.start_all(who).await?;
         let formation = self.formation(&release.slug).await?;
         let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
-        Ok(self.driver.apply(&self.desired(release, formation, scaled.generation, false))?)
+        Ok(self.driver.apply(&self.steady(release, formation, scaled.generation).await?)?)
     }
 
     /// Waits until every instance of the release is up and records that, or says which one ended first and how.
@@ -466,7 +471,11 @@ impl Floor {
     pub(crate) async fn conclude(&self, who: &Principal, version: Version, failure: Option<String>) -> Result<Generation, DeployError> {
         let status = if failure.is_some() { Status::Failed } else { Status::Succeeded };
         let conclude = Intent::Conclude { deploy: self.deploy.clone(), version, status, failure };
-        Ok(self.ledger.commit(who, conclude).await?.generation)
+        let generation = self.ledger.commit(who, conclude).await?.generation;
+        // A split ends with it.
+        let _order = self.telling.lock().await;
+        self.tell_front().await?;
+        Ok(generation)
     }
 
     fn serving_now(&self) -> bool {

@@ -25,10 +25,15 @@ pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);
 /// `PRAGMA user_version` of the schema in `schema.sql`.
-const SCHEMA: i64 = 5;
+const SCHEMA: i64 = 6;
 /// What leads from each schema to the next: the first one from 1 to 2.
-const STEPS: [&str; 4] =
-    [include_str!("ledger/to_2.sql"), include_str!("ledger/to_3.sql"), include_str!("ledger/to_4.sql"), include_str!("ledger/to_5.sql")];
+const STEPS: [&str; 5] = [
+    include_str!("ledger/to_2.sql"),
+    include_str!("ledger/to_3.sql"),
+    include_str!("ledger/to_4.sql"),
+    include_str!("ledger/to_5.sql"),
+    include_str!("ledger/to_6.sql"),
+];
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -94,6 +99,14 @@ pub enum LedgerError {
         domain: String,
         /// Where.
         deploy: String,
+    },
+    /// A domain is another app's own name.
+    #[error("{domain} is the own name of the app {app}, and leads to it alone")]
+    Own {
+        /// Which.
+        domain: String,
+        /// Whose.
+        app: String,
     },
     /// The one who asks may not.
     #[error("{who} may not {what}: only the owner of {home} may")]
@@ -206,6 +219,7 @@ impl Ledger {
             Problem::Inconsistent(what) => LedgerError::Inconsistent { path: self.home.ledger(), what },
             Problem::NotFound(what) => LedgerError::NotFound(what),
             Problem::Led { domain, deploy } => LedgerError::Led { domain, deploy },
+            Problem::Own { domain, app } => LedgerError::Own { domain, app },
         })
     }
 }
@@ -216,6 +230,7 @@ enum Problem {
     Inconsistent(String),
     NotFound(String),
     Led { domain: String, deploy: String },
+    Own { domain: String, app: String },
 }
 
 impl From<rusqlite::Error> for Problem {
@@ -255,7 +270,7 @@ mod tests {
     use super::*;
     use dozen_core::config::{Config, Origin, Var};
     use dozen_core::ids::{DeployRef, SlugId, Version};
-    use dozen_core::port::{Domain, Manners};
+    use dozen_core::port::{Domain, Front, Manners};
     use dozen_core::release::{Slug, Status};
 
     struct Bench {
@@ -346,7 +361,7 @@ mod tests {
     async fn a_domain_leads_to_one_deploy_until_it_is_removed() {
         let b = Bench::new().await;
         let domain = |text: &str| text.parse::<Domain>().expect("a domain");
-        let lead = |deploy: &DeployRef, text| Intent::Lead { deploy: deploy.clone(), domain: domain(text) };
+        let lead = |deploy: &DeployRef, text| Intent::Lead { deploy: deploy.clone(), domains: vec![domain(text)] };
         let other: DeployRef = "blog/dev".parse().expect("valid");
         b.commit(Intent::Adopt { deploy: other.clone(), folder: None }).await;
         for text in ["shop.test", "shop.test", "a.test/api"] {
@@ -356,14 +371,28 @@ mod tests {
         assert!(refused.contains(&format!("shop.test leads to {} already", b.shop)), "{refused}");
         b.commit(lead(&other, "a.test")).await;
         assert_eq!(b.ledger.domains(&b.shop).await.expect("read"), [domain("a.test/api"), domain("shop.test")]);
-        let unlead = |deploy: &DeployRef| Intent::Unlead { deploy: deploy.clone(), domain: domain("shop.test") };
+        let unlead = |deploy: &DeployRef| Intent::Unlead { deploy: deploy.clone(), domains: vec![domain("shop.test")] };
         assert!(matches!(b.ledger.commit(&b.who, unlead(&other)).await, Err(LedgerError::NotFound(_))));
         b.commit(unlead(&b.shop)).await;
         b.commit(lead(&other, "shop.test")).await;
-        let manners = Manners { maintenance: true, hsts: Some(Duration::from_secs(60)), ..Manners::default() };
-        b.commit(Intent::Treat { deploy: other.clone(), manners: Box::new(manners.clone()) }).await;
-        assert_eq!(b.ledger.manners(&other).await.expect("read"), manners);
-        assert_eq!(b.ledger.manners(&b.shop).await.expect("read"), Manners::default());
+        // All or none.
+        let both = Intent::Lead { deploy: b.shop.clone(), domains: vec![domain("new.test"), domain("shop.test")] };
+        assert!(matches!(b.ledger.commit(&b.who, both).await, Err(LedgerError::Led { .. })));
+        assert_eq!(b.ledger.domains(&b.shop).await.expect("read"), [domain("a.test/api")]);
+        let own = b.ledger.commit(&b.who, lead(&b.shop, "blog.localhost/x")).await;
+        assert!(matches!(own, Err(LedgerError::Own { app, .. }) if app == "blog"));
+        b.commit(lead(&b.shop, "nobody.localhost")).await;
+        let manners = Manners {
+            maintenance: true,
+            hsts: Some(Duration::from_secs(60)),
+            trusted: vec!["10.0.0.0/8".parse().expect("a network"), "::1".parse().expect("a network")],
+            ..Manners::default()
+        };
+        let until = "2027-01-02T03:04:05Z".parse().ok();
+        b.commit(Intent::Treat { deploy: other.clone(), manners: Box::new(manners.clone()), paused_until: until }).await;
+        let domains = vec![domain("a.test"), domain("shop.test")];
+        assert_eq!(b.ledger.front(&other).await.expect("read"), Front { domains, manners, paused_until: until });
+        assert_eq!(b.ledger.front(&b.shop).await.expect("read").manners, Manners::default());
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use dozen_core::concurrency::Desired;
 use dozen_core::ids::{DeployRef, InstanceName, Version};
 use dozen_core::logs::LogLine;
 use dozen_core::parity::{Capabilities, Driver, Io, Refusal, Report};
+use dozen_core::port::Front;
 use dozen_core::processes::{Isolation, Seen, State};
 use dozen_core::release::Release;
 use std::collections::BTreeMap;
@@ -93,6 +94,15 @@ impl Local {
         let (answer, done) = oneshot::channel();
         self.send(Command::Adopt { found, answer })?;
         done.await.map_err(|_| Refusal::Gone)
+    }
+
+    /// Has the router go by this from now on: what leads to the deploy, and how it is treated. When this answers, it does.
+    pub async fn front(&self, front: Front) -> Result<(), Refusal> {
+        let (answer, applied) = oneshot::channel();
+        self.send(Command::Front { front, answer })?;
+        // A driver or a router that ends goes by nothing any more.
+        let _ = applied.await;
+        Ok(())
     }
 
     /// Ends and starts again what `target` names: all, a process type, or one instance. Answers how many.

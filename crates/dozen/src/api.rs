@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 
 mod certs;
 pub(crate) mod event;
+mod front;
 mod peers;
 mod processes;
 mod releases;
@@ -82,9 +83,12 @@ pub(crate) fn router(served: Arc<Served>) -> Router {
         .route("/certificates", get(certs::list).post(certs::add))
         .route("/certificates/auto", post(certs::automate))
         .route("/certificates/remove", post(certs::remove))
+        .route("/domains", get(front::domains).patch(front::change_domains))
+        .route("/manners", get(front::manners).patch(front::treat))
         .route("/releases", get(releases::list))
         .route("/releases/{version}", get(releases::describe))
         .route("/diffs", get(releases::diff))
+        .route("/split", get(front::split).put(front::change_split))
         .route("/rollbacks", post(releases::rollback))
         .route("/runs", get(runs::list).post(runs::run))
         .route("/runs/stop", post(runs::stop))
@@ -322,7 +326,8 @@ impl From<DeployError> for Failure {
             DeployError::NoRelease(_) | DeployError::NoEarlier(_) | DeployError::FailedRelease(_) | DeployError::NotServing(_) => {
                 StatusCode::CONFLICT
             }
-            DeployError::NotReleased { .. } => StatusCode::CONFLICT,
+            DeployError::NotReleased { .. } | DeployError::OwnDomain { .. } | DeployError::SplitWithout(_) => StatusCode::CONFLICT,
+            DeployError::Ledger(LedgerError::Led { .. } | LedgerError::Own { .. }) => StatusCode::CONFLICT,
             DeployError::NotHeld { .. } => StatusCode::NOT_FOUND,
             DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
             DeployError::NotUp { .. } | DeployError::ConfigMoved(_) => StatusCode::CONFLICT,

@@ -20,11 +20,13 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod console;
 pub(crate) mod doctor;
+pub(crate) mod domains;
 pub(crate) mod down;
 pub(crate) mod drill;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod man;
+pub(crate) mod manners;
 pub(crate) mod open;
 pub(crate) mod ps;
 pub(crate) mod releases;
@@ -126,6 +128,24 @@ pub(crate) enum Command {
     /// authority of this machine's dozen, which browsers trust when they are told to (`dozen certs ca`). For all others a certificate is added
     /// or ordered here. A host that has none gets no connection.
     Certs(certs::CertsArgs),
+    /// List the domains that lead to the deploy; add and remove some
+    ///
+    /// The app's own name, `<app>.localhost`, always leads to it. A domain with a path leads what is at and below it; the path reaches the app
+    /// as it came. Where `dozen up` runs one app, every other host name reaches it too. No release is made, nothing restarts, and it stays so.
+    Domains(domains::DomainsArgs),
+    /// Show whether maintenance mode is on; turn it on or off
+    ///
+    /// Visitors get a page with status 503 (H80), and nothing reaches the app; what it was doing for others it finishes. The config var
+    /// MAINTENANCE_PAGE_URL has the address of a page to be shown instead, as ERROR_PAGE_URL has one for when the app cannot answer.
+    Maintenance(manners::MaintenanceArgs),
+    /// Have requests wait, for a moment's work on what the app needs; `pause off` sends them again
+    ///
+    /// Nothing new reaches the app; what it has it finishes. A request waits for 30 s at most, then it is answered with 503 (H80).
+    Pause(manners::PauseArgs),
+    /// Show whether plain HTTP is sent on to HTTPS; turn that on or off
+    ///
+    /// It is, where the router listens for HTTPS; requests of certificate authorities are not. --hsts tells browsers to remember it.
+    Https(manners::HttpsArgs),
     /// List the releases, the latest first; show one, compare two
     Releases(releases::ReleasesArgs),
     /// Make an earlier release's code and config current again, or one of both, as a new release
@@ -191,6 +211,10 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Logs(args) => logs::run(args, settings, printer).await,
         Command::Certs(args) => certs::run(args, settings, printer).await,
         Command::Config(args) => config::run(args, settings, printer).await,
+        Command::Domains(args) => domains::run(args, settings, printer).await,
+        Command::Maintenance(args) => manners::maintenance(args, settings, printer).await,
+        Command::Pause(args) => manners::pause(args, settings, printer).await,
+        Command::Https(args) => manners::https(args, settings, printer).await,
         Command::Stop(args) => lifecycle::stop(args, settings, printer).await,
         Command::Start(args) => lifecycle::start(args, settings, printer).await,
         Command::Restart(args) => lifecycle::restart(args, settings, printer).await,
@@ -213,7 +237,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
 
 /// `ps:scale` → `ps scale`, for the first word that is a command and only where the part before the colon is a noun of ours.
 fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const NOUNS: [&str; 5] = ["ps", "certs", "config", "releases", "runs"];
+    const NOUNS: [&str; 9] = ["ps", "certs", "config", "domains", "https", "maintenance", "pause", "releases", "runs"];
     let mut out = Vec::new();
     let mut done = false;
     let mut value_of_app = false;
@@ -312,6 +336,8 @@ mod tests {
         assert_eq!(split(&["dozen", "-a", "config:x", "config:set", "A=b:c"]), ["dozen", "-a", "config:x", "config", "set", "A=b:c"]);
         assert_eq!(split(&["dozen", "run", "ps:scale"]), ["dozen", "run", "ps:scale"]);
         assert_eq!(split(&["dozen", "run:detached", "ps:scale"]), ["dozen", "run", "--detach", "ps:scale"]);
+        assert_eq!(split(&["dozen", "domains:add", "a.test"]), ["dozen", "domains", "add", "a.test"]);
+        assert_eq!(split(&["dozen", "maintenance:on"]), ["dozen", "maintenance", "on"]);
         assert_eq!(split(&["dozen", "releases:rollback", "v3"]), ["dozen", "rollback", "v3"]);
     }
 

@@ -12,6 +12,9 @@ use crate::processes::size::Size;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
+/// More than any instance takes, or any router keeps.
+const MOST_REQUESTS: u32 = 100_000;
+
 /// What dozen.toml says; everything is optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DozenToml {
@@ -21,8 +24,19 @@ pub struct DozenToml {
     pub scratch: Vec<String>,
     /// `[check] ignore`: paths that the audit leaves out.
     pub check_ignore: Vec<String>,
+    /// `[router]`
+    pub router: RouterRules,
     /// `[health.<type>]`
     pub health: HealthChecks,
+}
+
+/// How the router treats the app's requests; what is not said has the platform's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RouterRules {
+    /// So many requests at a time are sent to one instance.
+    pub concurrency: Option<u32>,
+    /// So many more wait for one that takes them.
+    pub queue: Option<u32>,
 }
 
 /// What a dozen.toml says and what there is to say about it. With an error among the diagnostics it cannot be used.
@@ -69,6 +83,7 @@ fn settings(shape: &mut Shape<'_, '_>, node: Node) -> DozenToml {
                     }
                 }
             }
+            "router" => settings.router = router(shape, node),
             "health" => {
                 for member in shape.table(node, "health").unwrap_or_default() {
                     if let Some(kind) = shape.process_type(&member, "health") {
@@ -77,10 +92,28 @@ fn settings(shape: &mut Shape<'_, '_>, node: Node) -> DozenToml {
                     }
                 }
             }
-            _ => shape.unknown(&key, key_span, &join("", &key), &["process", "scratch", "check", "health"]),
+            _ => shape.unknown(&key, key_span, &join("", &key), &["process", "scratch", "check", "router", "health"]),
         }
     }
     settings
+}
+
+fn router(shape: &mut Shape<'_, '_>, node: Node) -> RouterRules {
+    let mut router = RouterRules::default();
+    let span = node.span.clone();
+    for Member { key, key_span, node } in shape.table(node, "router").unwrap_or_default() {
+        let at = &join("router", &key);
+        match key.as_str() {
+            "concurrency" => router.concurrency = shape.count(node, at, 1..=MOST_REQUESTS),
+            "queue" => router.queue = shape.count(node, at, 0..=MOST_REQUESTS),
+            _ => shape.unknown(&key, key_span, at, &["concurrency", "queue"]),
+        }
+    }
+    if router.queue.is_some() && router.concurrency.is_none() {
+        let message = "router.queue: without `concurrency` no request waits for another one's end";
+        shape.add(Severity::Warning, span, message, "Say how many requests an instance gets at a time.");
+    }
+    router
 }
 
 fn processes(shape: &mut Shape<'_, '_>, node: Node) -> BTreeMap<TypeName, Rules> {

@@ -1,5 +1,6 @@
 //! A domain: the name that people call a deploy by, perhaps with a path below it.
 
+use crate::ids::AppName;
 use std::fmt;
 use std::str::FromStr;
 use url::Host;
@@ -27,6 +28,11 @@ const MAX_LABEL: usize = 63;
 const MAX_PATH: usize = 200;
 
 impl Domain {
+    /// The name that an app has by itself, on this machine: `shop.localhost`. `None` for an app whose name is no label.
+    pub fn of_app(app: &AppName) -> Option<Self> {
+        format!("{app}.localhost").parse().ok()
+    }
+
     /// The host, `*.example.com` among them.
     pub fn host(&self) -> &str {
         &self.host

@@ -23,6 +23,10 @@ pub struct Rules {
     pub after: Vec<TypeName>,
     /// TCP ports that its instances bind besides their own: a metrics endpoint, a debugger.
     pub ports: Vec<u16>,
+    /// So many requests at a time are sent to one instance of a `web`.
+    pub concurrency: Option<u32>,
+    /// So many more wait for one that takes them.
+    pub queue: Option<u32>,
     /// The checks of its instances' health.
     pub checks: Vec<HealthCheck>,
 }

@@ -7,8 +7,9 @@ use dozen_core::concurrency::Desired;
 use dozen_core::disposability::last_words;
 use dozen_core::ids::{DeployRef, Generation};
 use dozen_core::logs::{LogLine, Source};
-use dozen_core::port::{Backend, Manners, Route, RouteTable, Web};
+use dozen_core::port::{Backend, Domain, Route, RouteTable, Web, bad_pages};
 use dozen_core::processes::{Seen, State};
+use dozen_core::release::Release;
 use jiff::Timestamp;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -70,19 +71,46 @@ impl Reconciler {
 
     /// The table that follows from what is routed; sent when it differs from the last. What left it is then drained.
     pub(crate) fn publish_routes(&mut self) {
+        let paused = self.front.manners.paused;
+        self.front = std::mem::take(&mut self.front).at(Timestamp::now());
+        if paused && !self.front.manners.paused {
+            self.line("router", "The pause is over");
+        }
+        // Where nothing is led anywhere there is nothing to wait for.
+        if self.desired.is_none() || self.site.router.is_none() {
+            self.asked.clear();
+        }
         let Some(desired) = &self.desired else { return };
-        let web = self.web(desired);
-        let changed = self.routes.as_ref() != Some(&web);
+        // Releases that serve until another one does keep their parts.
+        self.weights.retain(|version, _| self.instances.keys().any(|(of, _)| of == version));
+        self.weights.extend(desired.releases.iter().map(|share| (share.release.version, share.weight)));
+        let serving = self.serving(desired);
+        let manners = self.front.manners(serving);
+        let route = Route { deploy: desired.deploy.clone(), web: self.web(desired), manners };
+        let is_new = self.front_is_new || self.route.as_deref() != Some(&route);
+        let bad = if is_new { serving.map(bad_pages).unwrap_or_default() } else { Vec::new() };
+        if self.bad_pages != bad && is_new {
+            bad.iter().for_each(|name| self.line("router", &format!("{name} is not shown: it is no address of http or https")));
+            self.bad_pages = bad;
+        }
         let Some(router) = &mut self.site.router else { return };
-        if changed {
+        if is_new {
             self.tables += 1;
-            let route = Arc::new(Route { deploy: desired.deploy.clone(), web: web.clone(), manners: Manners::default() });
-            let domain = format!("{}.localhost", desired.deploy.app).parse().ok();
-            let domains = domain.into_iter().map(|domain| (domain, route.clone()));
+            let route = Arc::new(route);
+            let own = Domain::of_app(&route.deploy.app);
+            let domains = self.front.domains.iter().cloned().chain(own).map(|domain| (domain, route.clone()));
             router.set(&RouteTable::led(domains, Generation(self.tables), self.site.any_host.then(|| route.clone())));
-            self.routes = Some(web);
+            (self.route, self.front_is_new) = (Some(route), false);
         }
         self.leaving.drain(..).for_each(|port| router.drain(port));
+        self.asked.iter_mut().for_each(|(table, _)| *table = Some(table.unwrap_or(self.tables)));
+        self.asked.retain(|(table, _)| table.is_none_or(|table| table > self.applied));
+    }
+
+    /// The release that says how its requests are treated: the latest that gets any, else the latest that is wanted.
+    fn serving<'d>(&'d self, desired: &'d Desired) -> Option<&'d Release> {
+        let routed = self.instances.iter().filter(|(_, i)| i.routed).map(|(_, i)| &*i.release).max_by_key(|r| r.version);
+        routed.or_else(|| desired.releases.iter().map(|share| &*share.release).max_by_key(|r| r.version))
     }
 
     /// Hands the router what it is to speak TLS with.
@@ -109,7 +137,7 @@ impl Reconciler {
             .iter()
             .filter(|(_, i)| i.routed && i.life.state == State::Up && i.life.ready)
             .filter_map(|(key, i)| {
-                let weight = desired.releases.iter().find(|share| share.release.version == key.0).map_or(1, |share| share.weight);
+                let weight = self.weights.get(&key.0).copied().unwrap_or(1);
                 Some(Backend { instance: key.1.to_string(), port: i.port.as_ref()?.port(), release: key.0, weight })
             })
             .collect();

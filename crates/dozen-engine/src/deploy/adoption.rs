@@ -18,6 +18,8 @@ impl Floor {
     /// to outlive this one, too.
     pub async fn take_over(&self, who: &Principal, notes: &Notes, lasting: bool) -> Result<(), DeployError> {
         self.ledger.authorise(who, "take over a deploy")?;
+        // Before the first table: whoever is to be told of maintenance is told from the beginning.
+        self.tell_front().await?;
         let mut releases: BTreeMap<Version, Arc<Release>> = BTreeMap::new();
         let mut all = Vec::new();
         for found in adoption::adopt(notes, lasting).await? {
@@ -43,7 +45,7 @@ impl Floor {
         let formation = self.formation(&release.slug).await?;
         let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation }).await?;
         let running = self.running(&release.slug).await?;
-        Ok(self.driver.apply(&self.desired(Arc::new(release), running, scaled.generation, false))?)
+        Ok(self.driver.apply(&self.steady(Arc::new(release), running, scaled.generation).await?)?)
     }
 
     /// Waits until no change of releases is under way. Answers the numbers of the one-offs that end with this control part.

@@ -9,6 +9,7 @@ use dozen_core::config::{Config, ConfigError, Origin, Var, dotenv};
 use dozen_core::dependencies::aptfile;
 use dozen_core::diagnostic::{Diagnostic, has_errors};
 use dozen_core::ids::TypeName;
+use dozen_core::manifest::dozen_toml::RouterRules;
 use dozen_core::manifest::{AppJson, app_json, dozen_toml};
 use dozen_core::processes::rules::RulesByType;
 use dozen_core::processes::{ProcessType, procfile};
@@ -75,6 +76,10 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
         scratch = settings.scratch;
         rules = settings.processes;
         checks.extend(settings.health);
+        if settings.router != RouterRules::default() {
+            let web = rules.entry(super::kind(TypeName::WEB)).or_default();
+            (web.concurrency, web.queue) = (settings.router.concurrency, settings.router.queue);
+        }
     }
     if let Some(t) = text("Aptfile")? {
         let (_, remarks) = aptfile::parse(&t);

@@ -11,6 +11,7 @@ use dozen_core::config::ConfigError;
 use dozen_core::diagnostic::Diagnostic;
 use dozen_core::ids::{DeployRef, InstanceName, Version};
 use dozen_core::parity::Refusal;
+use dozen_core::port::Domain;
 use dozen_core::release::Status;
 use std::path::PathBuf;
 
@@ -54,6 +55,17 @@ pub enum DeployError {
     /// There is nothing to run.
     #[error(transparent)]
     Command(#[from] NoCommand),
+    /// A split without the release that serves.
+    #[error("a split has the current release, {0}, among its own; give it a part too, if only {0}=1")]
+    SplitWithout(Version),
+    /// The name that always leads to a deploy.
+    #[error("{domain} is the own name of {deploy}, and always leads to it")]
+    OwnDomain {
+        /// Which.
+        domain: Domain,
+        /// To whom.
+        deploy: DeployRef,
+    },
     /// A change of the formation was refused.
     #[error(transparent)]
     Formation(#[from] FormationError),

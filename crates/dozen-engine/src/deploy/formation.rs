@@ -31,7 +31,7 @@ impl Floor {
         let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: formation.clone() }).await?;
         if self.serving {
             let running = self.running(&release.slug).await?;
-            self.driver.apply(&self.desired(release, running, scaled.generation, false))?;
+            self.driver.apply(&self.steady(release, running, scaled.generation).await?)?;
         }
         Ok(formation)
     }
@@ -106,7 +106,7 @@ impl Floor {
         Ok(self.ledger.stopped(&self.deploy).await?)
     }
 
-    async fn steerable(&self) -> Result<(Arc<Release>, Formation), DeployError> {
+    pub(super) async fn steerable(&self) -> Result<(Arc<Release>, Formation), DeployError> {
         if !self.serving {
             return Err(DeployError::NotServing(self.deploy.clone()));
         }
@@ -132,7 +132,7 @@ impl Floor {
             }
         }
         let committed = self.ledger.commit(who, Intent::Stop { deploy: self.deploy.clone(), types: stopped }).await?;
-        self.driver.apply(&self.desired(release, running, committed.generation, false))?;
+        self.driver.apply(&self.steady(release, running, committed.generation).await?)?;
         Ok(committed.generation)
     }
 }

@@ -6,7 +6,7 @@
 use super::{DeployError, Floor, kind};
 use crate::ledger::{Intent, Principal};
 use crate::output::Output;
-use dozen_core::concurrency::{GivenUp, outcome};
+use dozen_core::concurrency::{Desired, GivenUp, outcome};
 use dozen_core::ids::{Generation, TypeName};
 use dozen_core::parity::Driver;
 use dozen_core::processes::{Seen, State};
@@ -79,14 +79,14 @@ impl Floor {
     /// The old release again, all of it. Where requests wait for it, until it is up or it shows that it does not come up.
     async fn take_back(&self, old: &Arc<Release>, generation: Generation, hold: bool) -> Result<(), DeployError> {
         let formation = self.running(&old.slug).await?;
-        self.driver.apply(&self.desired(old.clone(), formation.clone(), generation, hold))?;
+        self.driver.apply(&Desired { hold, ..self.steady(old.clone(), formation.clone(), generation).await? })?;
         if hold {
             // What is seen of those that were stopped says how they ended then; the ones that were left alone are of an older generation.
             let ended = |s: &Seen| s.state == State::Down && s.generation < generation;
             let now = |seen: &[Seen]| seen.iter().filter(|s| !ended(s)).cloned().collect::<Vec<_>>();
             // Either way nobody is to wait any longer.
             let _ = self.observed.until(|seen| outcome(old.version, &formation, &now(seen))).await;
-            self.driver.apply(&self.desired(old.clone(), formation, generation, false))?;
+            self.driver.apply(&self.steady(old.clone(), formation, generation).await?)?;
         }
         Ok(())
     }

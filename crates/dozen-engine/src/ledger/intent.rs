@@ -10,7 +10,7 @@ use dozen_core::backing::ResourceKind;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
 use dozen_core::ids::{DeployRef, Generation, TypeName, Version};
-use dozen_core::port::{Domain, Manners};
+use dozen_core::port::{Domain, Manners, Sticky};
 use dozen_core::release::{Slug, Status};
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -123,26 +123,37 @@ pub enum Intent {
         /// The router's for HTTPS, where it has one.
         https_port: Option<u16>,
     },
-    /// A domain shall lead to a deploy.
+    /// Domains shall lead to a deploy: all of them or, where one leads elsewhere, none.
     Lead {
         /// Which.
         deploy: DeployRef,
         /// What leads there.
-        domain: Domain,
+        domains: Vec<Domain>,
     },
-    /// A domain shall lead to a deploy no longer.
+    /// Domains shall lead to a deploy no longer: all of them or, where one does not, none.
     Unlead {
         /// Which.
         deploy: DeployRef,
         /// What led there.
-        domain: Domain,
+        domains: Vec<Domain>,
     },
     /// A deploy's requests shall be treated so: of the manners, what is said of a deploy and not by its app or config.
     Treat {
         /// Which.
         deploy: DeployRef,
-        /// How: maintenance, pause, HTTPS only, HSTS.
+        /// How: maintenance, pause, HTTPS only, HSTS, trusted proxies.
         manners: Box<Manners>,
+        /// When a pause ends by itself.
+        paused_until: Option<Timestamp>,
+    },
+    /// Requests shall be split between these releases until another one is current; of none, all go to the current one.
+    Split {
+        /// Whose.
+        deploy: DeployRef,
+        /// Each with its part, relative to the others.
+        shares: Vec<(Version, u32)>,
+        /// By what a client is known that shall come back to the same one.
+        sticky: Sticky,
     },
     /// The router shall show this certificate for the names that it is for.
     Certify {
@@ -228,6 +239,7 @@ impl Intent {
             Self::Uncertify { .. } => "remove a certificate",
             Self::Automate { .. } => "have certificates ordered",
             Self::Account { .. } => "make an account at an authority",
+            Self::Split { .. } => "split requests between releases",
             Self::Scale { .. } => "scale",
             Self::Stop { .. } => "stop and start processes",
             Self::Run { .. } => "run a one-off",
@@ -252,6 +264,7 @@ impl Intent {
             | Self::Uncertify { deploy, .. }
             | Self::Automate { deploy, .. }
             | Self::Account { deploy, .. }
+            | Self::Split { deploy, .. }
             | Self::Scale { deploy, .. }
             | Self::Stop { deploy, .. }
             | Self::Run { deploy, .. }
@@ -401,6 +414,8 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             )?;
             if status == Status::Succeeded {
                 c.execute("UPDATE deploys SET current_release = ?2 WHERE name = ?1", params![deploy.to_string(), version.0])?;
+                // A split was between the releases before it.
+                split(c, &deploy, &[], &Sticky::No)?;
             }
             Ok(version.0)
         }
@@ -416,19 +431,27 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
             c.execute(sql, params![deploy.to_string(), port, https_port])?;
             Ok(0)
         }
-        Intent::Lead { deploy, domain } => lead(c, &deploy, &domain, &now, who),
-        Intent::Unlead { deploy, domain } => {
-            let gone =
-                c.execute("DELETE FROM domains WHERE domain = ?1 AND deploy = ?2", params![domain.to_string(), deploy.to_string()])?;
-            if gone == 0 {
-                return Err(Problem::NotFound(format!("{domain} does not lead to {deploy}; `dozen domains` lists what does")));
+        Intent::Lead { deploy, domains } => {
+            domains.iter().try_for_each(|domain| lead(c, &deploy, domain, &now, who))?;
+            Ok(0)
+        }
+        Intent::Unlead { deploy, domains } => {
+            for domain in domains {
+                let gone =
+                    c.execute("DELETE FROM domains WHERE domain = ?1 AND deploy = ?2", params![domain.to_string(), deploy.to_string()])?;
+                if gone == 0 {
+                    return Err(Problem::NotFound(format!("{domain} was not added to {deploy}; `dozen domains` lists what was")));
+                }
             }
             Ok(0)
         }
-        Intent::Treat { deploy, manners } => {
+        Intent::Treat { deploy, manners, paused_until } => {
+            let (paused_until, hsts) = (paused_until.map(|at| at.to_string()), manners.hsts.map(|d| d.as_secs()));
+            let trusted = manners.trusted.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
             c.execute(
-                "UPDATE deploys SET maintenance = ?2, paused = ?3, https_only = ?4, hsts = ?5 WHERE name = ?1",
-                params![deploy.to_string(), manners.maintenance, manners.paused, manners.https_only, manners.hsts.map(|d| d.as_secs())],
+                "UPDATE deploys SET maintenance = ?2, paused = ?3, paused_until = ?4, https_only = ?5, hsts = ?6, trusted = ?7
+                 WHERE name = ?1",
+                params![deploy.to_string(), manners.maintenance, manners.paused, paused_until, manners.https_only, hsts, trusted],
             )?;
             Ok(0)
         }
@@ -436,6 +459,10 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
         Intent::Uncertify { deploy, id } => certificates::remove(c, &deploy, id),
         Intent::Automate { deploy, acme } => certificates::automate(c, &deploy, acme.as_deref()),
         Intent::Account { directory, credentials, .. } => certificates::keep_account(c, vault, &directory, &credentials, &now),
+        Intent::Split { deploy, shares, sticky } => {
+            split(c, &deploy, &shares, &sticky)?;
+            Ok(0)
+        }
         Intent::Scale { deploy, formation } => {
             c.execute("DELETE FROM formations WHERE deploy = ?1", [deploy.to_string()])?;
             let mut insert = c.prepare("INSERT INTO formations (deploy, process_type, quantity, size) VALUES (?1, ?2, ?3, ?4)")?;
@@ -473,13 +500,29 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
 }
 
 /// What leads somewhere already stays: a domain that is taken from a deploy in silence would be an outage of it.
-fn lead(c: &Connection, deploy: &DeployRef, domain: &Domain, now: &str, who: &str) -> Result<u32, Problem> {
+fn lead(c: &Connection, deploy: &DeployRef, domain: &Domain, now: &str, who: &str) -> Result<(), Problem> {
+    if let Some(app) = domain.host().strip_suffix(".localhost").filter(|app| *app != deploy.app.as_str()) {
+        let known: bool = c.query_row("SELECT EXISTS (SELECT 1 FROM apps WHERE name = ?1)", [app], |r| r.get(0))?;
+        if known {
+            return Err(Problem::Own { domain: domain.to_string(), app: app.to_owned() });
+        }
+    }
     c.execute(
         "INSERT INTO domains (domain, deploy, created_at, created_by) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (domain) DO NOTHING",
         params![domain.to_string(), deploy.to_string(), now, who],
     )?;
     let owner: String = c.query_row("SELECT deploy FROM domains WHERE domain = ?1", [domain.to_string()], |r| r.get(0))?;
-    if owner == deploy.to_string() { Ok(0) } else { Err(Problem::Led { domain: domain.to_string(), deploy: owner }) }
+    if owner == deploy.to_string() { Ok(()) } else { Err(Problem::Led { domain: domain.to_string(), deploy: owner }) }
+}
+
+fn split(c: &Connection, deploy: &DeployRef, shares: &[(Version, u32)], sticky: &Sticky) -> Result<(), Problem> {
+    let name = deploy.to_string();
+    c.execute("DELETE FROM shares WHERE deploy = ?1", [&name])?;
+    for (version, weight) in shares {
+        c.execute("INSERT INTO shares (deploy, release, weight) VALUES (?1, ?2, ?3)", params![name, version.0, weight])?;
+    }
+    c.execute("UPDATE deploys SET sticky = ?2 WHERE name = ?1", params![name, sticky.to_string()])?;
+    Ok(())
 }
 
 fn next(c: &Connection, sql: &str, deploy: &DeployRef) -> Result<u32, Problem> {

@@ -20,7 +20,10 @@ CREATE TABLE deploys (
     https_only       INTEGER NOT NULL DEFAULT 0, -- 1: plain HTTP is sent on to HTTPS
     hsts             INTEGER,                  -- seconds; null where browsers are told nothing
     kept_https_port  INTEGER,                  -- kept_port's fellow for HTTPS; null where there is none
-    acme             TEXT                      -- JSON: whom its domains' certificates are asked of; null where nobody is
+    acme             TEXT,                     -- JSON: whom its domains' certificates are asked of; null where nobody is
+    paused_until     TEXT,                     -- when a pause ends by itself
+    trusted          TEXT NOT NULL DEFAULT '', -- the proxies before the router: '10.0.0.0/8 192.0.2.1/32'
+    sticky           TEXT NOT NULL DEFAULT 'no' -- by what clients are known in a split: 'cookie', 'header:x-user'
 ) STRICT;
 
 CREATE TABLE slugs (
@@ -101,6 +104,13 @@ CREATE TABLE one_offs (
     ended_at    TEXT,
     exit_code   INTEGER,
     PRIMARY KEY (deploy, number)
+) STRICT;
+
+CREATE TABLE shares (
+    deploy   TEXT NOT NULL REFERENCES deploys (name),
+    release  INTEGER NOT NULL,
+    weight   INTEGER NOT NULL,                 -- its part of the requests, relative to the others
+    PRIMARY KEY (deploy, release)
 ) STRICT;
 
 CREATE TABLE domains (

@@ -56,7 +56,7 @@ pub struct Limits {
     pub head: Duration,
     /// For an app that is starting: H20.
     pub boot: Duration,
-    /// For a change that stopped the app's instances: H80.
+    /// For a change that stopped the app's instances, and for the end of a pause: H80. For an instance with room: H11.
     pub hold: Duration,
     /// So many requests wait for that at once: H11.
     pub waiting: usize,

@@ -1,7 +1,8 @@
 //! The router's own answers: a code, a page for people, JSON for programs.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use dozen_core::port::Manners;
+use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 /// Why the router answered instead of the app, or ended an answer early.
@@ -97,10 +98,15 @@ impl Code {
         }
     }
 
+    /// Whether it says that the app cannot answer, and not that the request or the router is at fault.
+    fn is_the_apps(self) -> bool {
+        !matches!(self, Self::H26 | Self::H27 | Self::H28 | Self::H81 | Self::H99)
+    }
+
     fn advice(self) -> &'static str {
         match self {
             Self::H10 => "Every web process has crashed. `dozen logs` shows why; `dozen ps restart` starts them again.",
-            Self::H11 => "More requests are waiting for the app to start than the router keeps. Try again in a moment.",
+            Self::H11 => "More requests are waiting for the app than the router keeps, or for longer. Try again in a moment.",
             Self::H12 => "The app took the request and did not begin to answer in time. `dozen logs` shows what it was doing.",
             Self::H13 => "The app closed the connection without an answer. `dozen logs` usually shows a crash.",
             Self::H14 => "The app runs no web process. `dozen ps scale web=1` starts one.",
@@ -110,13 +116,16 @@ impl Code {
             Self::H21 => "Nothing listens on the app's port any more. `dozen ps` and `dozen logs` show what became of it.",
             Self::H26 => "The request is not well-formed HTTP, or exceeds a limit of the router.",
             Self::H31 => "The certificate of this connection is for another host. A browser that sees this opens a new connection for it.",
-            Self::H80 => "The app is being changed to a new release, and that takes longer than a request waits. Try again in a moment.",
+            Self::H80 => "The app is being changed or paused, and that takes longer than a request waits. Try again in a moment.",
             Self::H81 => "No app that runs here answers to this host name. `dozen up` in an app's folder starts it.",
             Self::H15 | Self::H18 | Self::H27 | Self::H28 | Self::H32 => "The connection ended early. `dozen logs` tells more.",
             Self::H99 => "The router itself failed. Try again; its own lines are in `dozen logs`.",
         }
     }
 }
+
+/// What the page says during maintenance.
+const MAINTENANCE: &str = "The app is offline for maintenance. Try again in a few minutes.";
 
 impl From<Code> for Refusal {
     fn from(code: Code) -> Self {
@@ -125,21 +134,35 @@ impl From<Code> for Refusal {
 }
 
 /// The answer: JSON where `Accept` prefers it, else a small page that needs nothing else.
-pub(super) fn page(refusal: Refusal, request: &HeaderMap, request_id: &str) -> Response<Bytes> {
+///
+/// Where the deploy has a page of its own for it, people are shown that one, in a frame that is as large as the window; programs are not.
+pub(super) fn page(refusal: Refusal, request: &HeaderMap, request_id: &str, manners: Option<&Manners>) -> Response<Bytes> {
     let Refusal { code, status } = refusal;
+    let maintenance = code == Code::H80 && manners.is_some_and(|m| m.maintenance);
+    let own = manners.and_then(|m| match code {
+        Code::H80 if maintenance => m.maintenance_page.as_deref(),
+        _ if code.is_the_apps() => m.error_page.as_deref(),
+        _ => None,
+    });
     let title = if code == Code::H81 { "No such app" } else { code.description() };
+    let advice = if maintenance { MAINTENANCE } else { code.advice() };
     // Every part is ours or checked: a request id holds no character that HTML or JSON would read as its own.
     let (kind, body) = if prefers_json(request) {
-        let json = serde_json::json!({ "id": code.name(), "message": title, "advice": code.advice(), "request_id": request_id });
+        let json = serde_json::json!({ "id": code.name(), "message": title, "advice": advice, "request_id": request_id });
         ("application/json", json.to_string())
+    } else if let Some(address) = own {
+        ("text/html; charset=utf-8", frame(title, address))
     } else {
-        ("text/html; charset=utf-8", html(code.name(), title, code.advice(), request_id, status.as_u16()))
+        ("text/html; charset=utf-8", html(code.name(), title, advice, request_id, status.as_u16()))
     };
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Nothing in a page of the router's runs or is fetched, but for the frame.
+    headers
+        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-src http: https:"));
     if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert("x-request-id", id);
     }
@@ -148,6 +171,17 @@ pub(super) fn page(refusal: Refusal, request: &HeaderMap, request_id: &str) -> R
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// A page that shows another one.
+fn frame(title: &str, address: &str) -> String {
+    // An address was checked where it came in; what could end the attribute is written in another way all the same.
+    let address = address.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <title>{title}</title><style>html,body{{height:100%;margin:0;overflow:hidden}}iframe{{display:block;width:100%;height:100%;border:0}}\
+         </style></head><body><iframe src=\"{address}\" title=\"{title}\"></iframe></body></html>\n"
+    )
 }
 
 fn html(code: &str, title: &str, advice: &str, request_id: &str, status: u16) -> String {
@@ -189,6 +223,30 @@ fn prefers_json(request: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn people_see_the_deploys_own_pages_and_programs_do_not() {
+        let manners = |maintenance| Manners {
+            maintenance,
+            error_page: Some("https://pages.test/e?a=1&b=\"".into()),
+            maintenance_page: Some("https://pages.test/m".into()),
+            ..Manners::default()
+        };
+        let text = |code: Code, maintenance, accept: &'static str| {
+            let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
+            String::from_utf8(page(code.into(), &accept, "r1", Some(&manners(maintenance))).body().to_vec()).expect("text")
+        };
+        assert!(text(Code::H80, true, "*/*").contains("<iframe src=\"https://pages.test/m\""));
+        for code in [Code::H10, Code::H12, Code::H14, Code::H20] {
+            assert!(text(code, false, "text/html").contains("<iframe src=\"https://pages.test/e?a=1&amp;b=&quot;\""), "{code:?}");
+        }
+        for code in [Code::H26, Code::H81, Code::H99] {
+            assert!(!text(code, false, "text/html").contains("iframe"), "{code:?}");
+        }
+        assert!(text(Code::H80, true, "application/json").starts_with("{\"id\":\"H80\",\"message\":\"Maintenance mode\""));
+        let bare = page(Code::H80.into(), &HeaderMap::new(), "r1", Some(&Manners { maintenance: true, ..Manners::default() }));
+        assert!(String::from_utf8_lossy(bare.body()).contains("offline for maintenance"));
+    }
 
     #[test]
     fn json_only_where_it_is_preferred() {

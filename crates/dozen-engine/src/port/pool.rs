@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** a connection is used only for the instance that it was opened to, told apart by a number that is never given twice.
 
+use super::fleet::Line;
 use super::stream::Upload;
 use dozen_core::port::framing::{MAX_HEAD, MAX_HEADERS};
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -12,7 +13,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -31,8 +32,6 @@ pub(super) struct Target {
     pub(super) port: u16,
     /// 12 for v12.
     pub(super) release: u32,
-    /// The part of the requests that its release gets.
-    pub(super) weight: AtomicU32,
     pub(super) in_flight: AtomicUsize,
     /// Whether it was last reached on ::1: what listens on `localhost` may have that address only.
     pub(super) six: AtomicBool,
@@ -41,16 +40,25 @@ pub(super) struct Target {
     /// Whether someone waits for its last request.
     pub(super) draining: AtomicBool,
     pub(super) drained: Arc<Notify>,
+    /// Who waits for it, or for another one of its deploy, to take more.
+    pub(super) line: Arc<Line>,
 }
 
 /// A request in flight, counted at its instance until dropped.
 pub(super) struct Busy(Arc<Target>);
 
 impl Busy {
-    pub(super) fn with(target: Arc<Target>) -> Self {
-        // Ordered against the swap of the table: either the swap sees this request, or this request sees the swap. See `Core::pick`.
-        target.in_flight.fetch_add(1, Ordering::SeqCst);
-        Self(target)
+    /// `None` where it has as many as it takes already.
+    pub(super) fn within(target: &Arc<Target>, limit: Option<usize>) -> Option<Self> {
+        // Ordered against the swap of the table: either the swap sees this request, or this request sees the swap. See `choose`.
+        match limit {
+            None => drop(target.in_flight.fetch_add(1, Ordering::SeqCst)),
+            Some(limit) => {
+                let one_more = |count| (count < limit).then_some(count + 1);
+                target.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
+            }
+        }
+        Some(Self(target.clone()))
     }
     pub(super) fn target(&self) -> &Arc<Target> {
         &self.0
@@ -62,6 +70,7 @@ impl Drop for Busy {
         if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.draining.load(Ordering::SeqCst) {
             self.0.drained.notify_one();
         }
+        self.0.line.call();
     }
 }
 

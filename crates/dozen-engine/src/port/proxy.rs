@@ -5,18 +5,20 @@
 
 use super::control::Limits;
 use super::crowd::{Crowd, Guest};
+use super::fleet::Fleet;
 use super::gate::{Answered, Doorbell, Gate};
 use super::log::{Journal, Record};
+use super::manners;
 use super::pages::{Code, Refusal, page};
-use super::pool::{Lease, Pool, Target, Unreachable};
+use super::pool::{Lease, Pool, Unreachable};
 use super::stream::{Answer, ClientSocket, Flow, Progress, Reply, Upload};
 use super::tls::{Shown, Store};
 use super::wire::FromRouter;
-use choose::{choose, quarantine};
+use choose::{Asks, Led, Turned, choose, quarantine};
 use dozen_core::port::framing::{MAX_HEAD, MAX_HEADERS, MAX_LINE};
 use dozen_core::port::{Manners, RouteTable};
 use head::{check, forwarded, request_id, rewrite_request, rewrite_response, target_host, wants_upgrade};
-use http::header::{CONTENT_LENGTH, UPGRADE};
+use http::header::{CONTENT_LENGTH, STRICT_TRANSPORT_SECURITY, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -54,6 +56,8 @@ pub(super) struct Shared {
     pub(super) waiting: AtomicUsize,
     pub(super) events: mpsc::UnboundedSender<FromRouter>,
     pub(super) crowd: Arc<Crowd>,
+    /// The port of HTTPS, where the router listens for it.
+    pub(super) https: Option<u16>,
 }
 
 /// One worker.
@@ -81,7 +85,7 @@ impl Live {
     /// The instances that it leads to.
     pub(super) fn ids(&self) -> HashSet<u64> {
         let ready = self.table.routes().filter_map(|(_, place)| match &place.web {
-            Stand::Ready(targets) => Some(targets),
+            Stand::Ready(fleet) => Some(fleet.targets()),
             Stand::Starting | Stand::Held | Stand::Crashed | Stand::None => None,
         });
         ready.flatten().map(|target| target.id).collect()
@@ -94,11 +98,20 @@ pub(super) struct Place {
     pub(super) log: PathBuf,
     pub(super) web: Stand,
     pub(super) manners: Manners,
+    /// What browsers are told of coming by HTTPS only.
+    pub(super) hsts: Option<HeaderValue>,
+}
+
+impl Place {
+    pub(super) fn new(deploy: String, log: PathBuf, web: Stand, manners: Manners) -> Self {
+        let hsts = manners.hsts.and_then(|hsts| HeaderValue::from_str(&format!("max-age={}", hsts.as_secs())).ok());
+        Self { deploy, log, web, manners, hsts }
+    }
 }
 
 /// [`dozen_core::port::Web`] with counted instances.
 pub(super) enum Stand {
-    Ready(Vec<Arc<Target>>),
+    Ready(Fleet),
     Starting,
     Held,
     Crashed,
@@ -122,6 +135,7 @@ pub(super) struct Entry {
 
 /// What is the same for every request of a connection.
 struct Client {
+    peer: IpAddr,
     address: String,
     port: HeaderValue,
     scheme: HeaderValue,
@@ -131,12 +145,25 @@ struct Client {
     bell: Arc<Doorbell>,
 }
 
+impl Client {
+    /// Whether it is one of the proxies that the deploy trusts. It is not where it is not known whose request it is.
+    fn is_trusted(&self, record: &Record) -> bool {
+        record.place.as_ref().is_some_and(|place| manners::trusts(&place.manners, self.peer))
+    }
+
+    /// Whether a request came by HTTPS, to the router or to a trusted proxy.
+    fn is_secure(&self, record: &Record, headers: &HeaderMap) -> bool {
+        self.tls || self.is_trusted(record) && manners::came_by_https(headers)
+    }
+}
+
 /// Serves one client's connection to its end, or until the router stops and what is in flight is answered.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(core: Rc<Core>, socket: S, entry: Entry) {
     let stalled = Arc::new(AtomicBool::new(false));
     let mut stopping = core.stopping.clone();
     let limits = core.shared.limits;
     let client = Rc::new(Client {
+        peer: entry.peer,
         address: entry.peer.to_string(),
         port: HeaderValue::from(entry.port),
         scheme: HeaderValue::from_static(if entry.tls { "https" } else { "http" }),
@@ -219,7 +246,13 @@ async fn answer(core: Rc<Core>, client: Rc<Client>, request: Request<Incoming>) 
     match led {
         Ok(response) => response,
         Err((refusal, mut record)) => {
-            let mut response = page(refusal, &accept, &id);
+            let place = record.place.as_deref();
+            let mut response = page(refusal, &accept, &id, place.map(|place| &place.manners));
+            if client.tls
+                && let Some(hsts) = place.and_then(|place| place.hsts.clone())
+            {
+                response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts);
+            }
             let head = record.method == Method::HEAD;
             record.bytes = if head { 0 } else { response.body().len() as u64 };
             if head && http2 {
@@ -256,10 +289,14 @@ async fn lead(core: &Rc<Core>, client: &Client, request: Request<Incoming>, mut 
         record.reason = (refusal.status == StatusCode::EXPECTATION_FAILED).then_some("nothing can be expected but 100-continue");
         return Err((refusal, record));
     }
-    let mut busy = match choose(core, &mut record, None).await {
-        Ok(busy) => busy,
-        Err(refusal) => return Err((refusal, record)),
+    let asks = Asks { headers: request.headers(), client, refused: None };
+    let Led { mut busy, mut remember } = match choose(core, &mut record, asks).await {
+        Ok(led) => led,
+        Err(Turned::Away(refusal)) => return Err((refusal, record)),
+        Err(Turned::Elsewhere(port)) => return to_https(port, &mut record).map_err(|refusal| (refusal, record)),
     };
+    let secure = client.is_secure(&record, request.headers());
+    record.tls = secure;
 
     let upgrade = wants_upgrade(&request);
     let on_client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
@@ -291,9 +328,11 @@ async fn lead(core: &Rc<Core>, client: &Client, request: Request<Incoming>, mut 
                         refused_once = true;
                         let avoid = busy.target().id;
                         drop(busy);
-                        match choose(core, &mut record, Some(avoid)).await {
-                            Ok(other) => busy = other,
-                            Err(refusal) => return Err((refusal, record)),
+                        let asks = Asks { headers: request.headers(), client, refused: Some(avoid) };
+                        match choose(core, &mut record, asks).await {
+                            Ok(led) => Led { busy, remember } = led,
+                            Err(Turned::Away(refusal)) => return Err((refusal, record)),
+                            Err(Turned::Elsewhere(port)) => return to_https(port, &mut record).map_err(|refusal| (refusal, record)),
                         }
                         continue;
                     }
@@ -315,6 +354,15 @@ async fn lead(core: &Rc<Core>, client: &Client, request: Request<Incoming>, mut 
     };
 
     let status = response.status();
+    if remember {
+        manners::remember(response.headers_mut(), busy.target().release, secure);
+    }
+    if secure
+        && let Some(hsts) = record.place.as_ref().and_then(|place| place.hsts.clone())
+        && !response.headers().contains_key(STRICT_TRANSPORT_SECURITY)
+    {
+        response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts);
+    }
     if status == StatusCode::SWITCHING_PROTOCOLS {
         let Some(on_client) = on_client else { return Err((Code::H17.into(), record)) };
         let on_server = hyper::upgrade::on(&mut response);
@@ -328,6 +376,13 @@ async fn lead(core: &Rc<Core>, client: &Client, request: Request<Incoming>, mut 
     *response.version_mut() = Version::HTTP_11;
     let (stalled, limit) = (client.stalled.clone(), core.shared.limits.idle);
     Ok(response.map(|body| Reply::Flow(Box::new(Flow::new(Answer { body, status, lease, uploaded, record, stalled, busy, limit })))))
+}
+
+/// Sends the client on to the HTTPS port.
+fn to_https(port: Option<u16>, record: &mut Record) -> Result<Response<Reply>, Refusal> {
+    let response = manners::to_https(&record.method, &record.host, &record.path, port).ok_or(Code::H26)?;
+    record.complete(response.status());
+    Ok(response.map(|body| Reply::Page(Full::new(body))))
 }
 
 /// Why a request has no answer.

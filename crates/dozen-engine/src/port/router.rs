@@ -11,6 +11,7 @@
 
 use super::control::Limits;
 use super::crowd::Crowd;
+use super::fleet::{Fleet, Line};
 use super::log::Journal;
 use super::planes::Planes;
 use super::pool::{Pool, Target};
@@ -33,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -157,6 +158,7 @@ fn run(start: Start) -> Result<(), RouterError> {
         waiting: AtomicUsize::new(0),
         events: events.clone(),
         crowd: Arc::new(Crowd::new(&start.limits, rustix::process::getrlimit(rustix::process::Resource::Nofile).current)),
+        https: start.listeners.get(start.listeners.len() - start.tls).and_then(|listener| Some(listener.local_addr().ok()?.port())),
     });
     let (table, tables) = watch::channel(Arc::new(Live { epoch: 0, table: RouteTable::default() }));
     let maker = Maker::new().map_err(|e| system("make keys for TLS sessions")(io::Error::other(e)))?;
@@ -187,6 +189,7 @@ fn run(start: Start) -> Result<(), RouterError> {
         table,
         targets: HashMap::new(),
         next_id: 0,
+        lines: HashMap::new(),
         draining: BTreeSet::new(),
         drained: Arc::new(Notify::new()),
         last: None,
@@ -227,6 +230,8 @@ struct House {
     /// Every instance that the table knows, and those that still have something in flight.
     targets: HashMap<(String, String, u16), (Arc<Target>, bool)>,
     next_id: u64,
+    /// Who waits for an instance of which deploy.
+    lines: HashMap<String, Arc<Line>>,
     draining: BTreeSet<u16>,
     drained: Arc<Notify>,
     /// The table as it came, for the next control plane.
@@ -329,16 +334,20 @@ impl House {
                 WireWeb::Held => Stand::Held,
                 WireWeb::Crashed => Stand::Crashed,
                 WireWeb::None => Stand::None,
-                WireWeb::Ready(backends) => Stand::Ready(backends.into_iter().map(|backend| self.target(&route.deploy, backend)).collect()),
+                WireWeb::Ready(backends) => {
+                    let line = self.lines.entry(route.deploy.clone()).or_default().clone();
+                    Stand::Ready(Fleet::new(backends.into_iter().map(|backend| self.target(&route.deploy, backend, &line)).collect(), line))
+                }
             };
             // What is above the working folder cannot be seen any more.
             let log = route.log.strip_prefix(&self.logs).map_or(route.log.clone(), Path::to_owned);
-            let place = Arc::new(Place { deploy: route.deploy, log, web, manners: route.manners.into() });
+            let place = Arc::new(Place::new(route.deploy, log, web, route.manners.into()));
             led.extend(route.hosts.iter().filter_map(|host| host.parse().ok()).map(|domain: Domain| (domain, place.clone())));
             if route.fallback {
                 fallback = Some(place);
             }
         }
+        self.lines.retain(|_, line| Arc::strong_count(line) > 1);
         let table = RouteTable::led(led, Generation(generation), fallback);
         self.table.send_replace(Arc::new(Live { epoch: epoch + 1, table }));
         // After the table and before any look at the counters: see `choose`.
@@ -349,7 +358,12 @@ impl House {
     }
 
     /// The instance as it was known before, with its counters, or a new one.
-    fn target(&mut self, deploy: &str, WireBackend { instance, port, release, weight }: WireBackend) -> Arc<Target> {
+    fn target(
+        &mut self,
+        deploy: &str,
+        WireBackend { instance, port, release, weight }: WireBackend,
+        line: &Arc<Line>,
+    ) -> (Arc<Target>, u32) {
         let (id, drained) = (&mut self.next_id, &self.drained);
         let (target, listed) = self.targets.entry((deploy.to_owned(), instance.clone(), port)).or_insert_with(|| {
             *id += 1;
@@ -359,18 +373,17 @@ impl House {
                 instance,
                 port,
                 release,
-                weight: AtomicU32::new(weight),
                 in_flight: AtomicUsize::new(0),
                 six: AtomicBool::new(false),
                 quarantined_until: AtomicU64::new(0),
                 draining: AtomicBool::new(false),
                 drained: drained.clone(),
+                line: line.clone(),
             };
             (Arc::new(target), true)
         });
         *listed = true;
-        target.weight.store(weight, Ordering::Relaxed);
-        target.clone()
+        (target.clone(), weight)
     }
 
     /// Has those whose last request is waited for say when it ends.

@@ -253,6 +253,7 @@ pub(super) struct WireManners {
     paused: bool,
     https_only: bool,
     hsts_seconds: Option<u64>,
+    trusted: Vec<String>,
     error_page: Option<String>,
     maintenance_page: Option<String>,
     concurrency: Option<u32>,
@@ -271,27 +272,39 @@ enum WireSticky {
 
 impl From<&Manners> for WireManners {
     fn from(manners: &Manners) -> Self {
-        let Manners { maintenance, paused, https_only, hsts, error_page, maintenance_page, concurrency, queue, sticky } = manners.clone();
+        let Manners { maintenance, paused, https_only, hsts, trusted, error_page, maintenance_page, concurrency, queue, sticky } =
+            manners.clone();
         let sticky = match sticky {
             Sticky::No => WireSticky::No,
             Sticky::Cookie => WireSticky::Cookie,
             Sticky::Header(name) => WireSticky::Header(name),
         };
-        let hsts_seconds = hsts.map(|d| d.as_secs());
-        Self { maintenance, paused, https_only, hsts_seconds, error_page, maintenance_page, concurrency, queue, sticky }
+        let (hsts_seconds, trusted) = (hsts.map(|d| d.as_secs()), trusted.iter().map(ToString::to_string).collect());
+        Self { maintenance, paused, https_only, hsts_seconds, trusted, error_page, maintenance_page, concurrency, queue, sticky }
     }
 }
 
 impl From<WireManners> for Manners {
     fn from(wire: WireManners) -> Self {
-        let WireManners { maintenance, paused, https_only, hsts_seconds, error_page, maintenance_page, concurrency, queue, sticky } = wire;
+        let WireManners {
+            maintenance,
+            paused,
+            https_only,
+            hsts_seconds,
+            trusted,
+            error_page,
+            maintenance_page,
+            concurrency,
+            queue,
+            sticky,
+        } = wire;
         let sticky = match sticky {
             WireSticky::No => Sticky::No,
             WireSticky::Cookie => Sticky::Cookie,
             WireSticky::Header(name) => Sticky::Header(name),
         };
-        let hsts = hsts_seconds.map(Duration::from_secs);
-        Self { maintenance, paused, https_only, hsts, error_page, maintenance_page, concurrency, queue, sticky }
+        let (hsts, trusted) = (hsts_seconds.map(Duration::from_secs), trusted.iter().filter_map(|network| network.parse().ok()).collect());
+        Self { maintenance, paused, https_only, hsts, trusted, error_page, maintenance_page, concurrency, queue, sticky }
     }
 }
 

@@ -127,7 +127,7 @@ pub(super) async fn remove(
 }
 
 /// Has the router go by it before anybody is told that it is done.
-async fn show(served: &Served) -> Result<(), Failure> {
+pub(super) async fn show(served: &Served) -> Result<(), Failure> {
     let Some(keeper) = &served.keeper else { return Ok(()) };
     let failed = |e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&e));
     keeper.look().await.map_err(failed)

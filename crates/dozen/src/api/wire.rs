@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 mod certs;
+mod front;
 mod releases;
 
 pub(crate) use certs::*;
+pub(crate) use front::*;
 pub(crate) use releases::*;
 
 /// A deploy.

@@ -11,9 +11,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::logs::{Filter, LogLine};
+use dozen_core::port::{InvalidNetwork, Network};
 use dozen_core::processes::State;
 use dozen_core::release::{Release, Slug};
-use dozen_engine::deploy::BuildOptions;
+use dozen_engine::deploy::{BuildOptions, Treatment};
 use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::logs::{Follower, Store};
 use dozen_engine::output::Output;
@@ -68,6 +69,10 @@ pub(crate) struct UpArgs {
     /// Use this Node, a version or a path, whatever the app's files say; the deploy keeps it
     #[arg(long, value_name = "VERSION|PATH")]
     use_node: Option<String>,
+    /// Believe what proxies of this network, or this address, say of where a request came from: X-Forwarded-Proto, -Port, X-Request-Start.
+    /// Several times for several; the deploy keeps them; `none` trusts nobody any more
+    #[arg(long, value_name = "CIDR", value_parser = trusted)]
+    trusted_proxy: Vec<Trusted>,
     /// Refuse to run where isolation is weaker: namespaces, user-namespaces or session, and `,hardened` for all of Landlock and seccomp
     #[arg(long, value_name = "LEVEL")]
     require_isolation: Option<Required>,
@@ -77,6 +82,17 @@ pub(crate) struct UpArgs {
     /// Only take over what a killed one has left running, as it is: nothing is built
     #[arg(long, hide = true, conflicts_with_all = ["dir", "slug", "use_python", "use_node", "once"])]
     left: bool,
+}
+
+/// A proxy, or nobody.
+#[derive(Debug, Clone, Copy)]
+enum Trusted {
+    Nobody,
+    Network(Network),
+}
+
+fn trusted(text: &str) -> Result<Trusted, InvalidNetwork> {
+    if text == "none" { Ok(Trusted::Nobody) } else { text.parse().map(Trusted::Network) }
 }
 
 /// What is brought up.
@@ -158,6 +174,10 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     // The deploy gets its row, and with it its uid, before its driver starts.
     ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: code.folder() }).await?;
     let floor = client::floor(settings, ledger, &deploy, Some(router), lasting, true).await?;
+    if !args.trusted_proxy.is_empty() {
+        let networks = args.trusted_proxy.iter().filter_map(|t| if let Trusted::Network(network) = t { Some(*network) } else { None });
+        floor.treat(&who, Treatment { trusted: Some(networks.collect()), ..Treatment::default() }).await?;
+    }
     // A router that was left running goes on with what it has, a new one has nothing yet.
     let keeper = https_port.map(|_| Arc::new(Keeper::of(&floor)));
     if let Some(keeper) = &keeper {
@@ -333,6 +353,13 @@ impl<'a> Session<'a> {
         let (release, new) = brought?;
         let formation = floor.formation(&release.slug).await?;
         self.announce(&release, new, &formation);
+        let manners = floor.front().await?.manners;
+        if manners.maintenance {
+            printer.warning("maintenance mode is on: visitors get a page that says so, until `dozen maintenance off`");
+        }
+        if manners.paused {
+            printer.warning("requests are paused: they wait, until `dozen pause off`");
+        }
         let found = self.found;
         let come_up = async {
             // Beside what was taken over, or where nothing runs.

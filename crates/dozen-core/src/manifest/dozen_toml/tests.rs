@@ -33,6 +33,10 @@ folders = ["tmp", "storage/framework"]
 [check]
 ignore = ["vendor/**"]
 
+[router]
+concurrency = 8
+queue = 0
+
 [health.web]
 type = "startup"
 path = "/health"
@@ -58,6 +62,7 @@ httpHeaders = { X-A = "b" }
     assert_eq!(settings.processes[&kind("worker")].settle, Some(Duration::from_secs(2)));
     assert_eq!(settings.processes[&kind("worker")].ports, [9100, 9229]);
     assert_eq!(settings.scratch, ["tmp", "storage/framework"]);
+    assert_eq!(settings.router, RouterRules { concurrency: Some(8), queue: Some(0) });
     assert_eq!(settings.check_ignore, ["vendor/**"]);
     let check = &settings.health[&kind("web")][0];
     assert_eq!((check.kind, check.wait, check.timeout), (HealthKind::Startup, Duration::from_millis(250), Duration::from_secs(2)));

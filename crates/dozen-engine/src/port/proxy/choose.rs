@@ -1,45 +1,103 @@
 //! Which instance a request is sent to, and the wait for one.
 
-use super::{Core, Shared, Stand};
+use super::{Client, Core, PROOFS, Shared, Stand};
+use crate::port::fleet::{Picked, Ticket, Wish};
 use crate::port::log::Record;
 use crate::port::pages::{Code, Refusal};
 use crate::port::pool::{Busy, Target};
 use crate::port::wire::FromRouter;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use dozen_core::port::Sticky;
+use http::HeaderMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// The instance to ask, counted; waits while the app starts. `refused` is one that was just tried: another is wanted, and where
-/// there is none, H21.
-pub(super) async fn choose(core: &Core, record: &mut Record, refused: Option<u64>) -> Result<Busy, Refusal> {
+/// What a request is led by, besides its host and path.
+pub(super) struct Asks<'r> {
+    pub(super) headers: &'r HeaderMap,
+    pub(super) client: &'r Client,
+    /// One that was just tried and refused: another is wanted, and where there is none, H21.
+    pub(super) refused: Option<u64>,
+}
+
+/// Where it is led.
+pub(super) struct Led {
+    /// To this instance, counted.
+    pub(super) busy: Busy,
+    /// The client is to be told of the release, to come back to it.
+    pub(super) remember: bool,
+}
+
+/// Why it is led to no instance.
+pub(super) enum Turned {
+    Away(Refusal),
+    /// It is to come by HTTPS, on this port; `None` is the usual one, of a proxy before the router.
+    Elsewhere(Option<u16>),
+}
+
+impl From<Code> for Turned {
+    fn from(code: Code) -> Self {
+        Self::Away(code.into())
+    }
+}
+
+/// The instance to ask; waits while the app starts, while a change is under way, and while all have as many requests as they take.
+pub(super) async fn choose(core: &Core, record: &mut Record, asks: Asks<'_>) -> Result<Led, Turned> {
     let mut table = core.table.clone();
+    let limits = &core.shared.limits;
     let mut waiting: Option<Waiting<'_>> = None;
+    let mut ticket: Option<(Ticket, tokio::time::Instant)> = None;
     loop {
         let now = table.borrow_and_update().clone();
         let Some(place) = now.table.lookup(&record.host, &record.path) else { return Err(Code::H81.into()) };
         if record.place.is_none() {
             record.place = Some(place.clone());
         }
-        if place.manners.maintenance {
+        let manners = &place.manners;
+        if manners.https_only && !record.path.starts_with(PROOFS) && !asks.client.is_secure(record, asks.headers) {
+            match core.shared.https {
+                _ if asks.client.is_trusted(record) => return Err(Turned::Elsewhere(None)),
+                Some(port) => return Err(Turned::Elsewhere(Some(port))),
+                // There is no other way to come.
+                None => {}
+            }
+        }
+        if manners.maintenance {
             return Err(Code::H80.into());
         }
-        let web = if place.manners.paused { &Stand::Held } else { &place.web };
+        let web = if manners.paused { &Stand::Held } else { &place.web };
         match web {
             Stand::Crashed => return Err(Code::H10.into()),
             Stand::None => return Err(Code::H14.into()),
-            Stand::Ready(targets) => {
-                let Some(target) = core.pick(targets, refused) else {
-                    return Err(if refused.is_some() { Code::H21 } else { Code::H14 }.into());
-                };
-                let busy = Busy::with(target);
-                // Counted first, then compared: whoever swaps the table after this comparison finds the request in the count.
-                if core.shared.epoch.load(Ordering::SeqCst) == now.epoch {
-                    return Ok(busy);
+            Stand::Ready(fleet) => {
+                let kept = fleet.kept(&manners.sticky, asks.headers);
+                let limit = manners.concurrency.and_then(|most| usize::try_from(most).ok());
+                let wish = Wish { avoid: asks.refused, kept, limit, now: core.shared.now() };
+                // Nobody goes before those that wait.
+                let turn = limit.is_none() || ticket.as_ref().map_or_else(|| fleet.line.is_empty(), |(ticket, _)| ticket.is_first());
+                match if turn { fleet.pick(wish) } else { Picked::Full } {
+                    // Counted first, then compared: whoever swaps the table after this comparison finds the request in the count.
+                    Picked::Got(busy) if core.shared.epoch.load(Ordering::SeqCst) == now.epoch => {
+                        let remember = fleet.is_split() && manners.sticky == Sticky::Cookie && kept != Some(busy.target().release);
+                        return Ok(Led { busy, remember });
+                    }
+                    Picked::Got(_) => {}
+                    Picked::Nobody => return Err(if asks.refused.is_some() { Code::H21 } else { Code::H14 }.into()),
+                    Picked::Full => match &ticket {
+                        None => {
+                            let most = usize::try_from(manners.queue).unwrap_or(usize::MAX);
+                            let place = fleet.line.join(most).ok_or(Code::H11)?;
+                            // Then it looks once more: what was freed meanwhile has called nobody.
+                            ticket = Some((place, tokio::time::Instant::now() + limits.hold));
+                        }
+                        Some((ticket, until)) => tokio::select! {
+                            () = ticket.called() => {}
+                            changed = table.changed() => changed.map_err(|_| Code::H99)?,
+                            () = tokio::time::sleep_until(*until) => return Err(Code::H11.into()),
+                        },
+                    },
                 }
             }
             stand @ (Stand::Starting | Stand::Held) => {
-                let limits = &core.shared.limits;
                 let (limit, code) = if matches!(stand, Stand::Held) { (limits.hold, Code::H80) } else { (limits.boot, Code::H20) };
                 // The first wait sets the end of all: a change that goes on to a start does not give a request more time.
                 let waiting = match &mut waiting {
@@ -56,45 +114,6 @@ pub(super) async fn choose(core: &Core, record: &mut Record, refused: Option<u64
     }
 }
 
-impl Core {
-    /// The less busy of two random instances, among those that are not in quarantine; if all are, among all.
-    fn pick(&self, targets: &[Arc<Target>], avoid: Option<u64>) -> Option<Arc<Target>> {
-        if let [only] = targets {
-            return (avoid != Some(only.id)).then(|| only.clone());
-        }
-        let now = self.shared.now();
-        let healthy = |t: &&Arc<Target>| Some(t.id) != avoid && t.quarantined_until.load(Ordering::Relaxed) <= now;
-        let fit = match targets.iter().filter(healthy).count() {
-            0 => targets.iter().filter(|t| Some(t.id) != avoid).collect::<Vec<_>>(),
-            _ => targets.iter().filter(healthy).collect(),
-        };
-        let fit = of_one_release(fit);
-        let first = *fit.get(rand::random_range(0..fit.len().max(1)))?;
-        let second = fit[rand::random_range(0..fit.len())];
-        let load = |t: &Target| t.in_flight.load(Ordering::Relaxed);
-        Some(if load(second) < load(first) { second } else { first }.clone())
-    }
-}
-
-/// The instances of one release, chosen by the releases' weights.
-fn of_one_release(mut fit: Vec<&Arc<Target>>) -> Vec<&Arc<Target>> {
-    if fit.iter().all(|t| t.release == fit[0].release) {
-        return fit;
-    }
-    let weights: BTreeMap<u32, u64> = fit.iter().map(|t| (t.release, t.weight.load(Ordering::Relaxed).into())).collect();
-    let mut left = rand::random_range(0..weights.values().sum::<u64>().max(1));
-    let chosen = weights.into_iter().find_map(|(release, weight)| {
-        let over = left < weight;
-        left = left.saturating_sub(weight);
-        over.then_some(release)
-    });
-    // Where no weight is left, all are equal.
-    if let Some(chosen) = chosen {
-        fit.retain(|t| t.release == chosen);
-    }
-    fit
-}
-
 impl Shared {
     /// Milliseconds since the router's start.
     pub(super) fn now(&self) -> u64 {
@@ -109,10 +128,10 @@ struct Waiting<'s> {
 }
 
 impl<'s> Waiting<'s> {
-    fn begin(shared: &'s Shared, limit: Duration) -> Result<Self, Refusal> {
+    fn begin(shared: &'s Shared, limit: Duration) -> Result<Self, Code> {
         let waiting = Self { shared, until: tokio::time::Instant::now() + limit };
         if shared.waiting.fetch_add(1, Ordering::Relaxed) >= shared.limits.waiting {
-            return Err(Code::H11.into());
+            return Err(Code::H11);
         }
         Ok(waiting)
     }

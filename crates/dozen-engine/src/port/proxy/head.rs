@@ -2,6 +2,7 @@
 
 use super::Client;
 use crate::port::log::Record;
+use crate::port::manners;
 use crate::port::pages::{Code, Refusal};
 use crate::port::stream::{Upload, tokens};
 use crate::port::tls::Shown;
@@ -12,7 +13,6 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, uri::PathAndQuery};
 use hyper::body::Body as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A request id of the client's own is kept up to this length.
 const MAX_REQUEST_ID: usize = 200;
@@ -172,10 +172,7 @@ pub(super) fn rewrite_request(request: &mut Request<Upload>, client: &Client, re
     if let Ok(value) = HeaderValue::from_str(&record.forwarded) {
         headers.insert("x-forwarded-for", value);
     }
-    headers.insert("x-forwarded-proto", client.scheme.clone());
-    headers.insert("x-forwarded-port", client.port.clone());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-    headers.insert("x-request-start", HeaderValue::from(now));
+    manners::forward(headers, &client.scheme, &client.port, client.peer, client.is_trusted(record));
     if let Ok(value) = HeaderValue::from_str(&record.request_id) {
         headers.insert("x-request-id", value);
     }

@@ -19,7 +19,7 @@ pub(super) fn answer(core: &Core, client: &Client, fault: Fault, about: About) -
     }
     record.place = core.table.borrow().table.lookup(&record.host, &record.path).cloned();
     let refusal = Refusal { code: Code::H26, status: StatusCode::from_u16(fault.status).unwrap_or(StatusCode::BAD_REQUEST) };
-    let response = page(refusal, &HeaderMap::new(), &record.request_id);
+    let response = page(refusal, &HeaderMap::new(), &record.request_id, None);
     record.bytes = response.body().len() as u64;
     record.fail(refusal.code, refusal.status);
     record.reason = Some(fault.why);

@@ -21,6 +21,10 @@ pub(super) struct Wire {
     after: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ports: Vec<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<u32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     checks: Vec<WireCheck>,
 }
@@ -59,6 +63,8 @@ pub(super) fn to_wire(rules: &RulesByType) -> BTreeMap<String, Wire> {
         overlap: rules.overlap,
         after: rules.after.iter().map(ToString::to_string).collect(),
         ports: rules.ports.clone(),
+        concurrency: rules.concurrency,
+        queue: rules.queue,
         checks: rules.checks.iter().map(WireCheck::of).collect(),
     };
     rules.iter().map(|(kind, rules)| (kind.to_string(), wire(rules))).collect()
@@ -73,6 +79,8 @@ pub(super) fn from_wire(wire: BTreeMap<String, Wire>) -> RulesByType {
         overlap: wire.overlap,
         after: wire.after.iter().filter_map(|kind| kind.parse().ok()).collect(),
         ports: wire.ports,
+        concurrency: wire.concurrency,
+        queue: wire.queue,
         checks: wire.checks.into_iter().filter_map(WireCheck::check).collect(),
     };
     wire.into_iter().filter_map(|(kind, wire)| Some((kind.parse().ok()?, rules(wire)))).collect()

@@ -1,0 +1,137 @@
+//! Over the API: which domains lead to a deploy, and how requests are treated on the way.
+
+use super::{Answer, Failure, Served, Shared, wire};
+use axum::Extension;
+use axum::Json;
+use axum::extract::State;
+use dozen_core::ids::{InvalidName, Version};
+use dozen_core::port::{Domain, Front, Sticky};
+use dozen_engine::deploy::{Pause, Treatment};
+use dozen_engine::ledger::Principal;
+use std::time::Duration;
+
+/// `GET /domains`
+pub(super) async fn domains(State(served): Shared) -> Answer<wire::Domains> {
+    let front = served.floor.front().await?;
+    let deploy = served.floor.deploy.to_string();
+    Ok(Json(wire::Domains { deploy, serving: served.floor.serving, domains: all(&served, &front) }))
+}
+
+/// `PATCH /domains`
+pub(super) async fn change_domains(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::ChangeDomains>,
+) -> Answer<wire::ChangedDomains> {
+    let (add, remove) = (read(&body.add)?, read(&body.remove)?);
+    let (mut changed, mut front) = (Vec::new(), served.floor.front().await?);
+    if !remove.is_empty() {
+        front = served.floor.unlead(&who, remove.clone()).await?;
+        changed.extend(remove);
+    }
+    if !add.is_empty() {
+        let (new, all) = served.floor.lead(&who, add).await?;
+        changed.extend(new);
+        front = all;
+    }
+    // New names may need certificates.
+    super::certs::show(&served).await?;
+    Ok(Json(wire::ChangedDomains {
+        deploy: served.floor.deploy.to_string(),
+        serving: served.floor.serving,
+        changed: changed.iter().map(ToString::to_string).collect(),
+        domains: all(&served, &front),
+    }))
+}
+
+/// Each once, in the order of their first naming.
+fn read(words: &[String]) -> Result<Vec<Domain>, Failure> {
+    let mut domains = Vec::new();
+    for word in words {
+        let domain = word.parse::<Domain>().map_err(|e| Failure::usage(e.to_string()))?;
+        if !domains.contains(&domain) {
+            domains.push(domain);
+        }
+    }
+    Ok(domains)
+}
+
+fn all(served: &Served, front: &Front) -> Vec<wire::Domain> {
+    let named = |added| move |domain: &Domain| wire::Domain { domain: domain.to_string(), added };
+    served.floor.own_domain().iter().map(named(false)).chain(front.domains.iter().map(named(true))).collect()
+}
+
+/// `GET /manners`
+pub(super) async fn manners(State(served): Shared) -> Answer<wire::Manners> {
+    let front = served.floor.front().await?;
+    Ok(Json(shown(&served, &front)))
+}
+
+/// `PATCH /manners`
+pub(super) async fn treat(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::Treat>,
+) -> Answer<wire::Manners> {
+    let pause = match (body.paused, body.pause_seconds) {
+        (None, _) => None,
+        (Some(false), _) => Some(Pause::Off),
+        (Some(true), None) => Some(Pause::On),
+        (Some(true), Some(seconds)) => Some(Pause::For(Duration::from_secs(seconds))),
+    };
+    let hsts = body.hsts_seconds.map(Duration::from_secs);
+    let change = Treatment { maintenance: body.maintenance, pause, https_only: body.https_only, hsts, trusted: None };
+    let front = served.floor.treat(&who, change).await?;
+    Ok(Json(shown(&served, &front)))
+}
+
+/// `GET /split`
+pub(super) async fn split(State(served): Shared) -> Answer<wire::Split> {
+    Ok(Json(parts(&served).await?))
+}
+
+/// `PUT /split`
+pub(super) async fn change_split(
+    State(served): Shared,
+    Extension(who): Extension<Principal>,
+    Json(body): Json<wire::ChangeSplit>,
+) -> Answer<wire::Split> {
+    let sticky = body.sticky.as_deref().unwrap_or("no").parse::<Sticky>().map_err(|e| Failure::usage(e.to_string()))?;
+    let mut shares: Vec<(Version, u32)> = Vec::new();
+    for wire::SplitShare { release, weight } in body.shares {
+        let version = release.parse().map_err(|e: InvalidName| Failure::usage(e.to_string()))?;
+        if shares.iter().any(|(other, _)| *other == version) {
+            return Err(Failure::usage(format!("{version} is named twice")));
+        }
+        shares.push((version, weight));
+    }
+    if shares.len() == 1 || shares.iter().any(|(_, weight)| !(1..=MOST_WEIGHT).contains(weight)) {
+        return Err(Failure::usage(format!("a split has two releases or more, each with a part from 1 to {MOST_WEIGHT}")));
+    }
+    let floor = served.clone();
+    super::lasting(async move { floor.floor.split(&who, shares, sticky).await }).await?;
+    Ok(Json(parts(&served).await?))
+}
+
+/// Parts are relative; percents, or thousandths, are fine enough.
+const MOST_WEIGHT: u32 = 1_000_000;
+
+async fn parts(served: &Served) -> Result<wire::Split, Failure> {
+    let shares = served.floor.shares().await?;
+    let shares = shares.into_iter().map(|(release, weight)| wire::SplitShare { release: release.to_string(), weight });
+    let sticky = served.floor.front().await?.manners.sticky.to_string();
+    Ok(wire::Split { deploy: served.floor.deploy.to_string(), shares: shares.collect(), sticky })
+}
+
+fn shown(served: &Served, Front { manners, paused_until, .. }: &Front) -> wire::Manners {
+    wire::Manners {
+        deploy: served.floor.deploy.to_string(),
+        serving: served.floor.serving,
+        maintenance: manners.maintenance,
+        paused: manners.paused,
+        paused_until: paused_until.map(|at| at.to_string()),
+        https_only: manners.https_only,
+        hsts_seconds: manners.hsts.map(|hsts| hsts.as_secs()),
+        trusted_proxies: manners.trusted.iter().map(ToString::to_string).collect(),
+    }
+}
