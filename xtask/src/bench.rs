@@ -2,6 +2,7 @@
 //!
 //! A run goes in rounds, each in the other order than the last, so that a noisy neighbour meets every case; what counts are the ratios.
 
+pub(crate) mod router;
 pub(crate) mod supervise;
 pub(crate) mod up;
 

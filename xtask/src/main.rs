@@ -12,6 +12,7 @@ mod guestbook;
 mod machine;
 mod postgres;
 mod process;
+mod router;
 mod soak;
 mod supervise;
 mod test;
@@ -25,11 +26,14 @@ cargo xtask test                              everything that CI checks
 cargo xtask tidy                              the rules of the house that no compiler knows
 cargo xtask bench up [--rounds N]             `dozen up` beside the bare commands, in one run
 cargo xtask bench supervise [--rounds N]      50 processes and a killed router, beside s6, runit, supervisor, honcho, foreman, bubblewrap
+cargo xtask bench router [--rounds N]         a request's cost in the router, beside nginx, HAProxy and Caddy
 cargo xtask soak up [--rounds N] [--seed N]   `dozen up` under SIGKILL
 cargo xtask soak supervise [--rounds N] [--seed N] [--deploys N]
                                               control parts and routers under SIGKILL, with load
 cargo xtask soak framing [--rounds N] [--seed N]
                                               random and spoiled requests through the router to Node, which must read them alike
+cargo xtask soak router [--seconds N] [--seed N]
+                                              the router: tables swapped, instances and routers that leave and die, each answer checked
 cargo xtask soak guest [top|root|login|scope] sizes and fences in a QEMU guest that has cgroup v2 alone
 cargo xtask fuzz [--seconds N] [TARGET]       each fuzz target for so long (600 s), or one
 bench and soak build dozen, or take a built one with --binary PATH";
@@ -42,9 +46,11 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(root()),
         ["bench", "up", options @ ..] => options_of(options, 5).and_then(|options| bench::up::run_all(root(), &options)),
         ["bench", "supervise", options @ ..] => options_of(options, 5).and_then(|options| bench::supervise::run_all(root(), &options)),
+        ["bench", "router", options @ ..] => options_of(options, 3).and_then(|options| bench::router::run_all(root(), &options)),
         ["soak", "up", options @ ..] => options_of(options, 50).and_then(|options| soak::up(root(), &options)),
         ["soak", "supervise", options @ ..] => options_of(options, 100).and_then(|options| supervise::run_all(&options)),
         ["soak", "framing", options @ ..] => options_of(options, 50_000).and_then(|options| soak::framing(&options)),
+        ["soak", "router", options @ ..] => options_of(options, 1).and_then(|options| router::soak::run_all(&options)),
         ["soak", "guest"] => guest::run_all(root(), ""),
         ["soak", "guest", only] => guest::run_all(root(), only),
         ["fuzz", options @ ..] => fuzz_options(options).and_then(|options| fuzz::run(root(), &options)),
@@ -84,6 +90,8 @@ struct Options {
     seed: u64,
     /// Of `soak supervise`.
     deploys: u32,
+    /// Of `soak router`.
+    seconds: u64,
     binary: Option<PathBuf>,
 }
 
@@ -99,16 +107,20 @@ impl Options {
 }
 
 fn options_of(words: &[&str], rounds: u32) -> anyhow::Result<Options> {
-    let mut options = Options { rounds, seed: rand::random(), deploys: 20, binary: None };
+    let mut options = Options { rounds, seed: rand::random(), deploys: 20, seconds: 120, binary: None };
     for pair in words.chunks(2) {
         match *pair {
             ["--rounds", count] => options.rounds = count.parse()?,
             ["--deploys", count] => options.deploys = count.parse()?,
+            ["--seconds", count] => options.seconds = count.parse()?,
             ["--seed", seed] => options.seed = seed.parse()?,
             ["--binary", path] => options.binary = Some(std::fs::canonicalize(path)?),
             _ => anyhow::bail!("unknown or incomplete option {pair:?}\n{USAGE}"),
         }
     }
-    anyhow::ensure!(options.rounds > 0 && options.deploys > 0, "--rounds and --deploys must be at least 1");
+    anyhow::ensure!(
+        options.rounds > 0 && options.deploys > 0 && options.seconds > 0,
+        "--rounds, --deploys and --seconds must be at least 1"
+    );
     Ok(options)
 }

@@ -27,7 +27,7 @@ const DIRECTION: &[(&str, &[&str])] = &[
     ("dozen-jail", &["dozen-core"]),
     ("dozen-engine", &["dozen-core", "dozen-jail"]),
     ("dozen", &["dozen-core", "dozen-jail", "dozen-engine"]),
-    ("xtask", &[]),
+    ("xtask", &["dozen-core", "dozen-engine"]),
     ("dozen-fuzz", &["dozen-core", "dozen-engine"]),
 ];
 

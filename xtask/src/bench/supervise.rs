@@ -12,7 +12,7 @@
 //! when the last process is gone, and its supervisor where that was told to stop.
 
 mod gap;
-mod gauge;
+pub(super) mod gauge;
 mod peers;
 
 use std::collections::BTreeMap;

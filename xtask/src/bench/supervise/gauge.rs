@@ -151,7 +151,7 @@ fn wait(fd: std::os::fd::BorrowedFd<'_>, limit: Instant) -> Result<bool> {
 }
 
 /// A supervisor's own processes: all below these, without what they supervise.
-pub(super) fn own_processes(roots: &[Pid]) -> Result<Vec<Own>> {
+pub(in crate::bench) fn own_processes(roots: &[Pid]) -> Result<Vec<Own>> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else { continue };
@@ -173,7 +173,7 @@ pub(super) fn own_processes(roots: &[Pid]) -> Result<Vec<Own>> {
 }
 
 /// One of a supervisor's own processes.
-pub(super) struct Own {
+pub(in crate::bench) struct Own {
     pub(super) pid: Pid,
     pub(super) name: String,
 }
@@ -185,7 +185,7 @@ impl Own {
     }
 
     /// KiB of memory, pages that are shared divided among those that share them.
-    pub(super) fn memory(&self) -> Result<f64> {
+    pub(in crate::bench) fn memory(&self) -> Result<f64> {
         let file = format!("/proc/{}/smaps_rollup", self.pid);
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {file}; this needs root"))?;
         let pss = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok());
@@ -193,7 +193,7 @@ impl Own {
     }
 
     /// So much time of a processor it has used, all its threads together. What has ended meanwhile used none.
-    pub(super) fn used(&self) -> Duration {
+    pub(in crate::bench) fn used(&self) -> Duration {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
         let nanos =
             tasks.filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok());
