@@ -12,8 +12,9 @@ use dozen_core::port::RouteTable;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::Permissions;
+use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
@@ -23,6 +24,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest};
@@ -185,8 +187,12 @@ pub struct Router {
     spec: RouterSpec,
     listeners: Listeners,
     link: Link,
-    /// What the running process speaks.
-    protocol: u32,
+    /// Those that were replaced and still finish what they have.
+    leaving: Vec<Link>,
+    /// Events that are there before the next one is waited for.
+    early: VecDeque<RouterEvent>,
+    /// What was asked of how much is in flight, and what of it was told: an answer is of all processes together.
+    counts: BTreeMap<u16, usize>,
     table: Option<WireTable>,
     /// Counts the tables that it was given.
     generation: Generation,
@@ -233,6 +239,11 @@ enum Process {
 #[derive(Debug)]
 struct Link {
     process: Process,
+    /// What it speaks.
+    protocol: u32,
+    /// The ports that it is to say `Drained` of, and those whose count it is to tell.
+    drains: BTreeSet<u16>,
+    tells: BTreeSet<u16>,
     to: mpsc::UnboundedSender<String>,
     from: mpsc::UnboundedReceiver<RouterEvent>,
 }
@@ -244,9 +255,7 @@ impl Router {
     /// The program could not be started.
     pub fn spawn(spec: RouterSpec, listeners: Listeners) -> Result<Self, PortError> {
         let link = Link::open(&spec, &listeners)?;
-        let (generation, found, draining) = (Generation(0), BTreeSet::new(), BTreeSet::new());
-        let supply = Default::default();
-        Ok(Self { spec, listeners, link, protocol: PROTOCOL, table: None, generation, found, draining, supply })
+        Ok(Self::with(spec, listeners, link, None))
     }
 
     /// Whether the router that `notes` tell of, if any, can be taken over by this version.
@@ -292,12 +301,21 @@ impl Router {
             notes.remove(NAME);
         }
         let (to, from) = link;
+        let link = Link { process, protocol, drains: BTreeSet::new(), tells: BTreeSet::new(), to, from };
+        Ok(Some(Left::Serving(Box::new(Self::with(spec, listeners, link, table)))))
+    }
+
+    fn with(spec: RouterSpec, listeners: Listeners, link: Link, table: Option<WireTable>) -> Self {
         let generation = Generation(table.as_ref().map_or(0, |t| t.generation));
-        let ports = table.iter().flat_map(|t| &t.routes).flat_map(|route| route.web.ports()).collect();
-        let link = Link { process, to, from };
-        let (draining, supply) = (BTreeSet::new(), Default::default());
-        let found = Self { spec, listeners, link, protocol, table, generation, found: ports, draining, supply };
-        Ok(Some(Left::Serving(Box::new(found))))
+        let found = table.iter().flat_map(|t| &t.routes).flat_map(|route| route.web.ports()).collect();
+        let (leaving, early, counts, draining) = (Vec::new(), VecDeque::new(), BTreeMap::new(), BTreeSet::new());
+        let supply = Default::default();
+        Self { spec, listeners, link, leaving, early, counts, table, generation, found, draining, supply }
+    }
+
+    /// Whether the process is of this version, or of one that knows less.
+    pub fn is_current(&self) -> bool {
+        self.link.protocol == PROTOCOL
     }
 
     /// The generation of the last table that the router was given, by this control plane or by the one before.
@@ -312,9 +330,11 @@ impl Router {
 
     /// Leads requests by this table from now on; answered by [`RouterEvent::Applied`] or [`RouterEvent::Stale`]. Never blocks.
     pub fn set(&mut self, table: &RouteTable) {
-        for (_, route) in table.routes() {
-            if let Err(error) = self.open_logs(&route.deploy) {
-                tracing::warn!(%error, deploy = %route.deploy, "the router cannot write its log");
+        // A deploy has as many routes as names, and one folder.
+        let deploys: BTreeSet<&DeployRef> = table.routes().map(|(_, route)| &route.deploy).collect();
+        for deploy in deploys {
+            if let Err(error) = self.open_logs(deploy) {
+                tracing::warn!(%error, %deploy, "the router cannot write its log");
             }
         }
         (self.table, self.generation) = (Some(WireTable::of(table, &self.spec.home)), table.generation);
@@ -331,17 +351,14 @@ impl Router {
     }
 
     fn tell_certificates(&self) {
-        let (serial, supply) = &self.supply;
-        if *serial > 0 {
-            let certificates = supply.certificates.iter().map(WireCertificate::from).collect();
-            let proofs = supply.proofs.iter().map(WireProof::from).collect();
-            self.link.send(line(&ToRouter::Certificates { serial: *serial, certificates, proofs }));
-        }
+        // One that was replaced has no more handshakes.
+        self.link.certify(&self.supply);
     }
 
     fn tell_table(&self) {
-        if let Some(table) = self.table.clone() {
-            self.link.send(line(&ToRouter::Set { table: table.for_protocol(self.protocol) }));
+        if let Some(table) = &self.table {
+            // One that was replaced learns which instances are to be left, too.
+            self.leaving.iter().chain([&self.link]).for_each(|link| link.set(table));
         }
     }
 
@@ -364,21 +381,125 @@ impl Router {
     /// Asks for [`RouterEvent::Drained`] as soon as the instance that listens on `port` is in no table and has nothing in flight.
     pub fn drain(&mut self, port: u16) {
         self.draining.insert(port);
-        self.link.send(line(&ToRouter::Drain { port }));
+        self.leaving.iter_mut().chain([&mut self.link]).for_each(|link| link.drain(port));
     }
 
     /// Asks for [`RouterEvent::InFlight`].
     pub fn in_flight(&mut self, port: u16) {
-        self.link.send(line(&ToRouter::InFlight { port }));
+        self.counts.insert(port, 0);
+        for link in self.leaving.iter_mut().chain([&mut self.link]) {
+            link.tells.insert(port);
+            link.send(line(&ToRouter::InFlight { port }));
+        }
     }
 
     /// The next event; may be cancelled. After [`RouterEvent::Lost`] it is [`RouterEvent::Lost`] again until the router is revived.
     pub async fn next(&mut self) -> RouterEvent {
-        let event = self.link.from.recv().await.unwrap_or(RouterEvent::Lost);
-        if let RouterEvent::Drained { port } = event {
-            self.draining.remove(&port);
+        loop {
+            if let Some(event) = self.early.pop_front() {
+                return event;
+            }
+            let (leaving, link) = (&mut self.leaving, &mut self.link);
+            let (of, event) = poll_fn(|cx| {
+                for (n, link) in leaving.iter_mut().enumerate() {
+                    if let Poll::Ready(event) = link.from.poll_recv(cx) {
+                        return Poll::Ready((Some(n), event));
+                    }
+                }
+                link.from.poll_recv(cx).map(|event| (None, event))
+            })
+            .await;
+            match (of, event) {
+                (None, None) => return RouterEvent::Lost,
+                (None, Some(event)) => self.heard(None, event),
+                // Which tables one that leaves has is of no interest.
+                (Some(_), Some(RouterEvent::Applied { .. } | RouterEvent::Stale { .. })) => {}
+                (Some(n), Some(event)) => self.heard(Some(n), event),
+                (Some(n), None) => {
+                    let mut gone = self.leaving.remove(n);
+                    for port in std::mem::take(&mut gone.drains) {
+                        self.drained(port);
+                    }
+                    for port in std::mem::take(&mut gone.tells) {
+                        self.told(port);
+                    }
+                    tasks::spawn("router that left", async move { gone.process.wait().await });
+                }
+            }
         }
-        event
+    }
+
+    /// Takes an event of the running process, or of the nth of those that leave.
+    fn heard(&mut self, of: Option<usize>, event: RouterEvent) {
+        let link = match of {
+            Some(n) => &mut self.leaving[n],
+            None => &mut self.link,
+        };
+        match event {
+            RouterEvent::Drained { port } => {
+                link.drains.remove(&port);
+                self.drained(port);
+            }
+            RouterEvent::InFlight { port, count } => {
+                link.tells.remove(&port);
+                *self.counts.entry(port).or_default() += count;
+                self.told(port);
+            }
+            event => self.early.push_back(event),
+        }
+    }
+
+    /// Says so when no process has anything in flight there.
+    fn drained(&mut self, port: u16) {
+        if !self.leaving.iter().chain([&self.link]).any(|link| link.drains.contains(&port)) && self.draining.remove(&port) {
+            self.early.push_back(RouterEvent::Drained { port });
+        }
+    }
+
+    /// Says how much is in flight there when every process has.
+    fn told(&mut self, port: u16) {
+        if !self.leaving.iter().chain([&self.link]).any(|link| link.tells.contains(&port))
+            && let Some(count) = self.counts.remove(&port)
+        {
+            self.early.push_back(RouterEvent::InFlight { port, count });
+        }
+    }
+
+    /// Has a successor accept from the same listeners, led by the same table; then the process that runs now accepts no more, finishes what it
+    /// has within `grace`, and ends. No connection is refused, and none is cut before the grace is over. Until then
+    /// [`RouterEvent::Drained`] and [`RouterEvent::InFlight`] are of both.
+    ///
+    /// # Errors
+    /// The program could not be started, or does not serve. Then all is as it was, but that another control plane would not find it.
+    pub async fn replace(&mut self, grace: Duration) -> Result<(), PortError> {
+        let mut next = Link::open(&self.spec, &self.listeners)?;
+        // Before the table, by which it begins to accept.
+        next.certify(&self.supply);
+        if let Some(table) = &self.table {
+            next.set(table);
+            let serves = async {
+                while let Some(event) = next.from.recv().await {
+                    if let RouterEvent::Applied { .. } = event {
+                        return Ok(());
+                    }
+                    self.early.push_back(event);
+                }
+                Err(io::ErrorKind::UnexpectedEof)
+            };
+            let outcome = tokio::time::timeout(ANSWER, serves).await;
+            if let Err(kind) = outcome.unwrap_or(Err(io::ErrorKind::TimedOut)) {
+                next.process.kill().await;
+                return Err(PortError::Start { exe: self.spec.exe.clone(), source: kind.into() });
+            }
+        }
+        self.draining.iter().for_each(|port| next.drain(*port));
+        let before = std::mem::replace(&mut self.link, next);
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        // 2 knows one way to stop, which closes connections that idle.
+        let order = if before.protocol < 3 { ToRouter::Stop { grace_ms } } else { ToRouter::Yield { grace_ms } };
+        before.send(line(&order));
+        self.leaving.push(before);
+        Ok(())
     }
 
     /// Starts a successor on the same listeners and tells it the last table and what is still to be drained. How often is the caller's to
@@ -389,22 +510,28 @@ impl Router {
     pub async fn revive(&mut self) -> Result<(), PortError> {
         // A router whose socket broke may still live; two must not accept.
         self.link.process.kill().await;
-        (self.link, self.protocol) = (Link::open(&self.spec, &self.listeners)?, PROTOCOL);
-        self.tell_certificates();
-        self.tell_table();
-        for port in &self.draining {
-            self.link.send(line(&ToRouter::Drain { port: *port }));
+        let asked = std::mem::take(&mut self.link.tells);
+        self.link = Link::open(&self.spec, &self.listeners)?;
+        self.link.certify(&self.supply);
+        if let Some(table) = &self.table {
+            self.link.set(table);
         }
+        self.draining.iter().for_each(|port| self.link.drain(*port));
+        asked.into_iter().for_each(|port| self.told(port));
         Ok(())
     }
 
     /// Lets the router finish what is in flight, for at most `grace`, and waits for its end; its last log lines are then written.
     pub async fn stop(mut self, grace: Duration) {
-        self.link.send(line(&ToRouter::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) }));
-        // The events are read on, or the router could not say its last ones.
-        let ended = tokio::time::timeout(grace + Duration::from_secs(2), self.link.process.wait()).await;
-        if ended.is_err() {
-            self.link.process.kill().await;
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let until = tokio::time::Instant::now() + grace + Duration::from_secs(2);
+        let mut all: Vec<&mut Link> = self.leaving.iter_mut().chain([&mut self.link]).collect();
+        all.iter().for_each(|link| link.send(line(&ToRouter::Stop { grace_ms })));
+        for link in &mut all {
+            // The events are read on, or the router could not say its last ones.
+            if tokio::time::timeout_at(until, link.process.wait()).await.is_err() {
+                link.process.kill().await;
+            }
         }
         if let Some(notes) = &self.spec.lasting {
             notes.remove(NAME);
@@ -473,7 +600,7 @@ impl Link {
         ours.set_nonblocking(true).map_err(fail)?;
         let (read, write) = UnixStream::from_std(ours).map_err(fail)?.into_split();
         let (to, from) = Self::speak(BufReader::new(read), write);
-        Ok(Self { process: Process::Child(child), to, from })
+        Ok(Self { process: Process::Child(child), protocol: PROTOCOL, drains: BTreeSet::new(), tells: BTreeSet::new(), to, from })
     }
 
     /// Starts the two tasks.
@@ -499,6 +626,23 @@ impl Link {
             }
         });
         (to, from)
+    }
+
+    fn certify(&self, (serial, supply): &(u64, Arc<Supply>)) {
+        if *serial > 0 {
+            let certificates = supply.certificates.iter().map(WireCertificate::from).collect();
+            let proofs = supply.proofs.iter().map(WireProof::from).collect();
+            self.send(line(&ToRouter::Certificates { serial: *serial, certificates, proofs }));
+        }
+    }
+
+    fn set(&self, table: &WireTable) {
+        self.send(line(&ToRouter::Set { table: table.clone().for_protocol(self.protocol) }));
+    }
+
+    fn drain(&mut self, port: u16) {
+        self.drains.insert(port);
+        self.send(line(&ToRouter::Drain { port }));
     }
 
     /// A message to a router that is gone is not lost: its successor is told all that still matters.

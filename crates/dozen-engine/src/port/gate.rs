@@ -195,6 +195,11 @@ impl<S> Gate<S> {
         }
     }
 
+    /// What it stands before.
+    pub(super) fn socket(&mut self) -> &mut S {
+        &mut self.socket
+    }
+
     /// The client has ended its side: whether hyper may know. To hyper it would be gone.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let due = self.framing.heads() != self.bell.over.load(Ordering::Acquire) || self.blocked;

@@ -4,24 +4,29 @@
 
 use super::fleet::Line;
 use super::stream::Upload;
-use dozen_core::port::framing::{MAX_HEAD, MAX_HEADERS};
+use dozen_core::port::framing::MAX_HEAD;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep};
 
 /// Node closes a connection that idles for 5 s; what is younger than this is not yet being closed.
 const IDLE: Duration = Duration::from_millis(3_500);
 /// So many idle connections to one instance are kept by one worker.
 const KEPT: usize = 256;
+/// Headers in an answer. Room for so many is made for each, whether it has them or not: more than this would cost every answer a tenth of its
+/// time, for those that no server gives.
+const MAX_ANSWER_HEADERS: usize = 200;
 
 /// One instance, as all workers see it, for as long as any table or request knows it.
 pub(super) struct Target {
@@ -75,11 +80,12 @@ impl Drop for Busy {
 }
 
 type Sender = SendRequest<Upload>;
+type Timer = Pin<Box<Sleep>>;
 
 /// A worker's idle connections.
 #[derive(Default)]
 pub(super) struct Pool {
-    idle: RefCell<HashMap<u64, Vec<(Sender, Instant)>>>,
+    idle: RefCell<HashMap<u64, Vec<(Sender, Timer, Instant)>>>,
     /// The instances of the current table. A connection to any other is closed when its answer was read: a server that is to stop waits for
     /// its idle connections, gunicorn for two seconds.
     listed: RefCell<HashSet<u64>>,
@@ -88,6 +94,8 @@ pub(super) struct Pool {
 /// A connection in use.
 pub(super) struct Lease {
     pub(super) sender: Sender,
+    /// For what a request waits; it may end at any time.
+    pub(super) timer: Timer,
     pub(super) pool: Rc<Pool>,
     pub(super) target: u64,
 }
@@ -101,7 +109,7 @@ impl Lease {
         let mut idle = self.pool.idle.borrow_mut();
         let kept = idle.entry(self.target).or_default();
         if kept.len() < KEPT {
-            kept.push((self.sender, Instant::now()));
+            kept.push((self.sender, self.timer, Instant::now()));
         }
     }
 }
@@ -118,14 +126,14 @@ impl Pool {
     pub(super) fn take(self: &Rc<Self>, target: u64) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(&target)?;
-        while let Some((sender, since)) = kept.pop() {
+        while let Some((sender, timer, since)) = kept.pop() {
             if since.elapsed() >= IDLE {
                 // All below it are older.
                 kept.clear();
                 return None;
             }
             if !sender.is_closed() && sender.is_ready() {
-                return Some(Lease { sender, pool: self.clone(), target });
+                return Some(Lease { sender, timer, pool: self.clone(), target });
             }
         }
         None
@@ -145,7 +153,7 @@ impl Pool {
         };
         let _ = socket.set_nodelay(true);
         let (sender, connection) = Builder::new()
-            .max_headers(MAX_HEADERS)
+            .max_headers(MAX_ANSWER_HEADERS)
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(socket))
             .await
@@ -154,7 +162,7 @@ impl Pool {
             // What goes wrong on it is told to the request that it carries.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Lease { sender, pool: self.clone(), target: target.id })
+        Ok(Lease { sender, timer: Box::pin(sleep(limit)), pool: self.clone(), target: target.id })
     }
 
     /// Takes the instances of a new table; idle connections to those that left it are closed.
@@ -166,7 +174,7 @@ impl Pool {
     /// Closes what has idled too long; the worker calls it about once a second.
     pub(super) fn reap(&self) {
         self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|(sender, since)| since.elapsed() < IDLE && !sender.is_closed());
+            kept.retain(|(sender, _, since)| since.elapsed() < IDLE && !sender.is_closed());
             !kept.is_empty()
         });
     }

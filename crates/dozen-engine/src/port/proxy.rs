@@ -6,32 +6,31 @@
 use super::control::Limits;
 use super::crowd::{Crowd, Guest};
 use super::fleet::Fleet;
-use super::gate::{Answered, Doorbell, Gate};
-use super::log::{Journal, Record};
+use super::gate::{Doorbell, Gate};
+use super::log::{Folder, Journal, Record};
 use super::manners;
 use super::pages::{Code, Refusal, page};
 use super::pool::{Lease, Pool, Unreachable};
-use super::stream::{Answer, ClientSocket, Flow, Progress, Reply, Upload};
+use super::stream::{Answer, ClientSocket, Flow, Progress, Reply, Traffic, Upload};
 use super::tls::{Shown, Store};
 use super::wire::FromRouter;
 use choose::{Asks, Led, Turned, choose, quarantine};
-use dozen_core::port::framing::{MAX_HEAD, MAX_HEADERS, MAX_LINE};
 use dozen_core::port::{Manners, RouteTable};
 use head::{check, forwarded, request_id, rewrite_request, rewrite_response, target_host, wants_upgrade};
-use http::header::{CONTENT_LENGTH, STRICT_TRANSPORT_SECURITY, UPGRADE};
+use http::header::{ACCEPT, CONTENT_LENGTH, STRICT_TRANSPORT_SECURITY, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use kept::{Life, keep};
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -40,6 +39,7 @@ use tunnel::tunnel;
 mod choose;
 mod head;
 mod http2;
+pub(super) mod kept;
 mod refused;
 mod tunnel;
 
@@ -60,12 +60,22 @@ pub(super) struct Shared {
     pub(super) https: Option<u16>,
 }
 
+/// Whether a worker takes new connections, and what becomes of the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stopping {
+    No,
+    /// A successor takes them. One that idles may ask once more, since its client cannot know.
+    Yielding,
+    /// One that idles is closed.
+    Now,
+}
+
 /// One worker.
 pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
     pub(super) table: watch::Receiver<Arc<Live>>,
     pub(super) store: watch::Receiver<Arc<Store>>,
-    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) stopping: watch::Receiver<Stopping>,
     pub(super) pool: Rc<Pool>,
     pub(super) journal: Rc<Journal>,
     /// Takes what an answered request has not said yet.
@@ -95,7 +105,7 @@ impl Live {
 /// A route with the router's own knowledge.
 pub(super) struct Place {
     pub(super) deploy: String,
-    pub(super) log: PathBuf,
+    pub(super) log: Folder,
     pub(super) web: Stand,
     pub(super) manners: Manners,
     /// What browsers are told of coming by HTTPS only.
@@ -103,7 +113,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn new(deploy: String, log: PathBuf, web: Stand, manners: Manners) -> Self {
+    pub(super) fn new(deploy: String, log: Folder, web: Stand, manners: Manners) -> Self {
         let hsts = manners.hsts.and_then(|hsts| HeaderValue::from_str(&format!("max-age={}", hsts.as_secs())).ok());
         Self { deploy, log, web, manners, hsts }
     }
@@ -143,6 +153,8 @@ struct Client {
     shown: Option<Arc<Shown>>,
     stalled: Arc<AtomicBool>,
     bell: Arc<Doorbell>,
+    traffic: Arc<Traffic>,
+    life: Rc<Life>,
 }
 
 impl Client {
@@ -159,9 +171,7 @@ impl Client {
 
 /// Serves one client's connection to its end, or until the router stops and what is in flight is answered.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(core: Rc<Core>, socket: S, entry: Entry) {
-    let stalled = Arc::new(AtomicBool::new(false));
-    let mut stopping = core.stopping.clone();
-    let limits = core.shared.limits;
+    let (stalled, limits) = (Arc::new(AtomicBool::new(false)), core.shared.limits);
     let client = Rc::new(Client {
         peer: entry.peer,
         address: entry.peer.to_string(),
@@ -171,44 +181,18 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(co
         shown: entry.shown,
         stalled: stalled.clone(),
         bell: Arc::default(),
+        traffic: Arc::default(),
+        life: Life::new(),
     });
-    let socket = ClientSocket::new(socket, &limits, stalled);
+    let mut socket = ClientSocket::new(socket, &limits, stalled, client.traffic.clone());
     if entry.http2 {
+        socket.roomy = true;
         // Counted to its end.
         let _guest = entry.guest;
         return http2::serve(core, client, socket).await;
     }
     let gate = Gate::new(socket, &limits, client.bell.clone(), entry.guest);
-    let service = {
-        let (core, client) = (core.clone(), client.clone());
-        service_fn(move |request| {
-            let (core, client) = (core.clone(), client.clone());
-            async move {
-                let bell = client.bell.clone();
-                Ok::<_, Infallible>(answer(core, client, request).await.map(|reply| Answered::new(reply, bell)))
-            }
-        })
-    };
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD + 2 * MAX_LINE)
-        .serve_connection(TokioIo::new(gate), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stopping.wait_for(|stop| *stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(e) = ended
-        && (e.is_parse() || e.is_parse_too_large())
-    {
-        refused::unread(&core, &client, e.is_parse_too_large());
-    }
+    keep(core, client, gate).await;
 }
 
 /// A handshake ended because there is no certificate for this name; whose it would be is told.
@@ -239,13 +223,14 @@ async fn answer(core: Rc<Core>, client: Rc<Client>, request: Request<Incoming>) 
     record.tls = client.tls;
     let http2 = request.version() == Version::HTTP_2;
     // What a page needs of the request, should there be one; the request itself is given away.
-    let accept: HeaderMap = request.headers().get(http::header::ACCEPT).map(|v| (http::header::ACCEPT, v.clone())).into_iter().collect();
+    let accept = request.headers().get(ACCEPT).cloned();
     let id = record.request_id.clone();
     let led = lead(&core, &client, request, record).await;
     client.bell.decide(number, led.as_ref().is_ok_and(|response| response.status() == StatusCode::SWITCHING_PROTOCOLS));
     match led {
         Ok(response) => response,
         Err((refusal, mut record)) => {
+            let accept: HeaderMap = accept.map(|v| (ACCEPT, v)).into_iter().collect();
             let place = record.place.as_deref();
             let mut response = page(refusal, &accept, &id, place.map(|place| &place.manners));
             if client.tls
@@ -272,7 +257,7 @@ type Refused = (Refusal, Record);
 
 async fn lead(core: &Rc<Core>, client: &Client, request: Request<Incoming>, mut record: Record) -> Result<Response<Reply>, Refused> {
     let (parts, body) = request.into_parts();
-    let (upload, uploaded) = Upload::new(body, core.shared.limits.idle, core.leftovers.clone());
+    let (upload, uploaded) = Upload::new(body, core.shared.limits.idle, client.life.clone(), core.leftovers.clone());
     let mut request = Request::from_parts(parts, upload);
     let host = match target_host(&request) {
         Ok(host) => host,
@@ -315,7 +300,8 @@ async fn lead(core: &Rc<Core>, client: &Client, request: Request<Incoming>, mut 
             }
             None => {
                 let since = Instant::now();
-                match core.pool.connect(busy.target(), core.shared.limits.connect).await {
+                // In a box: a request that finds a connection, as most do, is not to hold the room for this.
+                match Box::pin(core.pool.connect(busy.target(), core.shared.limits.connect)).await {
                     Ok(lease) => {
                         record.connect = Some(since.elapsed());
                         lease
@@ -395,20 +381,32 @@ enum Unsent {
 
 /// Sends a request and waits for the head of its answer.
 async fn send(lease: &mut Lease, request: Request<Upload>, uploaded: &Progress, limits: &Limits) -> Result<Response<Incoming>, Unsent> {
-    let mut sent = pin!(lease.sender.try_send_request(request));
+    let Lease { sender, timer, .. } = lease;
+    let mut sent = pin!(sender.try_send_request(request));
     let mut deadline = tokio::time::Instant::now() + limits.first_byte;
-    let outcome = loop {
-        if let Ok(outcome) = tokio::time::timeout_at(deadline, sent.as_mut()).await {
-            break outcome;
+    // It is of the connection, and mostly still ends at the time of a request before: then it is set anew. Setting it for each request costs more.
+    if timer.deadline() > deadline {
+        timer.as_mut().reset(deadline);
+    }
+    let outcome = poll_fn(|cx| {
+        if let Poll::Ready(outcome) = sent.as_mut().poll(cx) {
+            return Poll::Ready(Ok(outcome));
         }
-        // The time for a first byte counts from the end of the request; until then it is the request that must make progress.
-        let span = if uploaded.done.get() { limits.first_byte } else { limits.idle };
-        let extended = uploaded.last.get() + span;
-        if extended <= deadline {
-            return Err(Unsent::Failed(uploaded.failed.get().unwrap_or(Code::H12)));
+        while timer.as_mut().poll(cx).is_ready() {
+            if deadline <= tokio::time::Instant::now() {
+                // The time for a first byte counts from the end of the request; until then it is the request that must make progress.
+                let span = if uploaded.done.get() { limits.first_byte } else { limits.idle };
+                let extended = uploaded.last.get() + span;
+                if extended <= deadline {
+                    return Poll::Ready(Err(uploaded.failed.get().unwrap_or(Code::H12)));
+                }
+                deadline = extended;
+            }
+            timer.as_mut().reset(deadline);
         }
-        deadline = extended;
-    };
+        Poll::Pending
+    });
+    let outcome = outcome.await.map_err(Unsent::Failed)?;
     outcome.map_err(|mut e| {
         if let Some(code) = uploaded.failed.get() {
             return Unsent::Failed(code);

@@ -12,10 +12,10 @@
 use super::control::Limits;
 use super::crowd::Crowd;
 use super::fleet::{Fleet, Line};
-use super::log::Journal;
+use super::log::{Folder, Journal};
 use super::planes::Planes;
 use super::pool::{Pool, Target};
-use super::proxy::{Core, Entry, Live, Place, Shared, Stand, serve, unrecognized};
+use super::proxy::{Core, Entry, Live, Place, Shared, Stand, Stopping, serve, unrecognized};
 use super::stream::discard;
 use super::tls::{Maker, Secured, Store, Unsecured, handshake};
 use super::wire::{
@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -190,6 +191,7 @@ fn run(start: Start) -> Result<(), RouterError> {
         targets: HashMap::new(),
         next_id: 0,
         lines: HashMap::new(),
+        folders: HashMap::new(),
         draining: BTreeSet::new(),
         drained: Arc::new(Notify::new()),
         last: None,
@@ -232,6 +234,8 @@ struct House {
     next_id: u64,
     /// Who waits for an instance of which deploy.
     lines: HashMap<String, Arc<Line>>,
+    /// The numbers of log folders.
+    folders: HashMap<PathBuf, u64>,
     draining: BTreeSet<u16>,
     drained: Arc<Notify>,
     /// The table as it came, for the next control plane.
@@ -251,7 +255,7 @@ impl House {
         mut self,
         mut planes: Planes,
         missing: Vec<String>,
-        stop: watch::Sender<Option<Duration>>,
+        stop: watch::Sender<Option<(Duration, Stopping)>>,
         mut worker_ended: mpsc::UnboundedReceiver<()>,
         workers: Vec<JoinHandle<io::Result<()>>>,
     ) -> Result<(), RouterError> {
@@ -263,7 +267,7 @@ impl House {
             tokio::select! {
                 order = planes.next() => match order {
                     // The control plane is lost, and this process with it.
-                    None => { let _ = stop.send(Some(Duration::ZERO)); break false }
+                    None => { let _ = stop.send(Some((Duration::ZERO, Stopping::Now))); break false }
                     Some(ToRouter::Start { .. }) => {}
                     // There is a new one. It is told what leads requests now, and what it asked for after that.
                     Some(ToRouter::Adopt { .. }) => {
@@ -274,14 +278,15 @@ impl House {
                     Some(ToRouter::Certificates { serial, certificates, proofs }) => self.certify(serial, certificates, proofs),
                     Some(ToRouter::Drain { port }) => { self.draining.insert(port); self.mark(); self.report_drained(); }
                     Some(ToRouter::InFlight { port }) => self.tell(FromRouter::InFlight { port, count: self.count(port) }),
-                    Some(ToRouter::Stop { grace_ms }) => { let _ = stop.send(Some(Duration::from_millis(grace_ms))); }
+                    Some(ToRouter::Stop { grace_ms }) => { let _ = stop.send(Some((Duration::from_millis(grace_ms), Stopping::Now))); }
+                    Some(ToRouter::Yield { grace_ms }) => { let _ = stop.send(Some((Duration::from_millis(grace_ms), Stopping::Yielding))); }
                 },
                 () = self.drained.notified() => self.report_drained(),
-                _ = sigterm.recv() => { let _ = stop.send(Some(GRACE)); }
+                _ = sigterm.recv() => { let _ = stop.send(Some((GRACE, Stopping::Now))); }
                 _ = worker_ended.recv() => {
                     left -= 1;
                     if stop.borrow().is_none() {
-                        let _ = stop.send(Some(Duration::ZERO));
+                        let _ = stop.send(Some((Duration::ZERO, Stopping::Now)));
                         break true;
                     }
                     if left == 0 {
@@ -340,7 +345,9 @@ impl House {
                 }
             };
             // What is above the working folder cannot be seen any more.
-            let log = route.log.strip_prefix(&self.logs).map_or(route.log.clone(), Path::to_owned);
+            let path = route.log.strip_prefix(&self.logs).map_or(route.log.clone(), Path::to_owned);
+            let next = self.folders.len() as u64;
+            let log = Folder { number: *self.folders.entry(path.clone()).or_insert(next), path };
             let place = Arc::new(Place::new(route.deploy, log, web, route.manners.into()));
             led.extend(route.hosts.iter().filter_map(|host| host.parse().ok()).map(|domain: Domain| (domain, place.clone())));
             if route.fallback {
@@ -415,17 +422,17 @@ struct Worker {
     shared: Arc<Shared>,
     tables: watch::Receiver<Arc<Live>>,
     stores: watch::Receiver<Arc<Store>>,
-    stopping: watch::Receiver<Option<Duration>>,
+    stopping: watch::Receiver<Option<(Duration, Stopping)>>,
     journal: Journal,
 }
 
 impl Worker {
     fn run(self) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let local = tokio::task::LocalSet::new();
-        let journal = local.block_on(&runtime, self.work())?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+        // In a task of its own: what is awaited here is asked whenever any task of this thread has something to do.
+        let journal = runtime.block_on(async { tokio::task::spawn_local(self.work()).await }).map_err(io::Error::other)??;
         // What the grace did not wait for ends here, and has its lines written.
-        drop(local);
+        drop(runtime);
         if let Some(journal) = journal {
             journal.flush();
         }
@@ -442,7 +449,7 @@ impl Worker {
             return Ok(None);
         }
         let (alive, mut gone) = mpsc::channel(1);
-        let (stop, stopping) = watch::channel(false);
+        let (stop, stopping) = watch::channel(Stopping::No);
         let journal = Rc::new(self.journal);
         let pool = Rc::new(Pool::default());
         let mut tables = self.tables.clone();
@@ -494,11 +501,11 @@ impl Worker {
                 Ok(()) = tables.changed() => pool.list(tables.borrow_and_update().ids()),
                 // Told to stop, or the main thread is gone.
                 changed = self.stopping.changed() => {
-                    let told = self.stopping.borrow_and_update().unwrap_or(Duration::ZERO);
+                    let (told, how) = self.stopping.borrow_and_update().unwrap_or((Duration::ZERO, Stopping::Now));
                     let until = tokio::time::Instant::now() + told;
                     grace = Some(grace.map_or(until, |earlier| earlier.min(until)));
                     accepting.drain(..).for_each(|task| task.abort());
-                    let _ = stop.send(true);
+                    let _ = stop.send(how);
                     if changed.is_err() {
                         break;
                     }
@@ -548,7 +555,7 @@ async fn secure(core: Rc<Core>, socket: tokio::net::TcpStream, entry: Entry) {
     let mut stopping = core.stopping.clone();
     let agreed = tokio::select! {
         agreed = handshake(&core.store, socket, core.shared.limits.handshake) => agreed,
-        _ = stopping.wait_for(|stop| *stop) => return,
+        _ = stopping.wait_for(|stop| *stop == Stopping::Now) => return,
     };
     match agreed {
         Ok(Secured { stream, shown, http2 }) => serve(core, stream, Entry { shown, http2, ..entry }).await,

@@ -4,6 +4,7 @@ use super::control::Limits;
 use super::log::Record;
 use super::pages::Code;
 use super::pool::{Busy, Lease};
+use super::proxy::kept::Life;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Full};
@@ -13,7 +14,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -100,14 +101,25 @@ pub(super) struct Upload {
     body: Option<Incoming>,
     patience: Patience,
     progress: Rc<Progress>,
+    /// Of the connection that it comes on.
+    life: Rc<Life>,
     leftovers: UnboundedSender<Incoming>,
 }
 
 impl Upload {
-    pub(super) fn new(body: Incoming, limit: Duration, leftovers: UnboundedSender<Incoming>) -> (Self, Rc<Progress>) {
-        let progress =
-            Rc::new(Progress { done: Cell::new(body.is_end_stream()), last: Cell::new(Instant::now()), failed: Cell::new(None) });
-        (Self { body: Some(body), patience: Patience::new(limit), progress: progress.clone(), leftovers }, progress)
+    pub(super) fn new(body: Incoming, limit: Duration, life: Rc<Life>, leftovers: UnboundedSender<Incoming>) -> (Self, Rc<Progress>) {
+        let done = body.is_end_stream();
+        if !done {
+            life.unread.set(life.unread.get() + 1);
+        }
+        let progress = Rc::new(Progress { done: Cell::new(done), last: Cell::new(Instant::now()), failed: Cell::new(None) });
+        (Self { body: Some(body), patience: Patience::new(limit), progress: progress.clone(), life, leftovers }, progress)
+    }
+
+    fn done(&self) {
+        if !self.progress.done.replace(true) {
+            self.life.unread.set(self.life.unread.get() - 1);
+        }
     }
 }
 
@@ -159,7 +171,7 @@ impl Body for Upload {
                 me.patience.progress();
                 me.progress.last.set(Instant::now());
                 if body.is_end_stream() {
-                    me.progress.done.set(true);
+                    me.done();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -169,7 +181,7 @@ impl Body for Upload {
             }
             Poll::Ready(None) => {
                 me.progress.last.set(Instant::now());
-                me.progress.done.set(true);
+                me.done();
                 Poll::Ready(None)
             }
             Poll::Pending => {
@@ -319,20 +331,88 @@ impl Body for Reply {
     }
 }
 
+/// What is seen of a client's socket from outside, and what it is told.
+#[derive(Default)]
+pub(super) struct Traffic {
+    /// Something was to be written, and not all of it is.
+    writing: AtomicBool,
+    /// Lines that were read since the last answer; [`UNCOUNTED`] while a request is in flight.
+    lines: AtomicU32,
+    /// A part of the next head has come.
+    begun: AtomicBool,
+    /// A head comes that may have more headers than the engine takes.
+    crowded: AtomicBool,
+}
+
+/// A head of so many lines is for an engine that has room for it.
+const FEW: u32 = 100;
+const UNCOUNTED: u32 = u32::MAX;
+
+impl Traffic {
+    /// Whether all that was to be written is.
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.writing.load(Ordering::Relaxed)
+    }
+    /// Whether nothing of the next request has come, and nothing of the last answer is left.
+    pub(super) fn rests(&self) -> bool {
+        self.is_flushed() && !self.begun.load(Ordering::Relaxed)
+    }
+    /// Whether a head is to come now, or anything else.
+    pub(super) fn awaits_head(&self, awaits: bool) {
+        self.lines.store(if awaits { 0 } else { UNCOUNTED }, Ordering::Relaxed);
+        self.begun.store(false, Ordering::Relaxed);
+    }
+    /// Whether what was held back is for another engine; asked once.
+    pub(super) fn take_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed) && self.crowded.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// A client's socket. A client that takes no byte for too long is let go; `stalled` then says so.
 pub(super) struct ClientSocket<S> {
     socket: S,
+    /// What was read already.
+    read: Bytes,
+    /// Whether any head may be read of it.
+    pub(super) roomy: bool,
     patience: Patience,
     pace: Pace,
     stalled: Arc<AtomicBool>,
+    traffic: Arc<Traffic>,
 }
 
 impl<S> ClientSocket<S> {
-    pub(super) fn new(socket: S, limits: &Limits, stalled: Arc<AtomicBool>) -> Self {
-        Self { socket, patience: Patience::new(limits.idle), pace: Pace::new(limits), stalled }
+    pub(super) fn new(socket: S, limits: &Limits, stalled: Arc<AtomicBool>, traffic: Arc<Traffic>) -> Self {
+        let (patience, pace) = (Patience::new(limits.idle), Pace::new(limits));
+        Self { socket, read: Bytes::new(), roomy: false, patience, pace, stalled, traffic }
+    }
+
+    /// Holds back what came behind `before`, if with it the head that is read has many lines: room for a thousand headers that none has costs
+    /// more than all else in reading one.
+    fn hold(&mut self, cx: &Context<'_>, buf: &mut ReadBuf<'_>, before: usize) -> Poll<io::Result<()>> {
+        let lines = self.traffic.lines.load(Ordering::Relaxed);
+        let came = &buf.filled()[before..];
+        if lines == UNCOUNTED || came.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.traffic.begun.store(true, Ordering::Relaxed);
+        if self.roomy {
+            return Poll::Ready(Ok(()));
+        }
+        let lines = memchr::memchr_iter(b'\n', came).fold(lines, |lines, _| lines.saturating_add(1).min(UNCOUNTED - 1));
+        self.traffic.lines.store(lines, Ordering::Relaxed);
+        if lines <= FEW {
+            return Poll::Ready(Ok(()));
+        }
+        self.read = Bytes::copy_from_slice(came);
+        buf.set_filled(before);
+        self.traffic.crowded.store(true, Ordering::Relaxed);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn watch(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.traffic.writing.store(true, Ordering::Relaxed);
         let bytes = if let Poll::Ready(Ok(bytes)) = written { bytes } else { 0 };
         let slow = self.pace.is_below(&written, bytes);
         if written.is_ready() && !slow {
@@ -349,7 +429,17 @@ impl<S> ClientSocket<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for ClientSocket<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buf)
+        let before = buf.filled().len();
+        if self.read.is_empty() {
+            ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        } else {
+            let some = self.read.len().min(buf.remaining());
+            buf.put_slice(&self.read.split_to(some));
+            if self.read.is_empty() {
+                self.read = Bytes::new();
+            }
+        }
+        self.hold(cx, buf, before)
     }
 }
 
@@ -366,7 +456,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientSocket<S> {
         self.socket.is_write_vectored()
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        // Whoever flushes has written all that it has.
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        self.traffic.writing.store(false, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)

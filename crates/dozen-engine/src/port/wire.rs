@@ -115,6 +115,10 @@ pub(super) enum ToRouter {
     Stop {
         grace_ms: u64,
     },
+    /// There is a successor: it accepts no more, answers what it has, says so on its connections, and ends as soon as they have.
+    Yield {
+        grace_ms: u64,
+    },
 }
 
 /// What is left to a router.

@@ -230,10 +230,18 @@ impl UpArgs {
     }
 }
 
+/// A router of an older version goes as soon as all that it has in flight has ended, and after this.
+const LEAVES: Duration = Duration::from_secs(300);
+
 /// The router that was left running, or a new one where there is none or other ports are asked for, which may be bound already.
 async fn router(ports: Ports, ahead: Ahead, notes: &Notes, spec: RouterSpec) -> Result<Router> {
     let listeners = match Router::find(spec.clone(), notes).await? {
-        Some(Left::Serving(router)) if ports.are(router.port(), router.https_port()) => return Ok(*router),
+        Some(Left::Serving(mut router)) if ports.are(router.port(), router.https_port()) => {
+            if !router.is_current() {
+                router.replace(LEAVES).await?;
+            }
+            return Ok(*router);
+        }
         Some(Left::Serving(router)) => {
             let listeners = ports.beside(ahead, router.listeners())?;
             router.stop(Duration::from_secs(1)).await;

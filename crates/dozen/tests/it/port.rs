@@ -238,6 +238,37 @@ fn a_length_beside_chunks_smuggles_nothing() {
 }
 
 #[test]
+fn a_head_may_have_a_thousand_headers_and_no_more() {
+    let upstream = Upstream::mirror();
+    let stage = Stage::to(ready(&[upstream.port]));
+    let mut client = stage.client();
+    let head = |count: usize| {
+        let more: String = (0..count).map(|n| format!("X-{n}: {n}\r\n")).collect();
+        format!("GET /{count} HTTP/1.1\r\nHost: h\r\n{more}\r\n")
+    };
+    // On one connection, whatever came before; and in parts, wherever they begin.
+    for count in [0, 97, 98, 99, 100, 101, 999, 3, 500] {
+        let answer = client.ask(&head(count));
+        assert_eq!(answer.status(), 200, "{count}");
+        assert_eq!(answer.text().lines().filter(|line| line.starts_with("x-") && line.contains(": ")).count(), count + 5, "{count}");
+    }
+    let text = head(600);
+    let (one, two) = text.split_at(text.len() / 2);
+    client.send(format!("{}{one}", head(1)));
+    assert_eq!(client.answer(false).expect("an answer").status(), 200);
+    client.send(two);
+    assert_eq!(client.answer(false).expect("an answer").status(), 200);
+    // The lines of a body are no headers, and what follows one is read as a head.
+    let body = "line\n".repeat(5_000);
+    let post = format!("POST /body HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    for _ in 0..2 {
+        assert!(client.ask(&post).text().ends_with(&body));
+        assert_eq!(client.ask(&head(200)).status(), 200);
+    }
+    assert_eq!(stage.client().ask(&head(1_000)).status(), 431);
+}
+
+#[test]
 fn the_absolute_form_and_the_host_agree() {
     let upstream = Upstream::mirror();
     let stage = Stage::to(ready(&[upstream.port]));

@@ -108,6 +108,9 @@ pub(super) fn wants_upgrade(request: &Request<Upload>) -> Option<HeaderValue> {
     if asked && !http2 { headers.get(UPGRADE).cloned() } else { None }
 }
 
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Headers between two neighbours, which end here.
 const HOP_BY_HOP: [HeaderName; 6] =
     [CONNECTION, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TE, TRANSFER_ENCODING, UPGRADE];
@@ -170,11 +173,11 @@ pub(super) fn rewrite_request(request: &mut Request<Upload>, client: &Client, re
         headers.insert(UPGRADE, protocol.clone());
     }
     if let Ok(value) = HeaderValue::from_str(&record.forwarded) {
-        headers.insert("x-forwarded-for", value);
+        headers.insert(X_FORWARDED_FOR, value);
     }
     manners::forward(headers, &client.scheme, &client.port, client.peer, client.is_trusted(record));
     if let Ok(value) = HeaderValue::from_str(&record.request_id) {
-        headers.insert("x-request-id", value);
+        headers.insert(X_REQUEST_ID, value);
     }
     headers.append(VIA, HeaderValue::from_static(via));
 }
@@ -207,19 +210,27 @@ pub(super) fn rewrite_response(headers: &mut HeaderMap, upgrade: Option<&HeaderV
 /// The client's own id, where it is one that is safe anywhere; else a random one in the shape of a UUID.
 pub(super) fn request_id(headers: &HeaderMap) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'=' | b'+' | b'/' | b'.');
-    let own = headers.get("x-request-id").and_then(|v| v.to_str().ok());
+    let own = headers.get(X_REQUEST_ID).and_then(|v| v.to_str().ok());
     if let Some(own) = own.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(plain)) {
         return own.to_owned();
     }
     let n: u128 = (rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{n:032x}");
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    let mut id = String::with_capacity(36);
+    for (place, byte) in n.to_be_bytes().into_iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            id.push('-');
+        }
+        for digit in [byte >> 4, byte & 15] {
+            id.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+        }
+    }
+    id
 }
 
 /// What came in `X-Forwarded-For`, and this client's address after it.
 pub(super) fn forwarded(headers: &HeaderMap, address: &str) -> String {
     let mut out = String::new();
-    for value in headers.get_all("x-forwarded-for").into_iter().filter_map(|v| v.to_str().ok()) {
+    for value in headers.get_all(X_FORWARDED_FOR).into_iter().filter_map(|v| v.to_str().ok()) {
         out.push_str(value.trim());
         out.push_str(", ");
     }

@@ -3,7 +3,7 @@
 //! **Invariant:** what one client can have the router keep has a bound: streams, their heads, and the bytes of each of them both ways.
 //! **Invariant:** a connection without a stream, and a stream whose client takes nothing of it, last no longer than in HTTP/1.
 
-use super::{Client, Core, answer};
+use super::{Client, Core, Stopping, answer};
 use crate::port::stream::{Broken, ClientSocket, Patience, Reply};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -88,7 +88,7 @@ where
         tokio::select! {
             // However it ended, each stream has told of itself.
             _ = connection.as_mut() => return,
-            _ = stopping.wait_for(|stop| *stop), if !stops => {
+            _ = stopping.wait_for(|stop| *stop != Stopping::No), if !stops => {
                 connection.as_mut().graceful_shutdown();
                 stops = true;
             }

@@ -58,4 +58,5 @@ for line in heard:
         case "router", "drain":
             say({"is": "drained", "port": message["port"]})
         case "router", "stop":
-            break
+            # It accepts no more, and hears what becomes of what it has.
+            server.shutdown()

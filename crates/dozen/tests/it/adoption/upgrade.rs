@@ -110,7 +110,7 @@ fn a_jail_and_a_router_of_the_version_before_are_taken_over_and_steered() {
     place.dozen(&["config", "set", "GREETING=new"]).ok();
     crate::deployed::end(&mut jail, "the jail of the version before");
     until("new release", || ps(&place)["web.1"]["release"] == "v2");
-    // The router of this version follows the one before.
+    // The router of this version has followed the one before, and does without it.
     kill(router.id().cast_signed(), Signal::KILL);
     router.wait().expect("ended");
     assert_eq!(get(port, "/").body, "new");
@@ -118,6 +118,7 @@ fn a_jail_and_a_router_of_the_version_before_are_taken_over_and_steered() {
     assert!(heard.starts_with(r#"{"do":"adopt","protocol":3,"lasting":true}"#) && heard.contains(r#"{"do":"stop""#), "{heard}");
     assert!(heard.ends_with("{\"do\":\"collect\"}\n"), "{heard}");
     let heard = std::io::read_to_string(router.stdout.take().expect("piped")).expect("read");
+    assert!(heard.contains(r#"{"do":"stop""#) && !heard.contains("yield"), "{heard}");
     assert!(heard.contains(r#""web":"held""#) && heard.contains(r#""hosts":["shop.localhost"]"#), "{heard}");
     for pid in lasting(&place) {
         place.family_of(pid);

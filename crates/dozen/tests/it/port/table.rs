@@ -201,6 +201,62 @@ fn a_successor_answers_what_came_while_there_was_no_router() {
 }
 
 #[test]
+fn a_successor_takes_over_and_what_the_one_before_has_goes_on() {
+    let (finish, told) = mpsc::channel::<()>();
+    let told = std::sync::Mutex::new(told);
+    let (came, head_came) = mpsc::channel();
+    let old = Upstream::each(move |mut wire| {
+        while let Some(request) = wire.answer(false) {
+            if request.first.contains("/slow") {
+                came.send(()).expect("waited for");
+                told.lock().expect("unpoisoned").recv().expect("told");
+            }
+            wire.send(ok("old"));
+        }
+    });
+    let new = Upstream::saying("new");
+    let mut stage = Stage::to(ready(&[old.port]));
+    let before = stage.router.pid();
+    let mut idle = stage.client();
+    let ask = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    assert_eq!(idle.ask(ask).header("connection"), None);
+    let mut silent = stage.client();
+    let mut slow = stage.client();
+    slow.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n");
+    head_came.recv_timeout(PATIENCE).expect("a request");
+
+    stage.runtime.block_on(stage.router.replace(PATIENCE)).expect("a successor");
+    assert_ne!(stage.router.pid(), before);
+    assert_eq!(stage.get("/").text(), "old");
+    // The one before learns of tables, too.
+    stage.set(ready(&[new.port]));
+    assert_eq!(stage.get("/").text(), "new");
+    // What is in flight is in flight in both.
+    stage.router.drain(old.port);
+    stage.router.in_flight(old.port);
+    let first = stage.until(|e| matches!(e, RouterEvent::InFlight { .. } | RouterEvent::Drained { .. }).then(|| e.clone()));
+    assert_eq!(first, RouterEvent::InFlight { port: old.port, count: 1 });
+    finish.send(()).expect("waited for");
+    let answer = slow.answer(false).expect("an answer");
+    assert_eq!((answer.text().as_str(), answer.header("connection")), ("old", Some("close")));
+    let drained = RouterEvent::Drained { port: old.port };
+    stage.until(|e| (*e == drained).then_some(()));
+    // Those that idled may ask once more, and are told that it was the last time.
+    for client in [&mut idle, &mut silent] {
+        let answer = client.ask(ask);
+        assert_eq!((answer.status(), answer.header("connection")), (200, Some("close")));
+        assert!(client.closed());
+    }
+    // All its connections have ended, and so has it.
+    let gone = || !std::path::Path::new(&format!("/proc/{}", before.expect("it ran"))).exists();
+    while !gone() {
+        let next = stage.router.next();
+        // Its end is heard as an event of none of ours.
+        let _ = stage.runtime.block_on(async { tokio::time::timeout(Duration::from_millis(10), next).await });
+    }
+}
+
+#[test]
 fn a_stop_lets_requests_finish_and_writes_the_last_lines() {
     let (finish, told) = mpsc::channel::<()>();
     let told = std::sync::Mutex::new(told);
