@@ -169,8 +169,8 @@ fn idle(shelf: &Shelf) -> Result<Value> {
     for proxy in PROXIES {
         let mut each = Vec::new();
         for (count, fresh) in [(IDLE[0], false), (IDLE[1], false), (IDLE[0], true)] {
-            // Both ends of the connection to HAProxy's instances count among its 9,900.
-            let count = if proxy == Proxy::Haproxy { count.min(9_000) } else { count };
+            // HAProxy wants four descriptors for each of what it calls a connection.
+            let count = if proxy == Proxy::Haproxy { count.min(4_000) } else { count };
             let started = shelf.start(proxy)?;
             let bytes = load::idle(started.pid()?, started.ports[0], count, fresh);
             each.push(bytes.with_context(|| format!("{count} idle connections to {} failed", proxy.name()))?);

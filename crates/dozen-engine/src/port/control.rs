@@ -1,37 +1,25 @@
 //! The control plane's side of the router.
 
-use super::wire::{
-    FromRouter, Held, MAX_LISTENERS, PROTOCOL, ToRouter, WireCertificate, WireProof, WireTable, line, read_message, send_with, speaks,
-};
+use super::wire::{PROTOCOL, ToRouter, WireTable, line, speaks};
 use super::{Listeners, PortError, ROUTER, Supply};
 use crate::home::Home;
 use crate::processes::notes::Notes;
 use crate::tasks;
 use dozen_core::ids::{DeployRef, Generation};
 use dozen_core::port::RouteTable;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use link::{Link, Process, take_over};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::Permissions;
 use std::future::poll_fn;
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::net::TcpListener;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest};
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
-use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+
+mod link;
 
 /// How long the router waits for what, and for how many (contract, section 9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,28 +212,6 @@ pub enum Left {
     Serving(Box<Router>),
     /// It served on these ports, of which the second is the one of HTTPS, and is gone.
     Gone(u16, Option<u16>),
-}
-
-/// The process of a router.
-#[derive(Debug)]
-enum Process {
-    /// This process started it.
-    Child(Child),
-    /// It was taken over.
-    Found(u32, AsyncFd<OwnedFd>),
-}
-
-/// One process and the two tasks that speak with it.
-#[derive(Debug)]
-struct Link {
-    process: Process,
-    /// What it speaks.
-    protocol: u32,
-    /// The ports that it is to say `Drained` of, and those whose count it is to tell.
-    drains: BTreeSet<u16>,
-    tells: BTreeSet<u16>,
-    to: mpsc::UnboundedSender<String>,
-    from: mpsc::UnboundedReceiver<RouterEvent>,
 }
 
 impl Router {
@@ -559,181 +525,7 @@ impl Router {
     }
 }
 
-impl Link {
-    fn open(spec: &RouterSpec, listeners: &Listeners) -> Result<Self, PortError> {
-        let fail = |source: io::Error| PortError::Start { exe: spec.exe.clone(), source };
-        // The router enters it before it hears of any deploy, and a new home has none.
-        std::fs::create_dir_all(spec.home.all_logs()).map_err(fail)?;
-        let (ours, theirs) = StdUnixStream::pair().map_err(fail)?;
-        #[expect(clippy::disallowed_methods, reason = "the one place that starts a router")]
-        let child = Command::new(&spec.exe)
-            .arg("__router")
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            // A terminal's Ctrl-C is for the control plane, which then stops the router in order.
-            .process_group(0)
-            .spawn()
-            .map_err(fail)?;
-        let (public, tls) = listeners.sockets();
-        let start = ToRouter::Start {
-            protocol: PROTOCOL,
-            workers: spec.workers,
-            limits: Box::new(spec.limits),
-            segment_bytes: spec.segment_bytes,
-            segments: spec.segments,
-            lasting: spec.lasting.is_some(),
-            held: Some(Held { logs: spec.home.all_logs(), user: own_user() }),
-            tls,
-        };
-        let mut sockets: Vec<BorrowedFd<'_>> = public.into_iter().map(AsFd::as_fd).collect();
-        let next = match &spec.lasting {
-            Some(notes) => {
-                notes.write(NAME, &Note { protocol: PROTOCOL, port: listeners.port(), https: listeners.https_port() }).map_err(fail)?;
-                Some(notes.bind(NAME).map_err(fail)?)
-            }
-            None => None,
-        };
-        sockets.extend(next.as_ref().map(AsFd::as_fd));
-        send_with(ours.as_fd(), &line(&start), &sockets).map_err(fail)?;
-        ours.set_nonblocking(true).map_err(fail)?;
-        let (read, write) = UnixStream::from_std(ours).map_err(fail)?.into_split();
-        let (to, from) = Self::speak(BufReader::new(read), write);
-        Ok(Self { process: Process::Child(child), protocol: PROTOCOL, drains: BTreeSet::new(), tells: BTreeSet::new(), to, from })
-    }
-
-    /// Starts the two tasks.
-    fn speak(
-        mut read: impl tokio::io::AsyncBufRead + Unpin + Send + 'static,
-        mut write: OwnedWriteHalf,
-    ) -> (mpsc::UnboundedSender<String>, mpsc::UnboundedReceiver<RouterEvent>) {
-        let (to, mut outgoing) = mpsc::unbounded_channel::<String>();
-        tasks::spawn("router-orders", async move {
-            while let Some(message) = outgoing.recv().await {
-                if write.write_all(message.as_bytes()).await.is_err() {
-                    break;
-                }
-            }
-        });
-        let (events, from) = mpsc::unbounded_channel();
-        tasks::spawn("router-events", async move {
-            while let Ok(Some(message)) = read_message::<FromRouter>(&mut read).await {
-                let Some(event) = message.and_then(FromRouter::event) else { continue };
-                if events.send(event).is_err() {
-                    return;
-                }
-            }
-        });
-        (to, from)
-    }
-
-    fn certify(&self, (serial, supply): &(u64, Arc<Supply>)) {
-        if *serial > 0 {
-            let certificates = supply.certificates.iter().map(WireCertificate::from).collect();
-            let proofs = supply.proofs.iter().map(WireProof::from).collect();
-            self.send(line(&ToRouter::Certificates { serial: *serial, certificates, proofs }));
-        }
-    }
-
-    fn set(&self, table: &WireTable) {
-        self.send(line(&ToRouter::Set { table: table.clone().for_protocol(self.protocol) }));
-    }
-
-    fn drain(&mut self, port: u16) {
-        self.drains.insert(port);
-        self.send(line(&ToRouter::Drain { port }));
-    }
-
-    /// A message to a router that is gone is not lost: its successor is told all that still matters.
-    fn send(&self, message: String) {
-        let _ = self.to.send(message);
-    }
-}
-
-impl Process {
-    /// Somebody else's child. That it answers after this shows that the number meant it.
-    fn found(pid: u32) -> io::Result<Self> {
-        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
-        let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK)?;
-        #[expect(deprecated, reason = "its successor is unsafe for the sake of types that may change their descriptor; an OwnedFd cannot")]
-        let ready = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
-        Ok(Self::Found(pid, ready))
-    }
-
-    /// Waits for its end.
-    async fn wait(&mut self) {
-        // What cannot be waited for has ended.
-        match self {
-            Self::Child(child) => drop(child.wait().await),
-            Self::Found(_, ended) => drop(ended.readable().await),
-        }
-    }
-
-    async fn kill(&mut self) {
-        match self {
-            Self::Child(child) => drop(child.kill().await),
-            Self::Found(_, process) => {
-                let _ = pidfd_send_signal(process.get_ref(), Signal::KILL);
-                self.wait().await;
-            }
-        }
-    }
-
-    fn id(&self) -> Option<u32> {
-        match self {
-            Self::Child(child) => child.id(),
-            Self::Found(pid, _) => Some(*pid),
-        }
-    }
-}
-
 /// The user that the routers of this host run as, where dozen is root.
 fn own_user() -> Option<(u32, u32)> {
     rustix::process::geteuid().is_root().then_some((ROUTER, ROUTER))
-}
-
-type Speech = (mpsc::UnboundedSender<String>, mpsc::UnboundedReceiver<RouterEvent>);
-
-/// Says who is there now, and takes the listeners and the table.
-async fn take_over(stream: UnixStream, lasting: bool) -> io::Result<(Listeners, Option<WireTable>, Speech)> {
-    let hello = line(&ToRouter::Adopt { protocol: PROTOCOL, lasting });
-    let mut sockets: Vec<TcpListener> = Vec::new();
-    let mut text = Vec::new();
-    let (read, mut write) = stream.into_split();
-    write.write_all(hello.as_bytes()).await?;
-    while !text.contains(&b'\n') {
-        read.readable().await?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut chunk = [0; 4096];
-        let got = read.as_ref().try_io(Interest::READABLE, || {
-            Ok(rustix::net::recvmsg(read.as_ref(), &mut [IoSliceMut::new(&mut chunk)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?)
-        });
-        let got = match got {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            got => got?.bytes,
-        };
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                sockets.extend(fds.map(TcpListener::from));
-            }
-        }
-        if got == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        text.extend_from_slice(&chunk[..got]);
-    }
-    let mut read = BufReader::new(io::Cursor::new(text).chain(read));
-    let mut secure = 0;
-    let table = loop {
-        match read_message::<FromRouter>(&mut read).await? {
-            Some(Some(FromRouter::Adopted { tls, .. })) => secure = tls,
-            Some(Some(FromRouter::Table { table })) => break table,
-            Some(_) => {}
-            None => return Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    };
-    let listeners = Listeners::of(sockets, secure).ok_or_else(|| io::Error::other("it gave no listeners back"))?;
-    Ok((listeners, table, Link::speak(read, write)))
 }

@@ -81,11 +81,13 @@ impl Drop for Busy {
 
 type Sender = SendRequest<Upload>;
 type Timer = Pin<Box<Sleep>>;
+/// An idle connection, and since when it is one.
+type Kept = (Sender, Timer, Instant);
 
 /// A worker's idle connections.
 #[derive(Default)]
 pub(super) struct Pool {
-    idle: RefCell<HashMap<u64, Vec<(Sender, Timer, Instant)>>>,
+    idle: RefCell<HashMap<u64, Vec<Kept>>>,
     /// The instances of the current table. A connection to any other is closed when its answer was read: a server that is to stop waits for
     /// its idle connections, gunicorn for two seconds.
     listed: RefCell<HashSet<u64>>,

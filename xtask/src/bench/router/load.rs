@@ -23,6 +23,8 @@ const BROWSER: [&str; 5] = [
 ];
 /// What has just been opened settles for so long before it is called idle.
 const SETTLE: Duration = Duration::from_secs(1);
+/// An answer to one request, when nothing else is asked.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Each message of a WebSocket has so many bytes of its own.
 const MESSAGE: usize = 120;
 
@@ -268,6 +270,7 @@ pub(super) fn idle(pid: Pid, port: u16, count: u32, fresh: bool) -> Result<f64> 
 /// One connection, which has had an answer unless it is fresh.
 fn open(port: u16, fresh: bool) -> Result<TcpStream> {
     let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
     if !fresh {
         write!(socket, "GET / HTTP/1.1\r\nHost: {PAGES}\r\n\r\n")?;
         let mut answer = Vec::new();

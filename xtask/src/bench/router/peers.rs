@@ -133,7 +133,7 @@ pub(super) struct Started {
 }
 
 enum Process {
-    Led(Led),
+    Led(Box<Led>),
     Peer(Running),
 }
 
@@ -154,7 +154,7 @@ impl Shelf {
             let echo = self.behind.echo.port;
             led.lead(&[(PAGES.parse()?, route("shop/dev", &[self.behind.pages_port])?), (ECHO.parse()?, route("chat/dev", &[echo])?)])?;
             let ports = [led.port(); 2];
-            return Ok(Started { proxy, process: Process::Led(led), ports });
+            return Ok(Started { proxy, process: Process::Led(Box::new(led)), ports });
         }
         let ports = [free_port()?, free_port()?];
         let to = [self.behind.pages_port, self.behind.echo.port];
