@@ -25,9 +25,10 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// `files` is the limit of open files; a connection may need another one to an instance.
+    /// `files` is the limit of open files. A connection whose request is in flight needs another one to an instance; most connections idle, so
+    /// that a third as many are kept for that.
     pub(super) fn new(limits: &Limits, files: Option<u64>) -> Self {
-        let room = usize::try_from(files.unwrap_or(u64::MAX).saturating_sub(KEPT) / 2).unwrap_or(usize::MAX);
+        let room = usize::try_from(files.unwrap_or(u64::MAX).saturating_sub(KEPT) / 4 * 3).unwrap_or(usize::MAX);
         let most = if limits.connections == 0 { room } else { limits.connections };
         Self {
             most: most.max(1),

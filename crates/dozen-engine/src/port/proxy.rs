@@ -189,7 +189,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(co
         socket.roomy = true;
         // Counted to its end.
         let _guest = entry.guest;
-        return http2::serve(core, client, socket).await;
+        // In a box: what speaks HTTP/1 does not hold the room for it.
+        return Box::pin(http2::serve(core, client, socket)).await;
     }
     let gate = Gate::new(socket, &limits, client.bell.clone(), entry.guest);
     keep(core, client, gate).await;
