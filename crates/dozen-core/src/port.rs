@@ -8,6 +8,7 @@ mod network;
 pub mod site;
 
 use crate::ids::{DeployRef, Generation, Version};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -120,13 +121,7 @@ impl<R> RouteTable<R> {
             _ => host,
         };
         let name = name.strip_suffix('.').unwrap_or(name);
-        let lower;
-        let name = if name.bytes().any(|b| b.is_ascii_uppercase()) {
-            lower = name.to_ascii_lowercase();
-            lower.as_str()
-        } else {
-            name
-        };
+        let name = &*lower(name);
         let wild = || {
             let (_, parent) = name.split_once('.').filter(|(label, _)| !label.is_empty() && *label != "*")?;
             self.hosts.get(&format!("*.{parent}"))
@@ -136,6 +131,11 @@ impl<R> RouteTable<R> {
         let mount = mounts.into_iter().flatten().find(|mount| leads(&mount.path, path));
         mount.map(|mount| &mount.route).or(self.fallback.as_ref())
     }
+}
+
+/// A name as hosts are kept, which most clients write already.
+pub fn lower(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|b| b.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() }
 }
 
 /// Whether a path is at or below another one.

@@ -165,23 +165,6 @@ impl Keeper {
         Ok(all)
     }
 
-    /// Has a certificate for a domain: the one that there is, or one that is ordered now where the deploy has them ordered. To be called before
-    /// the domain leads anywhere.
-    ///
-    /// # Errors
-    /// The order failed.
-    pub async fn ensure(&self, domain: &Domain) -> Result<(), KeeperError> {
-        let Some(acme) = self.ledger.acme(&self.deploy).await? else { return Ok(()) };
-        let _turn = self.orders.lock().await;
-        // Whoever had the turn before may have brought it.
-        let has = self.ledger.certificates(&self.deploy).await?;
-        let now = Timestamp::now();
-        if !is_ordered(domain) || has.iter().any(|row| row.certificate.not_after > now && row.certificate.is_for(domain)) {
-            return Ok(());
-        }
-        self.obtain(&acme, domain.host()).await
-    }
-
     /// Orders for which the time has come. Answers when the next one is due, if any is to be expected.
     async fn order_due(&self) -> Result<Option<Timestamp>, KeeperError> {
         let Some(acme) = self.ledger.acme(&self.deploy).await? else { return Ok(None) };

@@ -4,10 +4,10 @@
 //! **Invariant:** a name without a certificate gets no other's: the handshake ends.
 //! **Invariant:** what resumes a session is shared by all workers, changes every six hours, and is never written down.
 
-use super::certificate::Secret;
-use super::certificate::covers;
+use super::certificate::{Secret, covers};
 use super::wire::{WireCertificate, WireProof};
 use bytes::Bytes;
+use dozen_core::port::lower;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -153,13 +153,7 @@ impl Store {
     /// What a client that asks for this name is shown.
     fn find(&self, name: Option<&str>) -> Option<&Arc<Shown>> {
         let Some(name) = name else { return self.fallback.as_ref() };
-        let lower;
-        let name = if name.bytes().any(|b| b.is_ascii_uppercase()) {
-            lower = name.to_ascii_lowercase();
-            lower.as_str()
-        } else {
-            name
-        };
+        let name = &*lower(name);
         self.exact.get(name).or_else(|| self.wild.get(name.split_once('.')?.1))
     }
 }

@@ -100,11 +100,11 @@ impl Pebble {
     }
 }
 
-/// A deploy with this domain, which was brought up once.
-fn with_domain(domain: &str) -> Place {
+/// A deploy with these domains, which was brought up once.
+fn with_domains(domains: &[&str]) -> Place {
     let place = shop();
     place.once().ok();
-    place.ledger(&format!("insert into domains select '{domain}', name, '', '' from deploys"));
+    place.dozen(&[&["domains", "add"], domains].concat()).ok();
     place
 }
 
@@ -120,7 +120,7 @@ fn certs_until(place: &Place, found: impl Fn(&Value) -> bool) -> Value {
 }
 
 fn obtains(challenge: &str, env: &[(&str, &str)]) {
-    let place = with_domain("shop.example.com");
+    let place = with_domains(&["shop.example.com"]);
     let mut up = place.start(&["--https-port", "0"]);
     let port = https_port(&up.ready());
     let mut pebble = Pebble::asking(up.port(), port, env);
@@ -172,7 +172,7 @@ fn a_domain_is_certified_by_tls_though_nonces_are_rejected() {
 
 #[test]
 fn a_certificate_is_renewed_before_it_ends_and_nobody_notices() {
-    let place = with_domain("shop.example.com");
+    let place = with_domains(&["shop.example.com"]);
     let mut up = place.start(&["--https-port", "0"]);
     let port = https_port(&up.ready());
     let pebble = Pebble::giving(12, up.port(), port, &[]);
@@ -191,8 +191,7 @@ fn a_certificate_is_renewed_before_it_ends_and_nobody_notices() {
 
 #[test]
 fn what_an_authority_does_not_find_is_told_and_tried_again_later() {
-    let place = with_domain("shop.example.com");
-    place.ledger("insert into domains select '*.example.com', name, '', '' from deploys");
+    let place = with_domains(&["shop.example.com", "*.example.com"]);
     let mut up = place.start(&["--https-port", "0"]);
     https_port(&up.ready());
     // It looks where nobody listens.

@@ -3,7 +3,6 @@
 use super::stage::{PATIENCE, Stage, Upstream, closed_port, ready};
 use dozen_core::port::Web;
 use dozen_engine::port::{Limits, RouterEvent};
-use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -180,14 +179,7 @@ fn h28_the_client_stalls() {
     assert!(line.starts_with("at=error code=H28 desc=\"Client connection idle\"") && line.contains("status=499"), "{line}");
 
     // Nor may one take an answer and not read it.
-    let (blocked, stops) = mpsc::channel();
-    let endless = Upstream::each(move |mut wire| {
-        wire.head();
-        wire.send("HTTP/1.1 200 OK\r\n\r\n");
-        let chunk = [7_u8; 64 << 10];
-        while wire.io.get_mut().write(&chunk).is_ok() {}
-        blocked.send(()).expect("waited for");
-    });
+    let (endless, stops) = Upstream::endless();
     stage.set(ready(&[endless.port]));
     let mut client = stage.client();
     client.send("GET /endless HTTP/1.1\r\nHost: h\r\n\r\n");

@@ -6,7 +6,6 @@ use dozen_core::port::Web;
 use dozen_engine::port::Limits;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Sends these bytes one at a time, a little apart, until the other side ends; how many there were, at most so many.
@@ -59,14 +58,7 @@ fn a_body_that_trickles_is_given_up() {
 
 #[test]
 fn an_answer_that_is_taken_in_sips_is_given_up() {
-    let (blocked, stops) = mpsc::channel();
-    let endless = Upstream::each(move |mut wire| {
-        wire.head();
-        wire.send("HTTP/1.1 200 OK\r\n\r\n");
-        let chunk = [7_u8; 64 << 10];
-        while wire.io.get_mut().write(&chunk).is_ok() {}
-        let _ = blocked.send(());
-    });
+    let (endless, stops) = Upstream::endless();
     let limits = Limits { slowest: 1 << 40, slow_grace: Duration::from_millis(200), ..Limits::default() };
     let mut stage = Stage::with(limits);
     stage.set(ready(&[endless.port]));

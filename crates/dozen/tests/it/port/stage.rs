@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 /// No wait of a test is longer; every one of them ends by an event.
@@ -309,6 +310,20 @@ impl Upstream {
                 }
             }
         })
+    }
+
+    /// Begins an answer that has no end, and says when it can write no more of it.
+    pub(crate) fn endless() -> (Self, Receiver<()>) {
+        let (blocked, stops) = mpsc::channel();
+        let endless = Self::each(move |mut wire| {
+            wire.head();
+            wire.send("HTTP/1.1 200 OK\r\n\r\n");
+            let chunk = [7_u8; 64 << 10];
+            while wire.io.get_mut().write(&chunk).is_ok() {}
+            // A test that has ended waits for nothing.
+            let _ = blocked.send(());
+        });
+        (endless, stops)
     }
 
     pub(crate) fn saying(text: &'static str) -> Self {
