@@ -164,6 +164,6 @@ mod tests {
         assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(waits.as_mut().poll(cx).is_pending())).await);
         drop(guest);
         waits.await;
-        assert_eq!(Crowd::new(&Limits::default(), Some(1_024)).most, 448);
+        assert_eq!(Crowd::new(&Limits::default(), Some(1_024)).most, 672);
     }
 }
