@@ -1,7 +1,7 @@
 //! What must hold of the framing of requests: whatever was cleared is read alike by a reader that was written apart from it and trusts
 //! nothing, and how the bytes are cut changes nothing.
 
-use dozen_core::port::framing::{Framing, Stop};
+use dozen_core::port::framing::Framing;
 
 /// A request that was cleared, as the plain reader reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,25 +102,33 @@ fn chunks<'b>(mut bytes: &'b [u8], body: &mut Vec<u8>) -> Option<&'b [u8]> {
     }
 }
 
-/// How much was cleared, the status of a fault, and how many heads.
-type Outcome = (usize, u16, u64);
+/// How much was cleared, the status of a fault (0 is none), and how many heads.
+pub type Outcome = (usize, u16, u64);
 
-fn read(bytes: &[u8], mut cut: impl FnMut(usize) -> usize) -> Outcome {
+/// Reads the bytes of one connection as far as they are cleared; after so many of them, `cut` more come.
+pub fn read(bytes: &[u8], mut cut: impl FnMut(usize) -> usize) -> Outcome {
     let (mut framing, mut begin, mut end) = (Framing::default(), 0, 0);
     loop {
-        let scan = framing.read(&bytes[begin..end]);
-        assert!(scan.cleared <= end - begin, "more was cleared than there was");
-        begin += scan.cleared;
-        match scan.stop {
-            Stop::Head(fault) | Stop::Body(fault) => {
-                let about = framing.about(&bytes[begin..end]);
-                assert!(!fault.why.is_empty() && about.method.len() <= end - begin);
-                return (begin, fault.status, framing.heads());
+        let rest = &bytes[begin..end];
+        let step = if framing.in_body() {
+            framing.body(rest, |_| ()).map(|(read, over)| (read, over || read > 0))
+        } else if rest.is_empty() {
+            Ok((0, false))
+        } else {
+            framing.head(rest).map(|length| (length.unwrap_or(0), length.is_some())).map_err(|fault| {
+                let about = framing.about(rest);
+                assert!(!fault.why.is_empty() && about.method.len() <= rest.len());
+                (0, fault)
+            })
+        };
+        match step {
+            Ok((read, true)) => {
+                assert!(read <= rest.len(), "more was read than there was");
+                begin += read;
             }
-            // Nobody grants it.
-            Stop::Turn if begin < end => framing.stay(),
-            Stop::More | Stop::Turn if end == bytes.len() => return (begin, 0, framing.heads()),
-            Stop::More | Stop::Turn => end = bytes.len().min(end + cut(end).max(1)),
+            Ok((_, false)) if end == bytes.len() => return (begin, 0, framing.heads()),
+            Ok((_, false)) => end = bytes.len().min(end + cut(end).max(1)),
+            Err((read, fault)) => return (begin + read, fault.status, framing.heads()),
         }
     }
 }

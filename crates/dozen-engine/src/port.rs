@@ -15,8 +15,8 @@ pub mod certificate;
 pub mod certificates;
 pub mod control;
 mod crowd;
+mod fields;
 mod fleet;
-mod gate;
 pub mod guard;
 pub mod lease;
 mod log;
@@ -31,6 +31,7 @@ pub mod sockets;
 pub mod static_files;
 mod stream;
 mod tls;
+mod upstream;
 mod wire;
 
 pub use certificate::{Certificate, CertificateError, Proof, Supply};

@@ -3,14 +3,16 @@
 //! Two readers that disagree on this can be made to read a request that nobody sent. So the router lets in only what all readers read
 //! alike: one form of everything, and no mercy for what is nearly right.
 //!
-//! **Invariant:** nothing is cleared of a request whose head is not whole and strict.
+//! **Invariant:** nothing is read of a request whose head is not whole and strict.
 //! **Invariant:** how the bytes are cut into pieces changes nothing.
 
 mod chunks;
 mod head;
 
 use chunks::Chunks;
+pub use chunks::may_trail;
 use head::Head;
+use std::ops::Range;
 
 /// A request line or a header longer than this is refused (contract, section 9).
 pub const MAX_LINE: usize = 8 * 1024;
@@ -19,13 +21,12 @@ pub const MAX_HEADERS: usize = 1_000;
 /// So many bytes of a head.
 pub const MAX_HEAD: usize = 256 * 1024;
 
-/// Follows the bytes of one connection, request after request.
+/// Follows the bytes of one connection: a head, its body, the next head.
 #[derive(Debug, Default)]
 pub struct Framing {
-    stage: Stage,
     head: Head,
+    stage: Stage,
     heads: u64,
-    turn: bool,
 }
 
 #[derive(Debug, Default)]
@@ -35,30 +36,28 @@ enum Stage {
     /// So many bytes of a body are still to come.
     Length(u64),
     Chunks(Chunks),
-    /// The client asked for another protocol; what it says next depends on the answer.
-    Turn,
 }
 
-/// What was found in some bytes.
+/// A part of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scan {
-    /// So many of them are fit to be read by anybody. The rest is to be shown again, with what comes after it.
-    pub cleared: usize,
-    /// Why not all are.
-    pub stop: Stop,
+pub enum Part<'b> {
+    /// Some of its bytes.
+    Data(&'b [u8]),
+    /// A trailer without its end of line.
+    Trailer(&'b [u8]),
 }
 
-/// Where a [`Scan`] came to its end.
+/// Where a header is, from the head's first byte on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// At the end of the bytes, or at a head that is not whole.
-    More,
-    /// Behind a request for another protocol: [`Framing::stay`], or read no further.
-    Turn,
-    /// At a head that is refused.
-    Head(Fault),
-    /// Within a body whose head was cleared.
-    Body(Fault),
+pub struct Place {
+    /// Where its line begins, and with it its name.
+    pub begin: u32,
+    /// Bytes of the name.
+    pub name: u16,
+    /// Where the value begins, without the blanks before it.
+    pub value: u32,
+    /// Where it ends, without the blanks behind it.
+    pub end: u32,
 }
 
 /// What is wrong, and the status that says so.
@@ -88,80 +87,76 @@ pub struct About {
 }
 
 impl Framing {
-    /// Reads on. `bytes` begin with what the last scan did not clear. After a fault nothing more may be read.
-    pub fn read(&mut self, bytes: &[u8]) -> Scan {
-        let mut at = 0;
-        let stop = loop {
-            let rest = &bytes[at..];
-            match &mut self.stage {
-                Stage::Turn => break Stop::Turn,
-                _ if rest.is_empty() => break Stop::More,
-                Stage::Head => match self.head.read(rest) {
-                    Ok(None) => break Stop::More,
-                    Ok(Some((length, body))) => {
-                        at += length;
-                        self.heads += 1;
-                        self.turn = self.head.wants_turn();
-                        self.head = Head::default();
-                        self.stage = match body {
-                            head::Body::None => self.after(),
-                            head::Body::Length(length) => Stage::Length(length),
-                            head::Body::Chunks => Stage::Chunks(Chunks::default()),
-                        };
-                    }
-                    Err(fault) => break Stop::Head(fault),
-                },
-                Stage::Length(left) => {
-                    let there = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
-                    at += there;
-                    *left -= there as u64;
-                    if *left == 0 {
-                        self.stage = self.after();
-                    }
-                }
-                Stage::Chunks(chunks) => match chunks.read(rest) {
-                    Ok((read, true)) => {
-                        at += read;
-                        self.stage = self.after();
-                    }
-                    Ok((read, false)) => {
-                        at += read;
-                        break Stop::More;
-                    }
-                    Err((read, fault)) => {
-                        at += read;
-                        break Stop::Body(fault);
-                    }
-                },
-            }
+    /// Reads on in a head, of which `bytes` begin with the first byte: its length where it is whole, and nothing of it is fit to be read
+    /// before. After a fault nothing more may be read.
+    pub fn head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+        if self.head.is_whole() {
+            self.head.clear();
+        }
+        let Some((length, body)) = self.head.read(bytes)? else { return Ok(None) };
+        self.heads += 1;
+        self.stage = match body {
+            head::Body::None => Stage::Head,
+            head::Body::Length(length) => Stage::Length(length),
+            head::Body::Chunks => Stage::Chunks(Chunks::default()),
         };
-        Scan { cleared: at, stop }
+        Ok(Some(length))
     }
 
-    fn after(&self) -> Stage {
-        if self.turn { Stage::Turn } else { Stage::Head }
-    }
-
-    /// The client did not get the protocol that it asked for: it goes on in this one.
-    pub fn stay(&mut self) {
-        if matches!(self.stage, Stage::Turn) {
+    /// Reads on in the body of the head that was read last, part by part: how much was read, and whether the body is over. A fault comes with
+    /// how much was read before it.
+    pub fn body<'b>(&mut self, bytes: &'b [u8], mut part: impl FnMut(Part<'b>)) -> Result<(usize, bool), (usize, Fault)> {
+        let read = match &mut self.stage {
+            Stage::Head => (0, true),
+            Stage::Length(left) => {
+                let there = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left -= there as u64;
+                if there > 0 {
+                    part(Part::Data(&bytes[..there]));
+                }
+                (there, *left == 0)
+            }
+            Stage::Chunks(chunks) => chunks.read(bytes, part)?,
+        };
+        if read.1 {
             self.stage = Stage::Head;
         }
+        Ok(read)
     }
 
-    /// So many heads were cleared.
+    /// So many heads were read whole.
     pub fn heads(&self) -> u64 {
         self.heads
     }
 
-    /// Whether the last head that was cleared asks for another protocol.
-    pub fn turns(&self) -> bool {
-        self.turn
-    }
-
     /// Whether a body is being read.
     pub fn in_body(&self) -> bool {
-        matches!(self.stage, Stage::Length(_) | Stage::Chunks(_))
+        !matches!(self.stage, Stage::Head)
+    }
+
+    /// Of the last head: whether its body comes in chunks.
+    pub fn in_chunks(&self) -> bool {
+        matches!(self.stage, Stage::Chunks(_))
+    }
+
+    /// Of the last head: whether it asks for another protocol, at least where the router would grant it.
+    pub fn turns(&self) -> bool {
+        self.head.wants_turn()
+    }
+
+    /// Of the last head: whether it is of HTTP/1.0.
+    pub fn is_old(&self) -> bool {
+        self.head.is_old()
+    }
+
+    /// Of the last head: where its method and its target are.
+    pub fn line(&self) -> (Range<usize>, Range<usize>) {
+        self.head.line()
+    }
+
+    /// Of the last head: where its headers are. They are taken.
+    pub fn places(&mut self, places: &mut Vec<Place>) {
+        self.head.places(places);
     }
 
     /// What `bytes`, which begin with the head that was refused, tell of their request.
@@ -170,32 +165,53 @@ impl Framing {
     }
 }
 
+/// The path and the query of a target in either form: `/x?y` of `http://host/x?y`.
+pub fn path(target: &str) -> &str {
+    match head::authority(target.as_bytes()) {
+        Some(authority) => {
+            let begin = target.find("://").map_or(0, |place| place + 3) + authority.len();
+            target.get(begin..).filter(|path| !path.is_empty()).unwrap_or("/")
+        }
+        None => target,
+    }
+}
+
+/// The host of a target in absolute form: `host:80` of `http://host:80/x`.
+pub fn authority(target: &str) -> Option<&str> {
+    head::authority(target.as_bytes()).and_then(|authority| std::str::from_utf8(authority).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// What a scan of the whole says: how much is cleared, and the status of the fault, if there is one.
-    fn scan(bytes: &[u8]) -> (usize, u16) {
-        let whole = Framing::default().read(bytes);
-        // Byte by byte it is the same.
-        let (mut framing, mut begin, mut last) = (Framing::default(), 0, Stop::More);
-        for end in 1..=bytes.len() {
-            let step = framing.read(&bytes[begin..end]);
-            begin += step.cleared;
-            last = step.stop;
-            if matches!(last, Stop::Head(_) | Stop::Body(_)) {
-                break;
+    /// Reads what comes in pieces: how much was fit to be read, and the status of the fault, if there is one.
+    fn read(bytes: &[u8], piece: usize) -> (usize, u16) {
+        let (mut framing, mut begin, mut end) = (Framing::default(), 0, 0);
+        loop {
+            let rest = &bytes[begin..end];
+            let step = if framing.in_body() {
+                framing.body(rest, |_| ()).map(|(read, over)| (read, over || read > 0))
+            } else if rest.is_empty() {
+                Ok((0, false))
+            } else {
+                framing.head(rest).map(|length| (length.unwrap_or(0), length.is_some())).map_err(|fault| (0, fault))
+            };
+            match step {
+                Ok((read, true)) => begin += read,
+                Ok((_, false)) if end == bytes.len() => return (begin, 0),
+                Ok((_, false)) => end = bytes.len().min(end + piece),
+                Err((read, fault)) => return (begin + read, fault.status),
             }
         }
-        let status = |stop| match stop {
-            Stop::Head(fault) | Stop::Body(fault) => fault.status,
-            Stop::More | Stop::Turn => 0,
-        };
+    }
+
+    /// What is read of the whole, and byte by byte it is the same.
+    fn scan(bytes: &[u8]) -> (usize, u16) {
+        let whole = read(bytes, bytes.len());
         let shown = String::from_utf8_lossy(bytes);
-        let shown = shown.get(..200).unwrap_or(&shown);
-        assert_eq!(status(last), status(whole.stop), "{shown:?} in pieces: {last:?}, {whole:?}");
-        assert_eq!(begin, whole.cleared, "{shown:?} in pieces");
-        (whole.cleared, status(whole.stop))
+        assert_eq!(read(bytes, 1), whole, "{:?} in pieces", shown.get(..200).unwrap_or(&shown));
+        whole
     }
 
     fn passes(text: &str) {
@@ -381,32 +397,62 @@ mod tests {
         refused(&head(&format!("X: {long}\r\n")), 431);
         refused(&format!("GET / HTTP/1.1\r\nHost: h\r\nX: {long}"), 431);
         let many = head(&"X: y\r\n".repeat(MAX_HEADERS));
-        assert_eq!(Framing::default().read(many.as_bytes()).stop, Stop::Head(Fault { status: 431, why: "too many headers" }));
+        assert_eq!(Framing::default().head(many.as_bytes()), Err(Fault { status: 431, why: "too many headers" }));
         let wide = head(&format!("X: {}\r\n", "a".repeat(8_000)).repeat(33));
-        assert!(matches!(Framing::default().read(wide.as_bytes()).stop, Stop::Head(Fault { status: 431, .. })));
+        assert!(matches!(Framing::default().head(wide.as_bytes()), Err(Fault { status: 431, .. })));
     }
 
     #[test]
-    fn behind_a_turn_nothing_is_read() {
-        let asks = head("Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n");
-        let both = format!("{asks}\x01\x02");
+    fn a_turn_is_asked_for_by_two_headers() {
+        let turns = |lines: &str| {
+            let mut framing = Framing::default();
+            assert!(framing.head(head(lines).as_bytes()).expect("strict").is_some());
+            framing.turns()
+        };
+        assert!(turns("Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"));
+        assert!(!turns("Upgrade: websocket\r\n") && !turns("Connection: upgrade\r\n"));
+    }
+
+    #[test]
+    fn a_head_tells_where_its_parts_are() {
+        let text = "\r\nGET http://h:1/x?y HTTP/1.0\r\nHost:h:1\r\nX:  a b \t\r\nY:\r\n\r\nGET /z HTTP/1.1\r\nHost: h\r\n\r\n";
+        let (mut framing, mut places) = (Framing::default(), Vec::new());
+        let length = framing.head(text.as_bytes()).expect("strict").expect("whole");
+        framing.places(&mut places);
+        let (method, target) = framing.line();
+        assert_eq!((&text[method], &text[target.clone()], framing.is_old()), ("GET", "http://h:1/x?y", true));
+        assert_eq!((path(&text[target.clone()]), authority(&text[target])), ("/x?y", Some("h:1")));
+        assert_eq!((path("http://h"), path("/x"), path("*"), authority("/x")), ("/", "/x", "*", None));
+        let at = |from: u32, to: u32| &text[from as usize..to as usize];
+        let fields: Vec<_> = places.iter().map(|p| (at(p.begin, p.begin + u32::from(p.name)), at(p.value, p.end))).collect();
+        assert_eq!(fields, [("Host", "h:1"), ("X", "a b"), ("Y", "")]);
+        let next = &text[length..];
+        assert_eq!(framing.head(next.as_bytes()), Ok(Some(next.len())));
+        framing.places(&mut places);
+        assert_eq!((&next[framing.line().1], framing.is_old(), places.len(), framing.heads()), ("/z", false, 1, 2));
+    }
+
+    #[test]
+    fn a_body_comes_in_parts() {
+        let text = head("Transfer-Encoding: chunked\r\n") + "3;x\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 1\r\n\r\nrest";
         let mut framing = Framing::default();
-        assert_eq!(framing.read(both.as_bytes()), Scan { cleared: asks.len(), stop: Stop::Turn });
-        framing.stay();
-        assert!(matches!(framing.read(b"\x01\x02\r\n").stop, Stop::Head(_)));
-        passes(&(head("Upgrade: websocket\r\n") + &head("")));
-        passes(&(head("Connection: upgrade\r\n") + &head("")));
+        let length = framing.head(text.as_bytes()).expect("strict").expect("whole");
+        assert!(framing.in_body() && framing.in_chunks());
+        let mut parts = Vec::new();
+        let (read, over) = framing.body(&text.as_bytes()[length..], |part| parts.push(part)).expect("strict");
+        assert_eq!((&text[length + read..], over, framing.in_body()), ("rest", true, false));
+        assert_eq!(parts, [Part::Data(b"abc"), Part::Data(b"de"), Part::Trailer(b"X-Sum: 1")]);
     }
 
     #[test]
     fn of_a_refused_request_is_told_what_can_be() {
         let text = b"GET /x HTTP/1.1\r\nBad : 1\r\nhost: shop.test\r\n\r\n";
         let mut framing = Framing::default();
-        assert!(matches!(framing.read(text).stop, Stop::Head(_)));
+        assert!(framing.head(text).is_err());
         let about = About { method: "GET".into(), target: "/x".into(), host: "shop.test".into() };
         assert_eq!(framing.about(text), about);
         let mut framing = Framing::default();
-        assert!(matches!(framing.read(b"\x00\r\n").stop, Stop::Head(_)));
+        assert!(framing.head(b"\x00\r\n").is_err());
         assert_eq!(framing.about(b"\x00\r\n"), About::default());
     }
 }

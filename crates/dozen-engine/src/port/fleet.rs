@@ -3,10 +3,9 @@
 //! **Invariant:** an instance that takes so many requests at a time never has more in flight, whichever workers they came to.
 //! **Invariant:** where requests wait, the one that came first goes first, and a new one goes behind them.
 
+use super::fields::{Fields, Kind};
 use super::pool::{Busy, Target};
 use dozen_core::port::Sticky;
-use http::HeaderMap;
-use http::header::COOKIE;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,15 +78,15 @@ impl Fleet {
     }
 
     /// The release that a client is known to belong to.
-    pub(super) fn kept(&self, sticky: &Sticky, headers: &HeaderMap) -> Option<u32> {
+    pub(super) fn kept(&self, sticky: &Sticky, fields: &Fields) -> Option<u32> {
         match sticky {
             _ if !self.is_split() => None,
             Sticky::No => None,
             Sticky::Cookie => {
-                let release = cookie(headers)?;
+                let release = cookie(fields)?;
                 self.shares.iter().any(|s| s.release == release).then_some(release)
             }
-            Sticky::Header(name) => self.of_value(headers.get(name)?.as_bytes()),
+            Sticky::Header(name) => self.of_value(fields.named(name)?),
         }
     }
 
@@ -172,8 +171,8 @@ fn less_busy(targets: &[Arc<Target>], fit: impl Fn(&Target) -> bool) -> Option<&
 }
 
 /// The release that the router's cookie names.
-fn cookie(headers: &HeaderMap) -> Option<u32> {
-    let pairs = headers.get_all(COOKIE).into_iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(';'));
+fn cookie(fields: &Fields) -> Option<u32> {
+    let pairs = fields.all(Kind::Cookie).filter_map(|v| std::str::from_utf8(v).ok()).flat_map(|v| v.split(';'));
     let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(name, _)| name.trim() == COOKIE_NAME)?.1;
     value.trim().strip_prefix('v')?.parse().ok()
 }

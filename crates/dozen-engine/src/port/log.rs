@@ -258,7 +258,7 @@ impl Drop for Record {
 }
 
 /// Appends a number as people write it. The formatter of the standard library takes longer for this than all else in a line.
-fn number(out: &mut Vec<u8>, mut value: u128) {
+pub(super) fn number(out: &mut Vec<u8>, mut value: u128) {
     let mut digits = [0; 39];
     let mut begin = digits.len();
     loop {

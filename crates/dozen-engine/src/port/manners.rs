@@ -1,16 +1,13 @@
 //! What a deploy's manners ask of a request and of its answer: HTTPS, the cookie of a split, whom to believe.
 
+use super::fields::{Fields, Kind};
 use super::fleet::COOKIE_NAME;
 use bytes::Bytes;
 use dozen_core::port::Manners;
-use http::header::{FORWARDED, LOCATION, SET_COOKIE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::header::LOCATION;
+use http::{HeaderValue, Method, Response, StatusCode};
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const START: HeaderName = HeaderName::from_static("x-request-start");
 
 /// Whether a neighbour is believed what it says of where a request came from.
 pub(super) fn trusts(manners: &Manners, peer: IpAddr) -> bool {
@@ -18,40 +15,37 @@ pub(super) fn trusts(manners: &Manners, peer: IpAddr) -> bool {
 }
 
 /// Whether a trusted neighbour says that the request came to it by HTTPS.
-pub(super) fn came_by_https(headers: &HeaderMap) -> bool {
-    headers.get(PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+pub(super) fn came_by_https(fields: &Fields) -> bool {
+    fields.get(Kind::ForwardedProto).is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"))
+}
+
+/// What an instance is told of how a request came; `None` where what the neighbour has said stands.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Came<'c> {
+    pub(super) proto: Option<&'static str>,
+    pub(super) port: Option<&'c str>,
+    /// Milliseconds since 1970.
+    pub(super) start: Option<u128>,
+    /// A trusted neighbour, as the last in its own `Forwarded`.
+    pub(super) chain: Option<String>,
 }
 
 /// Says how a request came. What a neighbour that is not trusted has said of it is replaced; what a trusted one left out is said.
-pub(super) fn forward(headers: &mut HeaderMap, scheme: &HeaderValue, port: &HeaderValue, peer: IpAddr, trusted: bool) {
-    let is_proto = |v: &HeaderValue| [&b"http"[..], b"https"].iter().any(|known| v.as_bytes().eq_ignore_ascii_case(known));
-    let is_number = |v: &HeaderValue| !v.is_empty() && v.len() < 20 && v.as_bytes().iter().all(u8::is_ascii_digit);
-    let said = |headers: &HeaderMap, name: &HeaderName, fine: &dyn Fn(&HeaderValue) -> bool| trusted && headers.get(name).is_some_and(fine);
-    let proto = said(headers, &PROTO, &is_proto);
-    if !proto {
-        headers.insert(PROTO, scheme.clone());
-    }
-    if !said(headers, &PORT, &is_number) {
-        // The port of the router's own is none of a request that came to another one by HTTPS.
-        let port = if proto && came_by_https(headers) { HeaderValue::from_static("443") } else { port.clone() };
-        headers.insert(PORT, port);
-    }
+pub(super) fn came<'c>(fields: &Fields, scheme: &'static str, port: &'c str, peer: IpAddr, trusted: bool) -> Came<'c> {
+    let said = |kind, fine: &dyn Fn(&[u8]) -> bool| trusted && fields.get(kind).is_some_and(fine);
+    let proto = said(Kind::ForwardedProto, &|v| [&b"http"[..], b"https"].iter().any(|known| v.eq_ignore_ascii_case(known)));
+    let is_number = |v: &[u8]| !v.is_empty() && v.len() < 20 && v.iter().all(u8::is_ascii_digit);
     // Others write it with a unit or a fraction: `t=1700000000.123`.
-    let is_time = |v: &HeaderValue| !v.is_empty() && v.as_bytes().iter().all(|b| b.is_ascii_digit() || b"t=.".contains(b));
-    if !said(headers, &START, &is_time) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        headers.insert(START, HeaderValue::from(now));
-    }
-    if !headers.contains_key(FORWARDED) {
-        return;
-    }
-    if trusted {
-        let node = if peer.is_ipv6() { format!("for=\"[{peer}]\"") } else { format!("for={peer}") };
-        if let Ok(node) = HeaderValue::from_str(&node) {
-            headers.append(FORWARDED, node);
-        }
-    } else {
-        headers.remove(FORWARDED);
+    let is_time = |v: &[u8]| !v.is_empty() && v.iter().all(|b| b.is_ascii_digit() || b"t=.".contains(b));
+    // The port of the router's own is none of a request that came to another one by HTTPS.
+    let own_port = || if proto && came_by_https(fields) { "443" } else { port };
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    let node = || if peer.is_ipv6() { format!("for=\"[{peer}]\"") } else { format!("for={peer}") };
+    Came {
+        proto: (!proto).then_some(scheme),
+        port: (!said(Kind::ForwardedPort, &is_number)).then(own_port),
+        start: (!said(Kind::RequestStart, &is_time)).then(now),
+        chain: (trusted && fields.has(Kind::Forwarded)).then(node),
     }
 }
 
@@ -72,13 +66,10 @@ pub(super) fn to_https(method: &Method, host: &str, path: &str, port: Option<u16
     Some(response)
 }
 
-/// Has a client come back to a release.
-pub(super) fn remember(headers: &mut HeaderMap, release: u32, secure: bool) {
+/// The cookie that has a client come back to a release.
+pub(super) fn cookie(release: u32, secure: bool) -> String {
     let secure = if secure { "; Secure" } else { "" };
-    let cookie = format!("{COOKIE_NAME}=v{release}; Path=/; HttpOnly; SameSite=Lax{secure}");
-    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        headers.append(SET_COOKIE, cookie);
-    }
+    format!("{COOKIE_NAME}=v{release}; Path=/; HttpOnly; SameSite=Lax{secure}")
 }
 
 #[cfg(test)]
@@ -107,23 +98,21 @@ mod tests {
 
     #[test]
     fn only_trusted_neighbours_are_believed() {
+        let of = |said: &[(&str, &str)]| {
+            let mut fields = Fields::default();
+            said.iter().for_each(|(name, value)| fields.push(name.as_bytes(), value.as_bytes()));
+            fields
+        };
+        let peer = "::1".parse().expect("an address");
         let said = [("x-forwarded-proto", "https"), ("x-forwarded-port", "443"), ("x-request-start", "t=1.5"), ("forwarded", "for=a")];
-        let given = || -> HeaderMap { said.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect() };
-        let (http, port, peer) = (HeaderValue::from_static("http"), HeaderValue::from_static("8000"), "::1".parse().expect("an address"));
-        let mut headers = given();
-        forward(&mut headers, &http, &port, peer, false);
-        assert_eq!((&headers[PROTO], &headers[PORT], headers.get(FORWARDED)), (&http, &port, None));
-        assert_ne!(headers[START], "t=1.5");
-        let mut headers = given();
-        forward(&mut headers, &http, &port, peer, true);
-        assert!(said.iter().all(|(name, value)| headers[*name] == *value), "{headers:?}");
-        let chain: Vec<_> = headers.get_all(FORWARDED).into_iter().collect();
-        assert_eq!(chain, ["for=a", "for=\"[::1]\""]);
+        let all = of(&said);
+        let Came { proto, port, start, chain } = came(&all, "http", "8000", peer, false);
+        assert_eq!((proto, port, start > Some(1_700_000_000_000), chain), (Some("http"), Some("8000"), true, None));
+        assert_eq!(came(&all, "http", "8000", peer, true), Came { chain: Some("for=\"[::1]\"".into()), ..Came::default() });
         // What it says badly it has not said.
-        headers.insert(PROTO, HeaderValue::from_static("gopher"));
-        headers.insert(PORT, HeaderValue::from_static("x"));
-        headers.remove(FORWARDED);
-        forward(&mut headers, &http, &port, peer, true);
-        assert_eq!((&headers[PROTO], &headers[PORT], headers.get(FORWARDED)), (&http, &port, None));
+        let bad = of(&[("X-Forwarded-Proto", "gopher"), ("X-Forwarded-Port", "x")]);
+        let Came { proto, port, start, chain } = came(&bad, "http", "8000", peer, true);
+        assert_eq!((proto, port, start.is_some(), chain), (Some("http"), Some("8000"), true, None));
+        assert_eq!(came(&of(&said[..1]), "http", "8000", peer, true).port, Some("443"));
     }
 }

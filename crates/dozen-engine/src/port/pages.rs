@@ -1,9 +1,10 @@
 //! The router's own answers: a code, a page for people, JSON for programs.
 
+use super::fields::{Fields, Kind};
 use bytes::Bytes;
 use dozen_core::port::Manners;
-use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode};
 
 /// Why the router answered instead of the app, or ended an answer early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +137,7 @@ impl From<Code> for Refusal {
 /// The answer: JSON where `Accept` prefers it, else a small page that needs nothing else.
 ///
 /// Where the deploy has a page of its own for it, people are shown that one, in a frame that is as large as the window; programs are not.
-pub(super) fn page(refusal: Refusal, request: &HeaderMap, request_id: &str, manners: Option<&Manners>) -> Response<Bytes> {
+pub(super) fn page(refusal: Refusal, request: &Fields, request_id: &str, manners: Option<&Manners>) -> Response<Bytes> {
     let Refusal { code, status } = refusal;
     let maintenance = code == Code::H80 && manners.is_some_and(|m| m.maintenance);
     let own = manners.and_then(|m| match code {
@@ -202,8 +203,8 @@ fn html(code: &str, title: &str, advice: &str, request_id: &str, status: u16) ->
 }
 
 /// Whether JSON stands in `Accept` with a weight above HTML's; a bare `*/*` gets the page.
-fn prefers_json(request: &HeaderMap) -> bool {
-    let accept = request.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+fn prefers_json(request: &Fields) -> bool {
+    let accept = request.get(Kind::Accept).and_then(|v| std::str::from_utf8(v).ok()).unwrap_or("");
     let mut weights = [0.0_f32; 2];
     for item in accept.split(',') {
         let mut parts = item.split(';').map(str::trim);
@@ -224,6 +225,12 @@ fn prefers_json(request: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
+    fn accepts(accept: &str) -> Fields {
+        let mut fields = Fields::default();
+        fields.push(b"Accept", accept.as_bytes());
+        fields
+    }
+
     #[test]
     fn people_see_the_deploys_own_pages_and_programs_do_not() {
         let manners = |maintenance| Manners {
@@ -232,9 +239,8 @@ mod tests {
             maintenance_page: Some("https://pages.test/m".into()),
             ..Manners::default()
         };
-        let text = |code: Code, maintenance, accept: &'static str| {
-            let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
-            String::from_utf8(page(code.into(), &accept, "r1", Some(&manners(maintenance))).body().to_vec()).expect("text")
+        let text = |code: Code, maintenance, accept: &str| {
+            String::from_utf8(page(code.into(), &accepts(accept), "r1", Some(&manners(maintenance))).body().to_vec()).expect("text")
         };
         assert!(text(Code::H80, true, "*/*").contains("<iframe src=\"https://pages.test/m\""));
         for code in [Code::H10, Code::H12, Code::H14, Code::H20] {
@@ -244,18 +250,18 @@ mod tests {
             assert!(!text(code, false, "text/html").contains("iframe"), "{code:?}");
         }
         assert!(text(Code::H80, true, "application/json").starts_with("{\"id\":\"H80\",\"message\":\"Maintenance mode\""));
-        let bare = page(Code::H80.into(), &HeaderMap::new(), "r1", Some(&Manners { maintenance: true, ..Manners::default() }));
+        let bare = page(Code::H80.into(), &Fields::default(), "r1", Some(&Manners { maintenance: true, ..Manners::default() }));
         assert!(String::from_utf8_lossy(bare.body()).contains("offline for maintenance"));
     }
 
     #[test]
     fn json_only_where_it_is_preferred() {
-        let prefers = |accept: &'static str| prefers_json(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]));
+        let prefers = |accept: &str| prefers_json(&accepts(accept));
         assert!(prefers("application/json"));
         assert!(prefers("text/html;q=0.5, application/problem+json"));
         assert!(!prefers("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"));
         assert!(!prefers("*/*"));
         assert!(!prefers("application/json;q=x"));
-        assert!(!prefers_json(&HeaderMap::new()));
+        assert!(!prefers_json(&Fields::default()));
     }
 }

@@ -3,31 +3,23 @@
 //! **Invariant:** a connection is used only for the instance that it was opened to, told apart by a number that is never given twice.
 
 use super::fleet::Line;
-use super::stream::Upload;
-use dozen_core::port::framing::MAX_HEAD;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
+use super::upstream::Upstream;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 
 /// Node closes a connection that idles for 5 s; what is younger than this is not yet being closed.
 const IDLE: Duration = Duration::from_millis(3_500);
 /// So many idle connections to one instance are kept by one worker.
 const KEPT: usize = 256;
-/// Headers in an answer. Room for so many is made for each, whether it has them or not: more than this would cost every answer a tenth of its
-/// time, for those that no server gives.
-const MAX_ANSWER_HEADERS: usize = 200;
-
 /// One instance, as all workers see it, for as long as any table or request knows it.
 pub(super) struct Target {
     /// Never given twice in one router.
@@ -79,10 +71,8 @@ impl Drop for Busy {
     }
 }
 
-type Sender = SendRequest<Upload>;
-type Timer = Pin<Box<Sleep>>;
 /// An idle connection, and since when it is one.
-type Kept = (Sender, Timer, Instant);
+type Kept = (Box<Upstream>, Instant);
 
 /// A worker's idle connections.
 #[derive(Default)]
@@ -95,23 +85,22 @@ pub(super) struct Pool {
 
 /// A connection in use.
 pub(super) struct Lease {
-    pub(super) sender: Sender,
-    /// For what a request waits; it may end at any time.
-    pub(super) timer: Timer,
-    pub(super) pool: Rc<Pool>,
-    pub(super) target: u64,
+    pub(super) upstream: Box<Upstream>,
+    pool: Rc<Pool>,
+    target: u64,
 }
 
 impl Lease {
     /// Its answer was read to the end: the next request may use it.
-    pub(super) fn give_back(self) {
-        if self.sender.is_closed() || !self.pool.listed.borrow().contains(&self.target) {
+    pub(super) fn give_back(mut self) {
+        if !self.upstream.is_reusable() || !self.pool.listed.borrow().contains(&self.target) {
             return;
         }
         let mut idle = self.pool.idle.borrow_mut();
         let kept = idle.entry(self.target).or_default();
         if kept.len() < KEPT {
-            kept.push((self.sender, self.timer, Instant::now()));
+            self.upstream.shrink();
+            kept.push((self.upstream, Instant::now()));
         }
     }
 }
@@ -128,20 +117,20 @@ impl Pool {
     pub(super) fn take(self: &Rc<Self>, target: u64) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(&target)?;
-        while let Some((sender, timer, since)) = kept.pop() {
+        while let Some((upstream, since)) = kept.pop() {
             if since.elapsed() >= IDLE {
                 // All below it are older.
                 kept.clear();
                 return None;
             }
-            if !sender.is_closed() && sender.is_ready() {
-                return Some(Lease { sender, timer, pool: self.clone(), target });
+            if upstream.is_quiet() {
+                return Some(Lease { upstream, pool: self.clone(), target });
             }
         }
         None
     }
 
-    /// Opens a connection; its own task drives it.
+    /// Opens a connection.
     pub(super) async fn connect(self: &Rc<Self>, target: &Target, limit: Duration) -> Result<Lease, Unreachable> {
         let until = tokio::time::Instant::now() + limit;
         let six = target.six.load(Ordering::Relaxed);
@@ -154,17 +143,8 @@ impl Pool {
             other => other?,
         };
         let _ = socket.set_nodelay(true);
-        let (sender, connection) = Builder::new()
-            .max_headers(MAX_ANSWER_HEADERS)
-            .max_buf_size(MAX_HEAD)
-            .handshake(TokioIo::new(socket))
-            .await
-            .map_err(|_| Unreachable::Other)?;
-        tokio::task::spawn_local(async move {
-            // What goes wrong on it is told to the request that it carries.
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(Lease { sender, timer: Box::pin(sleep(limit)), pool: self.clone(), target: target.id })
+        let upstream = Box::new(Upstream::new(socket, Box::pin(sleep(limit))));
+        Ok(Lease { upstream, pool: self.clone(), target: target.id })
     }
 
     /// Takes the instances of a new table; idle connections to those that left it are closed.
@@ -176,7 +156,7 @@ impl Pool {
     /// Closes what has idled too long; the worker calls it about once a second.
     pub(super) fn reap(&self) {
         self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|(sender, _, since)| since.elapsed() < IDLE && !sender.is_closed());
+            kept.retain(|(upstream, since)| since.elapsed() < IDLE && upstream.is_quiet());
             !kept.is_empty()
         });
     }

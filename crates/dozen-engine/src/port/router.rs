@@ -15,8 +15,8 @@ use super::fleet::{Fleet, Line};
 use super::log::{Folder, Journal};
 use super::planes::Planes;
 use super::pool::{Pool, Target};
+use super::proxy::http2::discard;
 use super::proxy::{Core, Entry, Live, Place, Shared, Stand, Stopping, serve, unrecognized};
-use super::stream::discard;
 use super::tls::{Maker, Secured, Store, Unsecured, handshake};
 use super::wire::{
     FromRouter, Held, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireBackend, WireCertificate, WireProof, WireTable, WireWeb, speaks,
@@ -24,6 +24,7 @@ use super::wire::{
 use dozen_core::ids::Generation;
 use dozen_core::port::{Domain, RouteTable};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
@@ -468,6 +469,7 @@ impl Worker {
             stopping,
             pool: pool.clone(),
             journal: journal.clone(),
+            dated: RefCell::default(),
             _alive: alive,
         });
         let mut accepting = Vec::new();
@@ -530,6 +532,8 @@ async fn until(at: Option<tokio::time::Instant>) {
 /// Takes connections.
 async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener, tls: bool) {
     let port = listener.local_addr().map_or(0, |a| a.port());
+    // Of every connection that it takes.
+    let _ = rustix::net::sockopt::set_tcp_nodelay(&listener, true);
     loop {
         core.shared.crowd.room().await;
         match listener.accept().await {
@@ -537,7 +541,6 @@ async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener, tls: bool) {
                 let peer = peer.ip().to_canonical();
                 // One that has too many already is closed at once: a word of refusal would cost more than it does harm.
                 let Some(guest) = core.shared.crowd.admit(peer) else { continue };
-                let _ = socket.set_nodelay(true);
                 let entry = Entry { peer, port, tls, shown: None, http2: false, guest };
                 match tls {
                     false => tokio::task::spawn_local(serve(core.clone(), socket, entry)),

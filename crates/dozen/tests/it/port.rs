@@ -250,7 +250,11 @@ fn a_head_may_have_a_thousand_headers_and_no_more() {
     for count in [0, 97, 98, 99, 100, 101, 999, 3, 500] {
         let answer = client.ask(&head(count));
         assert_eq!(answer.status(), 200, "{count}");
-        assert_eq!(answer.text().lines().filter(|line| line.starts_with("x-") && line.contains(": ")).count(), count + 5, "{count}");
+        assert_eq!(
+            answer.text().to_ascii_lowercase().lines().filter(|line| line.starts_with("x-") && line.contains(": ")).count(),
+            count + 5,
+            "{count}"
+        );
     }
     let text = head(600);
     let (one, two) = text.split_at(text.len() / 2);

@@ -1,7 +1,7 @@
 //! A body in chunks, and the trailers behind it.
 
-use super::Fault;
 use super::head::{BARE_CR, BARE_LF, Broken, field, line};
+use super::{Fault, Part};
 use memchr::memchr2;
 
 /// The extensions of all chunks of a body together.
@@ -37,6 +37,12 @@ const NEVER: [&str; 24] = [
     "x-request-id",
 ];
 
+/// Whether a header may stand behind a body.
+pub fn may_trail(name: &[u8]) -> bool {
+    let dashed = name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() });
+    !NEVER.iter().any(|never| never.len() == name.len() && never.bytes().eq(dashed.clone()))
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     place: Place,
@@ -65,13 +71,14 @@ const SIZE: Fault = Fault::bad("a chunk's size is no plain hexadecimal number");
 
 impl Chunks {
     /// Reads on: how much was read, and whether it was the last of the body. A fault comes with how much was read before it.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<(usize, bool), (usize, Fault)> {
+    pub(super) fn read<'b>(&mut self, bytes: &'b [u8], mut part: impl FnMut(Part<'b>)) -> Result<(usize, bool), (usize, Fault)> {
         let mut at = 0;
         while let Some(byte) = bytes.get(at).copied() {
             let fail = |fault| Err((at, fault));
             self.place = match self.place {
                 Place::Data { left } => {
                     let there = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len() - at);
+                    part(Part::Data(&bytes[at..at + there]));
                     at += there;
                     match left - there as u64 {
                         0 => Place::DataCr,
@@ -82,6 +89,7 @@ impl Chunks {
                     // The body is over at the empty line.
                     Ok(Some(2)) => return Ok((at + 2, true)),
                     Ok(Some(length)) => {
+                        part(Part::Trailer(&bytes[at..at + length - 2]));
                         at += length;
                         Place::Trailers
                     }
@@ -150,12 +158,8 @@ impl Chunks {
         if self.trailers > MAX_TRAILERS {
             return Err(LONG);
         }
-        if !line.is_empty() {
-            let name = field(line)?.name;
-            let dashed = name.iter().map(|b| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() });
-            if NEVER.iter().any(|never| never.len() == name.len() && never.bytes().eq(dashed.clone())) {
-                return Err(Fault::bad("a trailer has the name of a header that frames or routes"));
-            }
+        if !line.is_empty() && !may_trail(field(line)?.name) {
+            return Err(Fault::bad("a trailer has the name of a header that frames or routes"));
         }
         Ok(Some(length))
     }

@@ -1,6 +1,6 @@
 //! A request's head: the request line, the headers, and what they say of the body.
 
-use super::{About, Fault, MAX_HEAD, MAX_HEADERS, MAX_LINE};
+use super::{About, Fault, MAX_HEAD, MAX_HEADERS, MAX_LINE, Place};
 use memchr::{memchr, memrchr};
 use std::ops::Range;
 
@@ -12,10 +12,11 @@ pub(super) struct Head {
     /// Whether an empty line came before the request line. One is let through: some clients end a body with it.
     blank: bool,
     begun: bool,
+    whole: bool,
     old: bool,
     method: Range<usize>,
     target: Range<usize>,
-    headers: usize,
+    places: Vec<Place>,
     host: Option<Range<usize>>,
     length: Option<u64>,
     coding: Option<Coding>,
@@ -55,7 +56,9 @@ impl Head {
                 self.request_line(line, begin)?;
                 self.begun = true;
             } else if line.is_empty() {
-                return self.whole(bytes).map(|body| Some((self.at, body)));
+                let body = self.body(bytes)?;
+                self.whole = true;
+                return Ok(Some((self.at, body)));
             } else {
                 self.header(line, begin)?;
             }
@@ -108,14 +111,21 @@ impl Head {
 
     fn header(&mut self, line: &[u8], begin: usize) -> Result<(), Fault> {
         let Field { name, value, underscored } = field(line)?;
-        self.headers += 1;
-        if self.headers > MAX_HEADERS {
+        if self.places.len() == MAX_HEADERS {
             return Err(Fault { status: 431, why: "too many headers" });
         }
+        let from = begin + line.len() - line[name.len() + 1..].trim_ascii_start().len();
+        // A head is far shorter than what these hold, and a line than what the name's length holds.
+        let place = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        self.places.push(Place {
+            begin: place(begin),
+            name: u16::try_from(name.len()).unwrap_or(u16::MAX),
+            value: place(from),
+            end: place(from + value.len()),
+        });
         // Few names matter here, and their lengths tell most others apart.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
-                let from = begin + line.len() - line[name.len() + 1..].trim_ascii_start().len();
                 once(&mut self.host, from..from + value.len(), "there are two Host headers")?;
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
@@ -138,7 +148,7 @@ impl Head {
     }
 
     /// What only all headers together say.
-    fn whole(&self, bytes: &[u8]) -> Result<Body, Fault> {
+    fn body(&self, bytes: &[u8]) -> Result<Body, Fault> {
         if self.host.is_none() && !self.old {
             return Err(Fault::bad("there is no Host header"));
         }
@@ -157,7 +167,30 @@ impl Head {
         }
     }
 
-    /// At least where the router would grant it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// For the next one.
+    pub(super) fn clear(&mut self) {
+        let mut places = std::mem::take(&mut self.places);
+        places.clear();
+        *self = Self { places, ..Self::default() };
+    }
+
+    pub(super) fn is_old(&self) -> bool {
+        self.old
+    }
+
+    pub(super) fn line(&self) -> (Range<usize>, Range<usize>) {
+        (self.method.clone(), self.target.clone())
+    }
+
+    pub(super) fn places(&mut self, places: &mut Vec<Place>) {
+        places.clear();
+        std::mem::swap(&mut self.places, places);
+    }
+
     pub(super) fn wants_turn(&self) -> bool {
         self.upgrade && self.connection && !self.old
     }
@@ -269,7 +302,7 @@ fn has_control(value: &[u8]) -> bool {
 }
 
 /// The host and port of a target in absolute form.
-fn authority(target: &[u8]) -> Option<&[u8]> {
+pub(super) fn authority(target: &[u8]) -> Option<&[u8]> {
     let strip = |scheme: &[u8]| target.split_at_checked(scheme.len()).filter(|(s, _)| s.eq_ignore_ascii_case(scheme)).map(|(_, rest)| rest);
     let rest = strip(b"http://").or_else(|| strip(b"https://"))?;
     let authority = &rest[..memchr(b'/', rest).unwrap_or(rest.len())];

@@ -1,5 +1,4 @@
 use super::*;
-use http::HeaderValue;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -31,6 +30,13 @@ fn fleet(shares: &[(u32, u32, u64)]) -> Fleet {
         }
     }
     Fleet::new(all, line)
+}
+
+/// A request with this header.
+fn with(name: &str, value: &str) -> Fields {
+    let mut fields = Fields::default();
+    fields.push(name.as_bytes(), value.as_bytes());
+    fields
 }
 
 const ANY: Wish = Wish { avoid: None, kept: None, limit: None, now: 1 };
@@ -89,28 +95,25 @@ fn the_less_busy_is_asked() {
 #[test]
 fn a_client_is_known_by_its_cookie_while_its_release_is_there() {
     let fleet = fleet(&[(12, 1, 1), (13, 1, 1)]);
-    let kept = |cookie: &'static str| fleet.kept(&Sticky::Cookie, &HeaderMap::from_iter([(COOKIE, HeaderValue::from_static(cookie))]));
+    let kept = |cookie: &str| fleet.kept(&Sticky::Cookie, &with("Cookie", cookie));
     assert_eq!(kept("a=b; dozen_release=v13"), Some(13));
     assert_eq!(kept("dozen_release=v12"), Some(12));
     for strange in ["dozen_release=v14", "dozen_release=12", "dozen_release=v", "xdozen_release=v12", "dozen_release", "", "=;=="] {
         assert_eq!(kept(strange), None, "{strange}");
     }
-    assert_eq!(super::tests::fleet(&[(12, 1, 2)]).kept(&Sticky::Cookie, &HeaderMap::new()), None);
+    assert_eq!(super::tests::fleet(&[(12, 1, 2)]).kept(&Sticky::Cookie, &Fields::default()), None);
     assert_eq!(split(&fleet, |_| Wish { kept: Some(13), ..ANY }), BTreeMap::from([(13, 10_000)]));
 }
 
 #[test]
 fn equal_values_of_a_header_stay_together_and_move_no_more_than_they_must() {
-    let of = |fleet: &Fleet, n: usize| {
-        let value = HeaderValue::from_str(&format!("user-{n}")).expect("a value");
-        fleet.kept(&Sticky::Header("x-user".into()), &HeaderMap::from_iter([("x-user".parse().expect("a name"), value)]))
-    };
+    let of = |fleet: &Fleet, n: usize| fleet.kept(&Sticky::Header("x-user".into()), &with("X-User", &format!("user-{n}")));
     let (a, b) = (fleet(&[(12, 90, 1), (13, 10, 1)]), fleet(&[(12, 80, 1), (13, 20, 1)]));
     let all: Vec<_> = (0..10_000).map(|n| (of(&a, n), of(&b, n))).collect();
     let in_13 = all.iter().filter(|(a, _)| *a == Some(13)).count();
     assert!((850..1_150).contains(&in_13), "{in_13}");
     assert!(all.iter().all(|(a, b)| a == b || (*a, *b) == (Some(12), Some(13))), "one went the other way");
-    assert_eq!(a.kept(&Sticky::Header("x-user".into()), &HeaderMap::new()), None);
+    assert_eq!(a.kept(&Sticky::Header("x-user".into()), &Fields::default()), None);
     // Who belongs to a release that gets nothing any more does not.
     let none = fleet(&[(12, 1, 1), (13, 0, 1)]);
     assert!((0..100).all(|n| of(&none, n) == Some(12)));

@@ -1,19 +1,19 @@
 //! Which instance a request is sent to, and the wait for one.
 
 use super::{Client, Core, PROOFS, Shared, Stand};
+use crate::port::fields::Fields;
 use crate::port::fleet::{Picked, Ticket, Wish};
 use crate::port::log::Record;
 use crate::port::pages::{Code, Refusal};
 use crate::port::pool::{Busy, Target};
 use crate::port::wire::FromRouter;
 use dozen_core::port::Sticky;
-use http::HeaderMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What a request is led by, besides its host and path.
 pub(super) struct Asks<'r> {
-    pub(super) headers: &'r HeaderMap,
+    pub(super) fields: &'r Fields,
     pub(super) client: &'r Client,
     /// One that was just tried and refused: another is wanted, and where there is none, H21.
     pub(super) refused: Option<u64>,
@@ -53,7 +53,7 @@ pub(super) async fn choose(core: &Core, record: &mut Record, asks: Asks<'_>) -> 
             record.place = Some(place.clone());
         }
         let manners = &place.manners;
-        if manners.https_only && !record.path.starts_with(PROOFS) && !asks.client.is_secure(record, asks.headers) {
+        if manners.https_only && !record.path.starts_with(PROOFS) && !asks.client.is_secure(record, asks.fields) {
             match core.shared.https {
                 _ if asks.client.is_trusted(record) => return Err(Turned::Elsewhere(None)),
                 Some(port) => return Err(Turned::Elsewhere(Some(port))),
@@ -69,7 +69,7 @@ pub(super) async fn choose(core: &Core, record: &mut Record, asks: Asks<'_>) -> 
             Stand::Crashed => return Err(Code::H10.into()),
             Stand::None => return Err(Code::H14.into()),
             Stand::Ready(fleet) => {
-                let kept = fleet.kept(&manners.sticky, asks.headers);
+                let kept = fleet.kept(&manners.sticky, asks.fields);
                 let limit = manners.concurrency.and_then(|most| usize::try_from(most).ok());
                 let wish = Wish { avoid: asks.refused, kept, limit, now: core.shared.now() };
                 // Nobody goes before those that wait.

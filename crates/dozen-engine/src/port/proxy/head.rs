@@ -1,47 +1,79 @@
 //! The heads of requests and answers: what is refused, what ends here, what is added. Looks at nothing else.
 
 use super::Client;
-use crate::port::log::Record;
-use crate::port::manners;
+use crate::port::fields::{Field, Fields, Kind};
+use crate::port::log::{Record, number};
+use crate::port::manners::{self, Came};
 use crate::port::pages::{Code, Refusal};
-use crate::port::stream::{Upload, tokens};
 use crate::port::tls::Shown;
+use crate::port::upstream::{Answer, Rest};
 use dozen_core::port::framing::{MAX_HEADERS, MAX_LINE};
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
-    VIA,
-};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, uri::PathAndQuery};
-use hyper::body::Body as _;
+use http::{HeaderMap, Method, StatusCode};
 
 /// A request id of the client's own is kept up to this length.
 const MAX_REQUEST_ID: usize = 200;
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// HTTP/1.0.
+    Old,
+    One,
+    Two,
+}
+
+/// How the body of a request comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Length {
+    /// There is none.
+    None,
+    /// Its length is in a header.
+    Known,
+    /// It ends where it ends.
+    Unknown,
+}
+
+/// A request's head, of whichever protocol.
+pub(super) struct Ask {
+    pub(super) version: Version,
+    pub(super) method: Method,
+    /// The host and port of its target, where that has them.
+    pub(super) authority: Option<String>,
+    pub(super) fields: Fields,
+    pub(super) length: Length,
+}
+
+impl Ask {
+    /// The protocol that the client would change to. Not HTTP/2: what a client then says would pass every check here unseen.
+    pub(super) fn upgrade(&self) -> Option<&[u8]> {
+        let protocol = self.fields.get(Kind::Upgrade)?;
+        let asked = self.version == Version::One && self.fields.lists(Kind::Connection, "upgrade");
+        let http2 = self.fields.tokens(Kind::Upgrade).any(|t| t.get(..2).is_some_and(|two| two.eq_ignore_ascii_case("h2")));
+        (asked && !http2).then_some(protocol)
+    }
+}
 
 fn refuse(status: StatusCode) -> Refusal {
     Refusal { code: Code::H26, status }
 }
 
 /// The host that a request is for: its target's in absolute form, else its `Host`. Exactly one, of characters that names and addresses have.
-pub(super) fn target_host(request: &Request<Upload>) -> Result<String, Refusal> {
+pub(super) fn target_host(ask: &Ask) -> Result<String, Refusal> {
     let bad = Err(refuse(StatusCode::BAD_REQUEST));
-    let mut hosts = request.headers().get_all(HOST).into_iter();
+    let mut hosts = ask.fields.all(Kind::Host);
     let header = hosts.next();
     if hosts.next().is_some() {
         return bad;
     }
-    let host = match (request.uri().authority(), header) {
-        // Of HTTP/2 both may be sent, and must then be the same (RFC 9113, 8.3.1).
-        (Some(authority), Some(header))
-            if request.version() == Version::HTTP_2 && !header.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
-        {
-            return bad;
-        }
-        (Some(authority), _) => authority.as_str(),
-        (None, Some(header)) => match header.to_str() {
+    let host = match (&ask.authority, header) {
+        // Where both are sent they must be the same (RFC 9113, 8.3.1).
+        (Some(authority), Some(header)) if !header.eq_ignore_ascii_case(authority.as_bytes()) => return bad,
+        (Some(authority), _) => authority,
+        (None, Some(header)) => match std::str::from_utf8(header) {
             Ok(host) => host,
             Err(_) => return bad,
         },
-        (None, None) if request.version() == Version::HTTP_10 => "",
+        (None, None) if ask.version == Version::Old => "",
         (None, None) => return bad,
     };
     if !is_host(host) {
@@ -65,152 +97,172 @@ pub(super) fn is_host(host: &str) -> bool {
 }
 
 /// What is refused whatever it is led to; `shown` is the certificate that the client asked for.
-pub(super) fn check(request: &Request<Upload>, shown: Option<&Shown>, host: &str) -> Result<(), Refusal> {
-    let headers = request.headers();
+pub(super) fn check(ask: &Ask, target: &str, shown: Option<&Shown>, host: &str) -> Result<(), Refusal> {
     // One that is for several hosts may be used for all of them (RFC 9113, 9.1.1); the client has seen no proof of any other.
     if shown.is_some_and(|shown| !shown.is_for(host)) {
         return Err(Code::H31.into());
     }
-    if request.method() == Method::CONNECT {
+    if ask.method == Method::CONNECT {
         return Err(refuse(StatusCode::METHOD_NOT_ALLOWED));
     }
-    let target = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
     // `GET`, a blank, the target, a blank, `HTTP/1.1`.
-    if request.method().as_str().len() + target + 10 > MAX_LINE {
+    if ask.method.as_str().len() + target.len() + 10 > MAX_LINE {
         return Err(refuse(StatusCode::URI_TOO_LONG));
     }
-    // `name`, a colon, a blank, the value.
-    if headers.iter().any(|(name, value)| name.as_str().len() + value.len() + 2 > MAX_LINE) {
+    // `name`, a colon, a blank, the value. Of HTTP/1 the lines were measured.
+    if ask.version == Version::Two
+        && (ask.fields.iter().any(|field| field.name.len() + field.value.len() + 2 > MAX_LINE) || ask.fields.len() > MAX_HEADERS)
+    {
         return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }
-    if headers.len() > MAX_HEADERS {
-        return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
-    }
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).into_iter();
-    if let Some(encoding) = encodings.next() {
-        // hyper reads a coding before `chunked` as if it were not there; an instance might not.
-        let chunked = encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-        if !chunked || encodings.next().is_some() || headers.contains_key(CONTENT_LENGTH) {
-            return Err(refuse(StatusCode::BAD_REQUEST));
-        }
-    }
-    if headers.get_all(EXPECT).into_iter().any(|e| !e.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    if ask.fields.all(Kind::Expect).any(|e| !e.eq_ignore_ascii_case(b"100-continue")) {
         return Err(refuse(StatusCode::EXPECTATION_FAILED));
     }
     Ok(())
 }
 
-/// The protocol that the client would change to. Not HTTP/2: what a client then says would pass every check here unseen.
-pub(super) fn wants_upgrade(request: &Request<Upload>) -> Option<HeaderValue> {
-    let headers = request.headers();
-    let asked = request.version() == Version::HTTP_11 && tokens(headers, &CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"));
-    let http2 = tokens(headers, &UPGRADE).any(|t| t.to_ascii_lowercase().starts_with("h2"));
-    if asked && !http2 { headers.get(UPGRADE).cloned() } else { None }
+/// Headers between two neighbours end here, and those that a neighbour names with them.
+struct Hop<'f> {
+    named: Vec<&'f str>,
 }
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Headers between two neighbours, which end here.
-const HOP_BY_HOP: [HeaderName; 6] =
-    [CONNECTION, HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), TE, TRANSFER_ENCODING, UPGRADE];
-
-fn strip(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = tokens(headers, &CONNECTION).filter_map(|t| t.parse().ok()).collect();
-        for name in named {
-            // A client cannot have what frames or routes its request taken out by naming it.
-            if name != CONTENT_LENGTH && name != HOST {
-                headers.remove(name);
-            }
-        }
+impl<'f> Hop<'f> {
+    fn of(fields: &'f Fields) -> Self {
+        // A client cannot have what frames or routes its request taken out by naming it.
+        let kept = ["content-length", "host", "keep-alive", "close", "te", "upgrade"];
+        let named = fields.tokens(Kind::Connection).filter(|token| !kept.iter().any(|kept| kept.eq_ignore_ascii_case(token))).collect();
+        Self { named }
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
+
+    fn ends(&self, field: &Field<'_>) -> bool {
+        let between = matches!(field.kind, Kind::Connection | Kind::KeepAlive | Kind::Te | Kind::TransferEncoding | Kind::Upgrade);
+        between || self.named.iter().any(|name| field.name.eq_ignore_ascii_case(name.as_bytes()))
     }
 }
 
-pub(super) fn rewrite_request(request: &mut Request<Upload>, client: &Client, record: &Record, upgrade: Option<&HeaderValue>) {
-    let http2 = request.version() == Version::HTTP_2;
-    // HTTP/2 has a body end where it ends; HTTP/1 has to be told.
-    let endless = http2 && !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
-    let chunked = endless || request.headers().contains_key(TRANSFER_ENCODING);
-    let trailers = tokens(request.headers(), &TE).any(|t| t.eq_ignore_ascii_case("trailers"));
-    let via = match request.version() {
-        Version::HTTP_10 => "1.0 dozen",
-        Version::HTTP_2 => "2.0 dozen",
-        _ => "1.1 dozen",
+pub(super) fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    for part in [name, b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Writes the head that an instance is sent.
+pub(super) fn write_request(out: &mut Vec<u8>, ask: &Ask, client: &Client, record: &Record) {
+    let Ask { version, method, fields, .. } = ask;
+    let upgrade = ask.upgrade();
+    let trusted = client.is_trusted(record);
+    let hop = Hop::of(fields);
+    let Came { proto, port, start, chain } = manners::came(fields, client.scheme(), &client.port, client.peer, trusted);
+
+    for part in [method.as_str(), " ", &record.path, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    // The absolute form's host counts, and the instance gets the usual form.
+    let host = match (&ask.authority, fields.get(Kind::Host)) {
+        (Some(_), _) => record.host.as_bytes(),
+        (None, host) => host.unwrap_or(b"localhost"),
     };
-    if request.uri().authority().is_some() {
-        // The absolute form's host counts, and the instance gets the usual form.
-        if let Ok(host) = HeaderValue::from_str(&record.host) {
-            request.headers_mut().insert(HOST, host);
+    line(out, b"host", host);
+    for field in fields.iter().filter(|field| !hop.ends(field)) {
+        match field.kind {
+            Kind::Expect | Kind::Host | Kind::ProxyAuthorization | Kind::ForwardedFor | Kind::RequestId => {}
+            Kind::ForwardedProto if proto.is_some() => {}
+            Kind::ForwardedPort if port.is_some() => {}
+            Kind::RequestStart if start.is_some() => {}
+            Kind::Forwarded if !trusted => {}
+            _ => line(out, field.name, field.value),
         }
     }
-    let path = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from(path);
-    *request.version_mut() = Version::HTTP_11;
-
-    let headers = request.headers_mut();
-    strip(headers);
-    if http2 {
-        join_cookies(headers);
-    }
-    headers.remove(EXPECT);
-    headers.remove(PROXY_AUTHORIZATION);
-    if !headers.contains_key(HOST) {
-        headers.insert(HOST, HeaderValue::from_static("localhost"));
-    }
-    if chunked {
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    if ask.length == Length::Unknown {
+        line(out, b"transfer-encoding", b"chunked");
     }
     if let Some(protocol) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, protocol.clone());
+        line(out, b"connection", b"upgrade");
+        line(out, b"upgrade", protocol);
+    } else if fields.lists(Kind::Te, "trailers") {
+        line(out, b"te", b"trailers");
+        line(out, b"connection", b"te");
     }
-    if let Ok(value) = HeaderValue::from_str(&record.forwarded) {
-        headers.insert(X_FORWARDED_FOR, value);
-    }
-    manners::forward(headers, &client.scheme, &client.port, client.peer, client.is_trusted(record));
-    if let Ok(value) = HeaderValue::from_str(&record.request_id) {
-        headers.insert(X_REQUEST_ID, value);
-    }
-    headers.append(VIA, HeaderValue::from_static(via));
-}
-
-/// HTTP/2 may send a cookie in crumbs; HTTP/1 knows one line of them (RFC 9113, 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).into_iter();
-    if let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) {
-        let mut whole = first.as_bytes().to_vec();
-        for crumb in std::iter::once(second).chain(crumbs) {
-            whole.extend_from_slice(b"; ");
-            whole.extend_from_slice(crumb.as_bytes());
-        }
-        if let Ok(whole) = HeaderValue::from_bytes(&whole) {
-            headers.insert(COOKIE, whole);
+    line(out, b"x-forwarded-for", record.forwarded.as_bytes());
+    for (name, value) in [(&b"x-forwarded-proto"[..], proto), (b"x-forwarded-port", port), (b"forwarded", chain.as_deref())] {
+        if let Some(value) = value {
+            line(out, name, value.as_bytes());
         }
     }
+    if let Some(start) = start {
+        out.extend_from_slice(b"x-request-start: ");
+        number(out, start);
+        out.extend_from_slice(b"\r\n");
+    }
+    line(out, b"x-request-id", record.request_id.as_bytes());
+    let via: &[u8] = match version {
+        Version::Old => b"1.0 dozen",
+        Version::One => b"1.1 dozen",
+        Version::Two => b"2.0 dozen",
+    };
+    line(out, b"via", via);
+    out.extend_from_slice(b"\r\n");
 }
 
-pub(super) fn rewrite_response(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
-    strip(headers);
-    headers.remove(PROXY_AUTHENTICATE);
-    if let Some(protocol) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, protocol.clone());
+/// What an answer of an instance's says to a client, header by header; not what frames it in HTTP/1.
+pub(super) fn told(answer: &Answer) -> impl Iterator<Item = Field<'_>> {
+    let hop = Hop::of(&answer.fields);
+    // Of a length that is said twice once is enough; and none is said of what has none (RFC 9110, 8.6).
+    let mut lengths = u32::from(answer.status == StatusCode::NO_CONTENT);
+    let mut chunks = answer.fields.has(Kind::TransferEncoding);
+    if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+        (lengths, chunks) = (1, true);
     }
-    headers.append(VIA, HeaderValue::from_static("1.1 dozen"));
+    answer.fields.iter().filter(move |field| match field.kind {
+        Kind::ProxyAuthenticate => false,
+        Kind::ContentLength => {
+            lengths += 1;
+            lengths == 1 && !chunks
+        }
+        _ => !hop.ends(field),
+    })
+}
+
+/// How a client of HTTP/1 is told where an answer ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// As its headers say.
+    Said,
+    InChunks,
+    /// With the connection.
+    WithConnection,
+}
+
+impl Ends {
+    pub(super) fn of(rest: Rest, version: Version) -> Self {
+        match rest {
+            Rest::None | Rest::Length(_) => Self::Said,
+            Rest::Chunks(_) | Rest::Close if version == Version::Old => Self::WithConnection,
+            Rest::Chunks(_) | Rest::Close => Self::InChunks,
+        }
+    }
+}
+
+/// Writes the first line of an answer, in the version that the client speaks: some old ones read no other.
+pub(super) fn status_line(out: &mut Vec<u8>, version: Version, status: StatusCode, reason: &[u8]) {
+    let reason = if reason.is_empty() { status.canonical_reason().unwrap_or_default().as_bytes() } else { reason };
+    let version: &[u8] = if version == Version::Old { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
+    for part in [version, status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The headers of an answer of the router's own.
+pub(super) fn own(out: &mut Vec<u8>, headers: &HeaderMap) {
+    for (name, value) in headers {
+        line(out, name.as_str().as_bytes(), value.as_bytes());
+    }
 }
 
 /// The client's own id, where it is one that is safe anywhere; else a random one in the shape of a UUID.
-pub(super) fn request_id(headers: &HeaderMap) -> String {
+pub(super) fn request_id(fields: &Fields) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'=' | b'+' | b'/' | b'.');
-    let own = headers.get(X_REQUEST_ID).and_then(|v| v.to_str().ok());
+    let own = fields.get(Kind::RequestId).and_then(|v| std::str::from_utf8(v).ok());
     if let Some(own) = own.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(plain)) {
         return own.to_owned();
     }
@@ -228,9 +280,9 @@ pub(super) fn request_id(headers: &HeaderMap) -> String {
 }
 
 /// What came in `X-Forwarded-For`, and this client's address after it.
-pub(super) fn forwarded(headers: &HeaderMap, address: &str) -> String {
+pub(super) fn forwarded(fields: &Fields, address: &str) -> String {
     let mut out = String::new();
-    for value in headers.get_all(X_FORWARDED_FOR).into_iter().filter_map(|v| v.to_str().ok()) {
+    for value in fields.all(Kind::ForwardedFor).filter_map(|v| std::str::from_utf8(v).ok()) {
         out.push_str(value.trim());
         out.push_str(", ");
     }

@@ -3,10 +3,19 @@
 //! **Invariant:** what one client can have the router keep has a bound: streams, their heads, and the bytes of each of them both ways.
 //! **Invariant:** a connection without a stream, and a stream whose client takes nothing of it, last no longer than in HTTP/1.
 
-use super::{Client, Core, Stopping, answer};
-use crate::port::stream::{Broken, ClientSocket, Patience, Reply};
+use super::exchange::{Exchange, Outcome, answer};
+use super::head::{Ask, Length, Version, told};
+use super::talk::chunk;
+use super::{Client, Core, Stopping};
+use crate::port::fields::Fields;
+use crate::port::pages::Code;
+use crate::port::stream::{ClientSocket, Patience};
+use crate::port::upstream::{Rest, Source};
 use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
+use http::header::{CONTENT_LENGTH, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,8 +24,6 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -43,11 +50,13 @@ const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
 
 /// Serves one connection to its end, or until the router stops and its streams are answered.
-pub(super) async fn serve<S>(core: Rc<Core>, client: Rc<Client>, socket: ClientSocket<S>)
+pub(super) async fn serve<S>(core: Rc<Core>, client: Rc<Client>, io: S)
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let limits = core.shared.limits;
+    let stalled = Rc::new(Cell::new(false));
+    let socket = ClientSocket::new(io, &limits, stalled.clone());
     let mut stopping = core.stopping.clone();
     let tally = Rc::new(Tally {
         open: Cell::new(0),
@@ -56,15 +65,15 @@ where
         rests: Cell::new(Instant::now()),
         enough: Notify::new(),
     });
-    let streams = Streams { next: Rc::default(), idle: limits.idle, stalled: client.stalled.clone() };
+    let streams = Streams { next: Rc::default(), idle: limits.idle, stalled: stalled.clone() };
     let service = {
         let (next, tally) = (streams.next.clone(), tally.clone());
         service_fn(move |request| {
             let stream = Stream::begin(tally.clone());
             next.replace(Some(stream.clone()));
-            let (core, client) = (core.clone(), client.clone());
+            let (core, client, stalled) = (core.clone(), client.clone(), stalled.clone());
             async move {
-                let response = answer(core, client, request).await;
+                let response = respond(&core, &client, request, stalled).await;
                 Ok::<_, Infallible>(response.map(|reply| Sent { reply, rest: Bytes::new(), stream }))
             }
         })
@@ -99,6 +108,267 @@ where
             }
             () = super::until(end) => return,
             () = tally.enough.notified() => return,
+        }
+    }
+}
+
+/// Has a stream's request answered as one of HTTP/1 is.
+async fn respond(core: &Core, client: &Client, request: Request<Incoming>, stalled: Rc<Cell<bool>>) -> Response<Reply> {
+    let (parts, body) = request.into_parts();
+    let mut ask = Ask {
+        version: Version::Two,
+        authority: parts.uri.authority().map(|authority| authority.as_str().to_owned()),
+        fields: Fields::from(&parts.headers),
+        length: match parts.headers.contains_key(CONTENT_LENGTH) {
+            _ if body.is_end_stream() => Length::None,
+            true => Length::Known,
+            false => Length::Unknown,
+        },
+        method: parts.method,
+    };
+    // Of HTTP/1 it is told that there is no body where there might be one.
+    if ask.length == Length::None
+        && matches!(ask.method, Method::POST | Method::PUT | Method::PATCH)
+        && !parts.headers.contains_key(CONTENT_LENGTH)
+    {
+        ask.fields.push(b"content-length", b"0");
+    }
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let bare = ask.method == Method::HEAD;
+    let mut upload = Upload::new(body, ask.length == Length::Unknown, core);
+    match answer(core, client, &ask, path, &mut upload).await {
+        Outcome::Page(page) => {
+            let length = HeaderValue::from(page.body().len());
+            let mut page = page.map(|body| Reply::Page(Full::new(if bare { Bytes::new() } else { body })));
+            page.headers_mut().remove(http::header::CONNECTION);
+            if bare {
+                page.headers_mut().insert(CONTENT_LENGTH, length);
+            }
+            page
+        }
+        Outcome::Answer(exchange) => {
+            let mut response = Response::new(());
+            *response.status_mut() = exchange.answer().status;
+            for field in told(exchange.answer()) {
+                // What HTTP/2 cannot carry is not carried.
+                if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field.name), HeaderValue::from_bytes(field.value)) {
+                    response.headers_mut().append(name, value);
+                }
+            }
+            for (name, value) in &exchange.added {
+                response.headers_mut().append(name, value.clone());
+            }
+            response.headers_mut().append(http::header::VIA, HeaderValue::from_static("1.1 dozen"));
+            response.map(|()| Reply::Flow(Box::new(Flow { exchange: Some(exchange), upload, trailed: false, stalled })))
+        }
+        Outcome::Gone => {
+            let mut gone = Response::new(Reply::Page(Full::default()));
+            *gone.status_mut() = Code::H27.status();
+            gone
+        }
+    }
+}
+
+/// A request's body.
+struct Upload {
+    /// Taken only when dropped.
+    body: Option<Incoming>,
+    chunks: bool,
+    over: bool,
+    patience: Patience,
+    leftovers: tokio::sync::mpsc::UnboundedSender<Incoming>,
+}
+
+impl Upload {
+    fn new(body: Incoming, chunks: bool, core: &Core) -> Self {
+        let over = body.is_end_stream();
+        Self { body: Some(body), chunks, over, patience: Patience::new(core.shared.limits.idle), leftovers: core.leftovers.clone() }
+    }
+}
+
+impl Source for Upload {
+    fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<bool, Code>> {
+        let before = out.len();
+        loop {
+            let Some(body) = self.body.as_mut().filter(|_| !self.over) else { return Poll::Ready(Ok(true)) };
+            let frame = match Pin::new(&mut *body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => Some(frame),
+                Poll::Ready(Some(Err(_))) => {
+                    self.over = true;
+                    return Poll::Ready(Err(Code::H27));
+                }
+                Poll::Ready(None) => None,
+                Poll::Pending => {
+                    ready!(self.patience.poll_over(cx));
+                    self.over = true;
+                    return Poll::Ready(Err(Code::H28));
+                }
+            };
+            self.patience.progress();
+            let mut trailers = None;
+            match frame.map(Frame::into_data) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) if self.chunks => chunk(out, &data),
+                Some(Ok(data)) => out.extend_from_slice(&data),
+                Some(Err(frame)) => trailers = frame.into_trailers().ok(),
+                None => self.over = true,
+            }
+            self.over |= body.is_end_stream() || trailers.is_some();
+            if self.over && self.chunks {
+                out.extend_from_slice(b"0\r\n");
+                let may = |name: &HeaderName| dozen_core::port::framing::may_trail(name.as_str().as_bytes());
+                for (name, value) in trailers.iter().flatten().filter(|(name, _)| may(name)) {
+                    super::head::line(out, name.as_str().as_bytes(), value.as_bytes());
+                }
+                out.extend_from_slice(b"\r\n");
+            }
+            if self.over || out.len() > before {
+                return Poll::Ready(Ok(self.over));
+            }
+        }
+    }
+
+    /// hyper ends what nobody waits for.
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<Code> {
+        Poll::Pending
+    }
+}
+
+impl Drop for Upload {
+    /// A client that still sends may not read: its rest is read, and forgotten.
+    fn drop(&mut self) {
+        if !self.over
+            && let Some(body) = self.body.take()
+        {
+            let _ = self.leftovers.send(body);
+        }
+    }
+}
+
+/// Reads the rest of a body for at most so long and so much.
+pub(in crate::port) async fn discard(mut body: Incoming) {
+    let mut left: usize = 64 << 20;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(10), reading).await;
+}
+
+/// Why an answer ended early; hyper then ends its stream.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.description())]
+struct Broken(Code);
+
+/// What a stream is answered with.
+enum Reply {
+    Page(Full<Bytes>),
+    Flow(Box<Flow>),
+}
+
+/// An instance's answer.
+struct Flow {
+    /// `None` at its end.
+    exchange: Option<Box<Exchange>>,
+    upload: Upload,
+    trailed: bool,
+    stalled: Rc<Cell<bool>>,
+}
+
+impl Flow {
+    fn break_by(&mut self, code: Code) -> Broken {
+        if let Some(exchange) = self.exchange.take() {
+            exchange.fail(code);
+        }
+        Broken(code)
+    }
+}
+
+impl Body for Flow {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let me = &mut *self;
+        let Some(exchange) = &mut me.exchange else { return Poll::Ready(None) };
+        if let Poll::Ready(Err(code)) = exchange.poll_upload(cx, &mut me.upload) {
+            return Poll::Ready(Some(Err(me.break_by(code))));
+        }
+        match ready!(exchange.poll_piece(cx)) {
+            Ok(Some(piece)) => {
+                let data = Bytes::copy_from_slice(&exchange.bytes(piece));
+                if exchange.rest() == Rest::None && exchange.trailers().is_empty() {
+                    me.exchange.take().into_iter().for_each(Exchange::finish);
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Ok(None) if !me.trailed && !exchange.trailers().is_empty() => {
+                me.trailed = true;
+                let mut trailers = HeaderMap::new();
+                for field in exchange.trailers().iter() {
+                    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field.name), HeaderValue::from_bytes(field.value)) {
+                        trailers.append(name, value);
+                    }
+                }
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            Ok(None) => {
+                me.exchange.take().into_iter().for_each(Exchange::finish);
+                Poll::Ready(None)
+            }
+            Err(code) => Poll::Ready(Some(Err(me.break_by(code)))),
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        self.exchange.as_ref().is_none_or(|exchange| exchange.rest() == Rest::None && (self.trailed || exchange.trailers().is_empty()))
+    }
+    fn size_hint(&self) -> SizeHint {
+        match self.exchange.as_ref().map(|exchange| exchange.rest()) {
+            None | Some(Rest::None) => SizeHint::with_exact(0),
+            Some(Rest::Length(left)) => SizeHint::with_exact(left),
+            Some(Rest::Chunks(_) | Rest::Close) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let over = self.is_end_stream();
+        if let Some(exchange) = self.exchange.take() {
+            match over {
+                true => exchange.finish(),
+                false if self.stalled.get() => exchange.fail(Code::H28),
+                // Its client went away.
+                false => drop(exchange),
+            }
+        }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match &mut *self {
+            Self::Page(page) => Pin::new(page).poll_frame(cx).map_err(|never| match never {}),
+            Self::Flow(flow) => Pin::new(flow.as_mut()).poll_frame(cx),
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Page(page) => page.is_end_stream(),
+            Self::Flow(flow) => flow.is_end_stream(),
+        }
+    }
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Page(page) => page.size_hint(),
+            Self::Flow(flow) => flow.size_hint(),
         }
     }
 }
@@ -167,7 +437,7 @@ struct Streams {
     /// The one that was just begun: hyper asks for its answer and at once has it run.
     next: Rc<RefCell<Option<Rc<Stream>>>>,
     idle: Duration,
-    stalled: Arc<AtomicBool>,
+    stalled: Rc<Cell<bool>>,
 }
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
@@ -180,11 +450,11 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Streams {
                 tokio::select! {
                     biased;
                     () = work.as_mut() => return,
-                    () = stream.stalls(idle) => stalled.store(true, Ordering::Relaxed),
+                    () = stream.stalls(idle) => stalled.set(true),
                 }
                 // The answer, dropped here, says why in its line.
             }
-            stalled.store(false, Ordering::Relaxed);
+            stalled.set(false);
         });
     }
 }

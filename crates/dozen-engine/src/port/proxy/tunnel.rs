@@ -1,28 +1,34 @@
 //! What a connection becomes when both ends agree on another protocol.
 
 use super::Core;
-use crate::port::log::Record;
+use super::exchange::Exchange;
+use super::talk::Wire;
 use crate::port::pages::Code;
-use crate::port::pool::Busy;
 use crate::port::stream::{Beat, End};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use std::cell::Cell;
 use std::rc::Rc;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::Instant;
 
 /// Carries bytes both ways until both sides are done, or silent for too long.
-pub(super) async fn tunnel(core: Rc<Core>, client: OnUpgrade, server: OnUpgrade, mut record: Record, busy: Busy) {
+pub(super) async fn tunnel<S: AsyncRead + AsyncWrite + Unpin>(core: &Core, wire: Wire<S>, exchange: Box<Exchange>) {
     let idle = core.shared.limits.idle;
-    let beat = Rc::new(Beat { last: std::cell::Cell::new(tokio::time::Instant::now()), bytes: std::cell::Cell::new(0) });
-    let (Ok(client), Ok(server)) = tokio::join!(client, server) else {
-        record.fail(Code::H27, Code::H27.status());
-        return;
+    let (server, told, mut record, _busy) = exchange.into_tunnel();
+    let (client, said, _guest) = wire.into_tunnel();
+    let beat = Rc::new(Beat { last: Cell::new(Instant::now()), bytes: Cell::new(told.len() as u64) });
+    let mut client = End { io: client, beat: beat.clone(), counts: false };
+    let mut server = End { io: server, beat: beat.clone(), counts: true };
+    let carry = async {
+        // What each side has said already.
+        client.write_all(&told).await?;
+        client.flush().await?;
+        server.write_all(&said).await?;
+        tokio::io::copy_bidirectional(&mut client, &mut server).await
     };
-    let mut client = End { io: TokioIo::new(client), beat: beat.clone(), counts: false };
-    let mut server = End { io: TokioIo::new(server), beat: beat.clone(), counts: true };
     let silence = async {
         loop {
             let until = beat.last.get() + idle;
-            if until <= tokio::time::Instant::now() {
+            if until <= Instant::now() {
                 break;
             }
             tokio::time::sleep_until(until).await;
@@ -30,9 +36,8 @@ pub(super) async fn tunnel(core: Rc<Core>, client: OnUpgrade, server: OnUpgrade,
     };
     tokio::select! {
         // However it ends, each side has seen the other's end; a reset is an end too.
-        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+        _ = carry => {}
         () = silence => record.fail(Code::H15, Code::H15.status()),
     }
     record.bytes = beat.bytes.get();
-    drop((busy, core));
 }

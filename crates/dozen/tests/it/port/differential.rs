@@ -2,8 +2,7 @@
 //! which tells what it read: exactly the requests that were let in, in their order, each with its method, target, headers and body.
 
 use super::stage::{Stage, ready};
-use crate::fuzz::properties::framing::{Request, requests};
-use dozen_core::port::framing::{Framing, Stop};
+use crate::fuzz::properties::framing::{Request, read, requests};
 use dozen_engine::port::Limits;
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -220,17 +219,8 @@ fn request(random: &mut Random, bytes: &mut Vec<u8>) {
 
 /// What is let in, and whether a refusal or a broken body follows.
 fn let_in(bytes: &[u8]) -> (Vec<Request>, Option<u16>) {
-    let (mut framing, mut begin) = (Framing::default(), 0);
-    loop {
-        let scan = framing.read(&bytes[begin..]);
-        begin += scan.cleared;
-        match scan.stop {
-            // Node's server grants no other protocol here.
-            Stop::Turn if begin < bytes.len() => framing.stay(),
-            Stop::Turn | Stop::More => return (requests(&bytes[..begin]), None),
-            Stop::Head(fault) | Stop::Body(fault) => return (requests(&bytes[..begin]), Some(fault.status)),
-        }
-    }
+    let (cleared, status, _) = read(bytes, |_| bytes.len());
+    (requests(&bytes[..cleared]), (status != 0).then_some(status))
 }
 
 /// Refused for what they mean, not for their form: these are no misreadings.
