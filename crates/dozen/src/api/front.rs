@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use dozen_core::ids::{InvalidName, Version};
 use dozen_core::port::{Domain, Front, Sticky};
-use dozen_engine::deploy::{Pause, Treatment};
+use dozen_engine::deploy::{DeployError, Pause, Treatment};
 use dozen_engine::ledger::Principal;
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ fn all(served: &Served, front: &Front) -> Vec<wire::Domain> {
 /// `GET /manners`
 pub(super) async fn manners(State(served): Shared) -> Answer<wire::Manners> {
     let front = served.floor.front().await?;
-    Ok(Json(shown(&served, &front)))
+    Ok(Json(shown(&served, &front).await?))
 }
 
 /// `PATCH /manners`
@@ -82,7 +82,7 @@ pub(super) async fn treat(
     let hsts = body.hsts_seconds.map(Duration::from_secs);
     let change = Treatment { maintenance: body.maintenance, pause, https_only: body.https_only, hsts, trusted: None };
     let front = served.floor.treat(&who, change).await?;
-    Ok(Json(shown(&served, &front)))
+    Ok(Json(shown(&served, &front).await?))
 }
 
 /// `GET /split`
@@ -123,8 +123,12 @@ async fn parts(served: &Served) -> Result<wire::Split, Failure> {
     Ok(wire::Split { deploy: served.floor.deploy.to_string(), shares: shares.collect(), sticky })
 }
 
-fn shown(served: &Served, Front { manners, paused_until, .. }: &Front) -> wire::Manners {
-    wire::Manners {
+async fn shown(served: &Served, Front { manners, paused_until, .. }: &Front) -> Result<wire::Manners, Failure> {
+    // What does not run now speaks HTTPS if it is kept with a port for it.
+    let kept = served.floor.ledger.kept().await.map_err(DeployError::from)?;
+    let will = !served.floor.serving && kept.iter().any(|kept| kept.deploy == served.floor.deploy && kept.https_port.is_some());
+    let vain = manners.https_only && manners.trusted.is_empty() && served.https_url.is_none() && !will;
+    Ok(wire::Manners {
         deploy: served.floor.deploy.to_string(),
         serving: served.floor.serving,
         maintenance: manners.maintenance,
@@ -133,5 +137,9 @@ fn shown(served: &Served, Front { manners, paused_until, .. }: &Front) -> wire::
         https_only: manners.https_only,
         hsts_seconds: manners.hsts.map(|hsts| hsts.as_secs()),
         trusted_proxies: manners.trusted.iter().map(ToString::to_string).collect(),
-    }
+        warning: vain.then(|| NO_HTTPS.to_owned()),
+    })
 }
+
+const NO_HTTPS: &str = "The router has no port for HTTPS, so requests by HTTP are answered as ever; `dozen up --https-port N` gives it one, and \
+                        `--trusted-proxy ADDRESS` names a proxy before it that speaks HTTPS.";

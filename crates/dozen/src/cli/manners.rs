@@ -69,13 +69,15 @@ pub(crate) async fn maintenance(args: MaintenanceArgs, settings: &Settings, prin
     let mut client = connect(settings).await?;
     let Some(to) = args.to else {
         let shown = |m: &wire::Manners| on_or_off(m.maintenance).to_owned();
-        return show(&mut client, printer, shown).await;
+        show(&mut client, printer, shown).await?;
+        return Ok(0);
     };
     let on = matches!(to, Switch::On);
     let treat = wire::Treat { maintenance: Some(on), ..wire::Treat::default() };
     let app = client.deploy.app.clone();
     let verb = if on { "Enabling" } else { "Disabling" };
-    change(&mut client, &treat, printer, |m| format!("{verb} maintenance mode for {app}... done{}", later(m))).await
+    change(&mut client, &treat, printer, |m| format!("{verb} maintenance mode for {app}... done{}", later(m))).await?;
+    Ok(0)
 }
 
 /// Has requests wait, or sends them again.
@@ -89,7 +91,8 @@ pub(crate) async fn pause(args: PauseArgs, settings: &Settings, printer: &Printe
         (true, None) => format!("Pausing {app}... done; requests wait until `dozen pause off`"),
         (false, _) => format!("Resuming {app}... done"),
     })
-    .await
+    .await?;
+    Ok(0)
 }
 
 /// Shows or changes whether plain HTTP is sent on to HTTPS.
@@ -99,36 +102,48 @@ pub(crate) async fn https(args: HttpsArgs, settings: &Settings, printer: &Printe
         Some(seconds) => format!("{}, hsts {seconds}s", on_or_off(m.https_only)),
         None => on_or_off(m.https_only).to_owned(),
     };
-    if args.to.is_none() && args.hsts.is_none() {
-        return show(&mut client, printer, words).await;
+    let answer = if args.to.is_none() && args.hsts.is_none() {
+        show(&mut client, printer, words).await?
+    } else {
+        let treat =
+            wire::Treat { https_only: args.to.map(|to| matches!(to, Switch::On)), hsts_seconds: args.hsts, ..wire::Treat::default() };
+        let app = client.deploy.app.clone();
+        change(&mut client, &treat, printer, |m| format!("HTTPS only for {app}... done, {}{}", words(m), later(m))).await?
+    };
+    // In JSON it stands among the rest.
+    if let Some(warning) = answer.warning.filter(|_| !printer.is_json()) {
+        printer.note(&warning);
     }
-    let treat = wire::Treat { https_only: args.to.map(|to| matches!(to, Switch::On)), hsts_seconds: args.hsts, ..wire::Treat::default() };
-    let app = client.deploy.app.clone();
-    change(&mut client, &treat, printer, |m| format!("HTTPS only for {app}... done, {}{}", words(m), later(m))).await
+    Ok(0)
 }
 
 async fn connect(settings: &Settings) -> Result<Client> {
     Client::connect(settings, target::find(settings).await?).await
 }
 
-async fn show(client: &mut Client, printer: &Printer, words: impl Fn(&wire::Manners) -> String) -> Result<i32> {
+async fn show(client: &mut Client, printer: &Printer, words: impl Fn(&wire::Manners) -> String) -> Result<wire::Manners> {
     let answer: wire::Manners = client.get("/manners").await?;
     if printer.is_json() {
-        printer.json(&answer)
+        printer.json(&answer);
     } else {
-        printer.line(&words(&answer))
+        printer.line(&words(&answer));
     }
-    Ok(0)
+    Ok(answer)
 }
 
-async fn change(client: &mut Client, treat: &wire::Treat, printer: &Printer, words: impl Fn(&wire::Manners) -> String) -> Result<i32> {
+async fn change(
+    client: &mut Client,
+    treat: &wire::Treat,
+    printer: &Printer,
+    words: impl Fn(&wire::Manners) -> String,
+) -> Result<wire::Manners> {
     let answer: wire::Manners = client.call(Method::PATCH, "/manners", treat).await?;
     if printer.is_json() {
-        printer.json(&answer)
+        printer.json(&answer);
     } else {
-        printer.confirm(&words(&answer))
+        printer.confirm(&words(&answer));
     }
-    Ok(0)
+    Ok(answer)
 }
 
 fn later(manners: &wire::Manners) -> &'static str {

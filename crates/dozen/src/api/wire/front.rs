@@ -93,6 +93,9 @@ pub(crate) struct SplitShare {
     pub(crate) release: String,
     /// Relative to the others.
     pub(crate) weight: u32,
+    /// Why HTTPS only has no effect, and what to do about it; `null` where it has, or is off.
+    #[serde(default)]
+    pub(crate) warning: Option<String>,
 }
 
 /// What `releases split` asks for.

@@ -107,7 +107,7 @@ fn what_the_app_and_its_proxies_say_reaches_the_router() {
     place.write("dozen.toml", "[router]\nconcurrency = 1\nqueue = 0\n");
     let mut up = place.start(&["--trusted-proxy", "127.0.0.0/8"]);
     up.ready();
-    up.dozen(&["https", "on", "--hsts", "1h"]).ok().has(&["HTTPS only for shop... done, on, hsts 3600s"]);
+    up.dozen(&["https", "on", "--hsts", "1h"]).ok().has(&["HTTPS only for shop... done, on, hsts 3600s"]).lacks("no port for HTTPS");
     let sent = get(up.port(), "shop.test", "X-Forwarded-Proto: http\r\n");
     assert!(sent.status == 301 && sent.head.contains("location: https://shop.test/path"), "{sent:?}");
     let there = get(up.port(), "shop.test", "X-Forwarded-Proto: https\r\n");
@@ -122,6 +122,27 @@ fn what_the_app_and_its_proxies_say_reaches_the_router() {
     assert_eq!(up.dozen(&["https", "--json"]).ok().json()["trusted_proxies"].as_array().map(Vec::len), Some(0));
     up.stop();
     place.dozen(&["up", "--trusted-proxy", "10.0.0.1/8"]).coded(2).has(&["bits beyond"]);
+}
+
+#[test]
+fn https_only_without_a_way_to_speak_https_is_warned_of() {
+    let place = Place::web(WEB);
+    let up = place.up();
+    let advice = "The router has no port for HTTPS, so requests by HTTP are answered as ever; `dozen up --https-port N`";
+    up.dozen(&["https", "on"]).ok().has(&["HTTPS only for shop... done, on", advice]);
+    assert_eq!(get(up.port(), "shop.test", "").status, 200);
+    up.dozen(&["https"]).ok().has(&["on", advice]);
+    up.dozen(&["maintenance", "off"]).ok().lacks("no port for HTTPS");
+    assert!(up.dozen(&["https", "--json"]).ok().json()["warning"].as_str().is_some_and(|warning| warning.starts_with(advice)));
+    let off = up.dozen(&["https", "off", "--json"]).ok().json();
+    assert_eq!(off["warning"], serde_json::Value::Null, "{off}");
+    up.dozen(&["https", "on"]).ok();
+    up.stop();
+    place.dozen(&["https"]).ok().has(&[advice]);
+    // What is kept with a port for HTTPS has it again.
+    place.dozen(&["up", "--detach", "--port", "0", "--https-port", "0"]).ok();
+    place.dozen(&["https"]).ok().has(&["on"]).lacks("no port for HTTPS");
+    place.dozen(&["down"]).ok();
 }
 
 #[test]
