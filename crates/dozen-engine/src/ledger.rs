@@ -25,14 +25,15 @@ pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);
 /// `PRAGMA user_version` of the schema in `schema.sql`.
-const SCHEMA: i64 = 6;
+const SCHEMA: i64 = 7;
 /// What leads from each schema to the next: the first one from 1 to 2.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     include_str!("ledger/to_2.sql"),
     include_str!("ledger/to_3.sql"),
     include_str!("ledger/to_4.sql"),
     include_str!("ledger/to_5.sql"),
     include_str!("ledger/to_6.sql"),
+    include_str!("ledger/to_7.sql"),
 ];
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -268,6 +269,7 @@ fn set_up(c: &mut Connection, path: &std::path::Path) -> Result<(), LedgerError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::certificates::Failure;
     use dozen_core::config::{Config, Origin, Var};
     use dozen_core::ids::{DeployRef, SlugId, Version};
     use dozen_core::port::{Domain, Front, Manners};
@@ -393,6 +395,55 @@ mod tests {
         let domains = vec![domain("a.test"), domain("shop.test")];
         assert_eq!(b.ledger.front(&other).await.expect("read"), Front { domains, manners, paused_until: until });
         assert_eq!(b.ledger.front(&b.shop).await.expect("read").manners, Manners::default());
+    }
+
+    #[tokio::test]
+    async fn an_order_that_came_to_nothing_is_kept_until_one_for_its_name_did_not() {
+        let b = Bench::new().await;
+        let (directory, other) = ("https://a.test/dir", "https://b.test/dir");
+        let failure =
+            |again: &str| Failure { why: "nobody there".into(), times: 3, too_often: true, again: again.parse().expect("a time") };
+        let fail = |directory: &str, host: &str, again: &str| Intent::Unobtained {
+            deploy: b.shop.clone(),
+            directory: directory.to_owned(),
+            host: host.to_owned(),
+            failure: Box::new(failure(again)),
+        };
+        let hosts = async |directory: &str| b.ledger.failures(&b.shop, directory).await.expect("read").into_keys().collect::<Vec<_>>();
+        let (past, future) = ("2020-01-01T00:00:00.123456789Z", "2120-01-01T00:00:00Z");
+        let lead = vec!["shop.example.com/api".parse().expect("a domain"), "b.example.com".parse().expect("a domain")];
+        b.commit(Intent::Lead { deploy: b.shop.clone(), domains: lead }).await;
+        for (directory, host, again) in
+            [(directory, "shop.example.com", past), (directory, "gone.example.com", past), (other, "b.example.com", future)]
+        {
+            b.commit(fail(directory, host, again)).await;
+        }
+        let kept = b.ledger.failures(&b.shop, directory).await.expect("read");
+        assert_eq!(kept.get("shop.example.com"), Some(&failure(past)));
+        // Of what leads nowhere and is over nothing is kept; what was asked of another authority is its own affair.
+        b.commit(fail(directory, "new.example.com", future)).await;
+        assert_eq!(hosts(directory).await, ["new.example.com", "shop.example.com"]);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let own = rcgen::CertificateParams::new(vec!["shop.example.com".to_owned()]).and_then(|p| p.self_signed(&key)).expect("signed");
+        let certificate = crate::port::Certificate::read(&own.pem(), &key.serialize_pem(), jiff::Timestamp::MIN).expect("good");
+        let certify = Intent::Certify { deploy: b.shop.clone(), certificate: Box::new(certificate), source: CertificateSource::Acme };
+        b.commit(certify).await;
+        assert_eq!((hosts(directory).await, hosts(other).await), (vec!["new.example.com".into()], vec!["b.example.com".to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn whether_a_domain_may_be_led_is_seen_without_leading_it() {
+        let b = Bench::new().await;
+        let other: DeployRef = "blog/dev".parse().expect("valid");
+        b.commit(Intent::Adopt { deploy: other.clone(), folder: None }).await;
+        let domains: Vec<Domain> = vec!["shop.example.com".parse().expect("a domain")];
+        for _ in 0..2 {
+            b.ledger.may_lead(&b.who, &b.shop, domains.clone()).await.expect("it may");
+        }
+        assert_eq!(b.ledger.domains(&b.shop).await.expect("read"), []);
+        b.commit(Intent::Lead { deploy: b.shop.clone(), domains: domains.clone() }).await;
+        assert!(matches!(b.ledger.may_lead(&b.who, &other, domains.clone()).await, Err(LedgerError::Led { .. })));
+        assert!(matches!(b.ledger.may_lead(&Principal::of(b.who.uid), &b.shop, domains).await, Err(LedgerError::Unproven { .. })));
     }
 
     #[tokio::test]

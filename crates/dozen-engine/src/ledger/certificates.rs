@@ -5,9 +5,11 @@ use crate::config::{Vault, VaultError};
 use crate::port::Certificate;
 use crate::port::acme::Acme;
 use crate::port::certificate::Secret;
+use crate::port::certificates::Failure;
 use dozen_core::ids::DeployRef;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 /// Where a certificate comes from.
@@ -106,6 +108,55 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// The last orders of a deploy at an authority that came to nothing, by name.
+    pub async fn failures(&self, deploy: &DeployRef, directory: &str) -> Result<BTreeMap<String, Failure>, LedgerError> {
+        let place = [deploy.to_string(), directory.to_owned()];
+        self.run("read which orders came to nothing", move |c| {
+            let mut q =
+                c.prepare("SELECT host, why, times, too_often, again_at FROM acme_failures WHERE deploy = ?1 AND directory = ?2")?;
+            let rows = q.query_map(place, |r| {
+                Ok((
+                    r.get(0)?,
+                    r.get::<_, String>(4)?,
+                    Failure { why: r.get(1)?, times: r.get(2)?, too_often: r.get(3)?, again: Timestamp::MIN },
+                ))
+            })?;
+            let read = |row: rusqlite::Result<(String, String, Failure)>| {
+                let (host, again, failure) = row?;
+                let again = again.parse().map_err(|e| Problem::Inconsistent(format!("acme_failures.again_at: {e}")))?;
+                Ok((host, Failure { again, ..failure }))
+            };
+            rows.map(read).collect()
+        })
+        .await
+    }
+}
+
+/// What nobody waits for any more goes: a name that does not lead here, and might be ordered again by now.
+pub(super) fn write_failure(
+    c: &Connection,
+    deploy: &DeployRef,
+    directory: &str,
+    host: &str,
+    failure: &Failure,
+    now: &str,
+) -> Result<u32, Problem> {
+    let name = deploy.to_string();
+    let Failure { why, times, too_often, again } = failure;
+    c.execute(
+        "DELETE FROM acme_failures WHERE deploy = ?1 AND datetime(again_at) < datetime(?2)
+         AND host NOT IN (SELECT CASE instr(domain, '/') WHEN 0 THEN domain ELSE substr(domain, 1, instr(domain, '/') - 1) END
+                          FROM domains WHERE deploy = ?1)",
+        params![name, now],
+    )?;
+    c.execute(
+        "INSERT OR REPLACE INTO acme_failures (deploy, directory, host, why, times, too_often, again_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![name, directory, host, why, times, too_often, again.to_string()],
+    )?;
+    Ok(0)
+}
+
 pub(super) fn automate(c: &Connection, deploy: &DeployRef, acme: Option<&Acme>) -> Result<u32, Problem> {
     let text = acme.map(|acme| serde_json::to_string(acme).expect("it is JSON"));
     c.execute("UPDATE deploys SET acme = ?2 WHERE name = ?1", params![deploy.to_string(), text])?;
@@ -143,7 +194,9 @@ pub(super) fn write(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         params![name, names, source, chain, sealed, not_after.to_string(), now, who],
     )?;
-    u32::try_from(c.last_insert_rowid()).map_err(|_| Problem::Inconsistent("certificate ids ran out".into()))
+    let id = u32::try_from(c.last_insert_rowid()).map_err(|_| Problem::Inconsistent("certificate ids ran out".into()))?;
+    c.execute("DELETE FROM acme_failures WHERE deploy = ?1 AND host IN (SELECT value FROM json_each(?2))", params![name, names])?;
+    Ok(id)
 }
 
 pub(super) fn remove(c: &Connection, deploy: &DeployRef, id: i64) -> Result<u32, Problem> {

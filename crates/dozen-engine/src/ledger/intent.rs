@@ -6,6 +6,7 @@ use crate::home::Home;
 use crate::port::Certificate;
 use crate::port::acme::Acme;
 use crate::port::certificate::Secret;
+use crate::port::certificates::Failure;
 use dozen_core::backing::ResourceKind;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
@@ -187,6 +188,17 @@ pub enum Intent {
         /// What it is used with.
         credentials: Secret,
     },
+    /// An order of a certificate came to nothing; one for this name takes it back.
+    Unobtained {
+        /// Whose.
+        deploy: DeployRef,
+        /// Whom it was asked of.
+        directory: String,
+        /// For which name.
+        host: String,
+        /// Why, and when the next is made.
+        failure: Box<Failure>,
+    },
     /// So many of each.
     Scale {
         /// Whose.
@@ -239,6 +251,7 @@ impl Intent {
             Self::Uncertify { .. } => "remove a certificate",
             Self::Automate { .. } => "have certificates ordered",
             Self::Account { .. } => "make an account at an authority",
+            Self::Unobtained { .. } => "note that there is no certificate",
             Self::Split { .. } => "split requests between releases",
             Self::Scale { .. } => "scale",
             Self::Stop { .. } => "stop and start processes",
@@ -264,6 +277,7 @@ impl Intent {
             | Self::Uncertify { deploy, .. }
             | Self::Automate { deploy, .. }
             | Self::Account { deploy, .. }
+            | Self::Unobtained { deploy, .. }
             | Self::Split { deploy, .. }
             | Self::Scale { deploy, .. }
             | Self::Stop { deploy, .. }
@@ -301,6 +315,21 @@ impl Ledger {
             t.commit()?;
             commits.send_modify(|n| *n += 1);
             Ok(Committed { generation: Generation(generation), number })
+        })
+        .await
+    }
+
+    /// Whether domains could be led to a deploy now: none leads to another one.
+    ///
+    /// # Errors
+    /// What [`Intent::Lead`] would fail with.
+    pub async fn may_lead(&self, who: &Principal, deploy: &DeployRef, domains: Vec<Domain>) -> Result<(), LedgerError> {
+        self.authorise(who, "add a domain")?;
+        let (deploy, who) = (deploy.clone(), who.name.clone());
+        self.run("see where domains lead", move |c| {
+            // It is done, and taken back as this ends.
+            let t = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            domains.iter().try_for_each(|domain| lead(&t, &deploy, domain, "", &who))
         })
         .await
     }
@@ -459,6 +488,9 @@ fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent
         Intent::Uncertify { deploy, id } => certificates::remove(c, &deploy, id),
         Intent::Automate { deploy, acme } => certificates::automate(c, &deploy, acme.as_deref()),
         Intent::Account { directory, credentials, .. } => certificates::keep_account(c, vault, &directory, &credentials, &now),
+        Intent::Unobtained { deploy, directory, host, failure } => {
+            certificates::write_failure(c, &deploy, &directory, &host, &failure, &now)
+        }
         Intent::Split { deploy, shares, sticky } => {
             split(c, &deploy, &shares, &sticky)?;
             Ok(0)

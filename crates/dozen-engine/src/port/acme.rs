@@ -22,9 +22,11 @@ use zeroize::Zeroizing;
 const PATIENCE: RetryPolicy = RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_secs(90));
 /// For each request, since an authority may not answer at all; an order is several.
 const LIMIT: Duration = Duration::from_secs(300);
+/// For the few requests that it takes to find an authority and an account there.
+const ANSWER: Duration = Duration::from_secs(30);
 /// After the first failure the next attempt is made in a minute, then in four, and so on; none is later than a day.
 const FIRST: SignedDuration = SignedDuration::from_mins(1);
-const LAST: SignedDuration = SignedDuration::from_hours(24);
+pub(super) const LAST: SignedDuration = SignedDuration::from_hours(24);
 /// So often more is tried what failed by the authority's whim.
 const TRIES: u32 = 4;
 /// An authority that says that it was asked too often is asked again in an hour at the earliest.
@@ -82,6 +84,12 @@ pub enum AcmeError {
         #[source]
         source: Error,
     },
+    /// Somebody is there, and says nothing.
+    #[error("the authority at {directory} does not answer")]
+    Silent {
+        /// Where.
+        directory: String,
+    },
     /// The terms were not agreed to.
     #[error("there is no account at {directory} yet, and none is made without agreeing to its terms of service")]
     Terms {
@@ -131,6 +139,11 @@ pub enum AcmeError {
 }
 
 impl AcmeError {
+    /// Whether the authority says that it was asked too often.
+    pub(super) fn is_too_often(&self) -> bool {
+        self.is("rateLimited")
+    }
+
     /// Whether the authority's answer is of this kind.
     fn is(&self, kind: &str) -> bool {
         let (Self::Account { source, .. } | Self::Order { source, .. }) = self else { return false };
@@ -147,7 +160,7 @@ fn is_whim<T>(done: &Result<T, AcmeError>) -> bool {
 /// When the next attempt is made after so many have failed.
 pub(super) fn again(failures: u32, error: &AcmeError, now: Timestamp) -> Timestamp {
     let wait = FIRST.checked_mul(4_i32.saturating_pow(failures.saturating_sub(1).min(8))).unwrap_or(LAST).min(LAST);
-    let wait = if error.is("rateLimited") { wait.max(TOO_OFTEN) } else { wait };
+    let wait = if error.is_too_often() { wait.max(TOO_OFTEN) } else { wait };
     now.saturating_add(wait).unwrap_or(Timestamp::MAX)
 }
 
@@ -156,14 +169,29 @@ pub(super) fn again(failures: u32, error: &AcmeError, now: Timestamp) -> Timesta
 /// # Errors
 /// The authority cannot be reached or refuses; or there is none and nobody agreed.
 pub async fn account(ledger: &Ledger, who: &Principal, deploy: &DeployRef, acme: &Acme, agreed: bool) -> Result<Account, AcmeError> {
-    let mut done = open(ledger, who, deploy, acme, agreed).await;
-    for _ in 0..TRIES {
-        if !is_whim(&done) {
-            break;
+    within(ANSWER, ledger, who, deploy, acme, agreed).await
+}
+
+async fn within(
+    limit: Duration,
+    ledger: &Ledger,
+    who: &Principal,
+    deploy: &DeployRef,
+    acme: &Acme,
+    agreed: bool,
+) -> Result<Account, AcmeError> {
+    let opened = async {
+        let mut done = open(ledger, who, deploy, acme, agreed).await;
+        for _ in 0..TRIES {
+            if !is_whim(&done) {
+                break;
+            }
+            done = open(ledger, who, deploy, acme, agreed).await;
         }
-        done = open(ledger, who, deploy, acme, agreed).await;
-    }
-    done
+        done
+    };
+    let silent = || AcmeError::Silent { directory: acme.directory.clone() };
+    tokio::time::timeout(limit, opened).await.unwrap_or_else(|_| Err(silent()))
 }
 
 async fn open(ledger: &Ledger, who: &Principal, deploy: &DeployRef, acme: &Acme, agreed: bool) -> Result<Account, AcmeError> {
@@ -264,12 +292,15 @@ async fn walk<E, F: Future<Output = Result<(), E>>>(
             return Ok(Err(failed(e)));
         }
     }
-    let status = match order.poll_ready(&PATIENCE).await {
+    let status = match order.poll_ready(&PATIENCE).await.map_err(failed) {
         Ok(status) => status,
-        Err(e) => return Ok(Err(failed(e))),
+        // Some tell of what they found with the order, and not with the proof alone.
+        Err(e) if order.state().status == OrderStatus::Invalid && !e.is("caa") && !e.is_too_often() => OrderStatus::Invalid,
+        Err(e) => return Ok(Err(e)),
     };
     if status != OrderStatus::Ready {
-        let why = why_not(&mut order).await.unwrap_or_else(|| "the authority did not find what it looked for".to_owned());
+        let told = order.state().error.as_ref().and_then(|problem| problem.detail.clone());
+        let why = why_not(&mut order).await.or(told).unwrap_or_else(|| "the authority did not find what it looked for".to_owned());
         return Ok(Err(AcmeError::Unproven { host: host.to_owned(), why, port }));
     }
     Ok(finish(&mut order, host).await)
@@ -316,6 +347,18 @@ fn certificate_of(host: &str, digest: &[u8]) -> Result<Proof, rcgen::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_authority_that_says_nothing_is_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = Ledger::open(&Home::at(folder.path().join("home"))).expect("opened");
+        let nobody = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("bound");
+        let directory = format!("https://{}/dir", nobody.local_addr().expect("an address"));
+        let acme = Acme { directory: directory.clone(), email: None, root: None, way: None };
+        let shop = "shop".parse().expect("valid");
+        let asked = within(Duration::from_millis(200), &ledger, &Principal::me(), &shop, &acme, true).await;
+        assert!(matches!(asked, Err(AcmeError::Silent { directory: at }) if at == directory));
+    }
 
     #[test]
     fn attempts_become_rarer_and_an_authority_that_complains_is_left_alone() {

@@ -2,14 +2,14 @@
 //! Those of an ACME authority are ordered here, and again when a third of their life is left.
 //!
 //! **Invariant:** what is shown follows from the ledger and the clock alone; it is looked at after each commit and each hour.
-//! **Invariant:** one order at a time, and after a failure ever longer none for that name.
+//! **Invariant:** one order at a time, and after a failure ever longer none for that name, whoever is the control part by then.
 
 use super::acme::{self, Acme, AcmeError, Way};
 use super::ca::{self, Authority, AuthorityError};
 use super::{Certificate, Proof, Supply};
 use crate::deploy::Floor;
 use crate::home::Home;
-use crate::ledger::{CertificateSource, Intent, Ledger, LedgerError, Principal};
+use crate::ledger::{CertificateRow, CertificateSource, Intent, Ledger, LedgerError, Principal};
 use crate::parity::{self, Observed};
 use dozen_core::ids::DeployRef;
 use dozen_core::parity::Refusal;
@@ -19,9 +19,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// So often it is looked whether one ends soon.
 const LOOK: Duration = Duration::from_secs(3_600);
+/// So long whoever asks for certificates waits for them. An authority that comes to an end at all does so much earlier.
+const WAIT: Duration = Duration::from_secs(120);
 
 /// Keeps the router of a deploy supplied.
 pub struct Keeper {
@@ -32,19 +36,30 @@ pub struct Keeper {
     shown: Mutex<Shown>,
     /// Held while an order is under way.
     orders: Mutex<()>,
-    /// The last orders that came to nothing, by name.
-    failures: std::sync::Mutex<BTreeMap<String, Failure>>,
 }
 
 /// An order that came to nothing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// Why.
     pub why: String,
     /// How many in a row.
     pub times: u32,
+    /// Whether the authority says that it was asked too often.
+    pub too_often: bool,
     /// When the next is made.
     pub again: Timestamp,
+}
+
+/// How a name stands that an authority is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It has a certificate, until then.
+    Certified(Timestamp),
+    /// The last order came to nothing.
+    Failed(Failure),
+    /// One is under way, or waits for its turn, and takes longer than whoever asked waits.
+    UnderWay,
 }
 
 /// What the router was told last, and what is in use of it besides the ledger's.
@@ -81,8 +96,8 @@ impl Keeper {
     /// Of this deploy's router, which listens for HTTPS.
     pub fn of(floor: &Floor) -> Self {
         let (ledger, deploy, driver) = (floor.ledger.clone(), floor.deploy.clone(), floor.driver.clone());
-        let (observed, shown, orders, failures) = (floor.observed.clone(), Mutex::default(), Mutex::default(), std::sync::Mutex::default());
-        Self { ledger, deploy, driver, observed, shown, orders, failures }
+        let (observed, shown, orders) = (floor.observed.clone(), Mutex::default(), Mutex::default());
+        Self { ledger, deploy, driver, observed, shown, orders }
     }
 
     /// Has the router show what it should. When this answers, it does.
@@ -165,30 +180,39 @@ impl Keeper {
         Ok(all)
     }
 
+    /// Has each of these names certified that an authority can be asked for, by an order if need be, and says how they stand. They need not lead
+    /// here yet; the router shows a certificate when it is told of. Of a deploy that asks no authority, nothing.
+    ///
+    /// # Errors
+    /// The ledger or the driver fails.
+    pub async fn certify(self: &Arc<Self>, domains: &[Domain]) -> Result<Vec<(String, Standing)>, KeeperError> {
+        let Some(acme) = self.ledger.acme(&self.deploy).await? else { return Ok(Vec::new()) };
+        let limit = Instant::now() + WAIT;
+        let mut all = Vec::new();
+        for host in hosts(domains) {
+            let (keeper, acme, name) = (self.clone(), acme.clone(), host.clone());
+            // One that was begun goes on, also if nobody waits for it any more: the authority counts it.
+            let order = crate::tasks::spawn("order", async move { keeper.ensure(&acme, &name, true).await });
+            all.push((host.host().to_owned(), until(limit, order).await?));
+        }
+        Ok(all)
+    }
+
     /// Orders for which the time has come. Answers when the next one is due, if any is to be expected.
     async fn order_due(&self) -> Result<Option<Timestamp>, KeeperError> {
         let Some(acme) = self.ledger.acme(&self.deploy).await? else { return Ok(None) };
-        let _turn = self.orders.lock().await;
         let rows = self.ledger.certificates(&self.deploy).await?;
-        let domains = self.ledger.domains(&self.deploy).await?;
+        let failures = self.ledger.failures(&self.deploy, &acme.directory).await?;
         let mut next = None;
-        let hosts: BTreeSet<&str> = domains.iter().filter(|d| is_ordered(d)).map(Domain::host).collect();
-        for host in hosts {
-            let of = |row: &&crate::ledger::CertificateRow| domains.iter().any(|d| d.host() == host && row.certificate.is_for(d));
-            // One that somebody gave is that one's to renew; until it ends nothing is ordered beside it.
-            let renewal = rows.iter().filter(of).map(|row| match row.source {
-                CertificateSource::File => row.certificate.not_after,
-                CertificateSource::Acme => spread(ca::renewal(&row.certificate), &row.certificate, host),
-            });
-            let mut due = renewal.max().unwrap_or(Timestamp::MIN).max(self.failure(host).map_or(Timestamp::MIN, |f| f.again));
-            if due <= Timestamp::now() {
-                match self.obtain(&acme, host).await {
-                    Ok(()) => continue,
-                    Err(KeeperError::Acme(error)) => {
-                        self.tell(&format!("{}; it is tried again", crate::chain(&error)));
-                        due = self.failure(host).map_or(due, |f| f.again);
-                    }
-                    Err(other) => return Err(other),
+        for host in hosts(&self.ledger.domains(&self.deploy).await?) {
+            let renewal = best(&rows, &host).map_or(Timestamp::MIN, |best| best.renewal);
+            let now = Timestamp::now();
+            let failed = failures.get(host.host()).filter(|f| f.holds(false, now)).map_or(Timestamp::MIN, |f| f.again);
+            let mut due = renewal.max(failed);
+            if due <= now {
+                match self.ensure(&acme, &host, false).await? {
+                    Standing::Failed(failure) => due = failure.again,
+                    Standing::Certified(_) | Standing::UnderWay => continue,
                 }
             }
             next = Some(next.map_or(due, |next: Timestamp| next.min(due)));
@@ -196,9 +220,37 @@ impl Keeper {
         Ok(next)
     }
 
-    /// Orders a certificate and has it shown.
-    async fn obtain(&self, acme: &Acme, host: &str) -> Result<(), KeeperError> {
-        let times = self.failure(host).map_or(0, |f| f.times);
+    /// Orders a certificate for a name and has it shown, if one is wanted by now; whose turn comes late may find it there. Where somebody asks
+    /// for it, one that is still good is enough, and an earlier failure does not hold.
+    async fn ensure(&self, acme: &Acme, host: &Domain, asked: bool) -> Result<Standing, KeeperError> {
+        let _turn = self.orders.lock().await;
+        let (rows, now) = (self.ledger.certificates(&self.deploy).await?, Timestamp::now());
+        if let Some(best) = best(&rows, host).filter(|best| if asked { best.until } else { best.renewal } > now) {
+            return Ok(Standing::Certified(best.until));
+        }
+        let known = self.ledger.failures(&self.deploy, &acme.directory).await?.remove(host.host());
+        if let Some(failure) = known.clone().filter(|f| f.holds(asked, now)) {
+            return Ok(Standing::Failed(failure));
+        }
+        let times = known.map_or(0, |f| f.times);
+        let mut done = self.obtain(acme, host.host(), times).await;
+        // Who waits shall not come again only because the other way is open.
+        if asked && acme.way.is_none() && matches!(&done, Err(KeeperError::Acme(AcmeError::Unproven { .. }))) {
+            done = self.obtain(acme, host.host(), times + 1).await;
+        }
+        match done {
+            Ok(until) => Ok(Standing::Certified(until)),
+            Err(KeeperError::Acme(error)) => {
+                self.tell(&format!("{}; it is tried again", crate::chain(&error)));
+                let failure = self.ledger.failures(&self.deploy, &acme.directory).await?.remove(host.host());
+                Ok(failure.map_or(Standing::UnderWay, Standing::Failed))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Orders a certificate after so many failures and has it shown; until when it is good.
+    async fn obtain(&self, acme: &Acme, host: &str, times: u32) -> Result<Timestamp, KeeperError> {
         let way = acme.way.unwrap_or(if times.is_multiple_of(2) { Way::Http } else { Way::Alpn });
         let ordered = self.order(acme, host, way).await;
         {
@@ -207,29 +259,29 @@ impl Keeper {
             shown.proofs.clear();
             self.supply(&mut shown).await?;
         }
-        match ordered {
-            Ok(()) => {
-                self.failures.lock().expect("no one panics while holding it").remove(host);
-                self.tell(&format!("Certificate for {host} obtained"));
-                Ok(())
-            }
+        match &ordered {
+            Ok(_) => self.tell(&format!("Certificate for {host} obtained")),
             Err(KeeperError::Acme(error)) => {
                 let (times, now) = (times + 1, Timestamp::now());
-                let failure = Failure { why: crate::chain(&error), times, again: acme::again(times, &error, now) };
-                self.failures.lock().expect("no one panics while holding it").insert(host.to_owned(), failure);
-                Err(error.into())
+                let failure =
+                    Failure { why: crate::chain(error), times, too_often: error.is_too_often(), again: acme::again(times, error, now) };
+                let (deploy, directory, host) = (self.deploy.clone(), acme.directory.clone(), host.to_owned());
+                let intent = Intent::Unobtained { deploy, directory, host, failure: Box::new(failure) };
+                self.ledger.commit(&Principal::me(), intent).await?;
             }
-            Err(other) => Err(other),
+            Err(_) => {}
         }
+        ordered
     }
 
-    async fn order(&self, acme: &Acme, host: &str, way: Way) -> Result<(), KeeperError> {
+    async fn order(&self, acme: &Acme, host: &str, way: Way) -> Result<Timestamp, KeeperError> {
         let who = Principal::me();
         let account = acme::account(&self.ledger, &who, &self.deploy, acme, false).await?;
         let certificate = Box::new(acme::order(&account, host, way, |proof| self.prove(proof)).await??);
+        let until = certificate.not_after;
         let intent = Intent::Certify { deploy: self.deploy.clone(), certificate, source: CertificateSource::Acme };
         self.ledger.commit(&who, intent).await?;
-        Ok(())
+        Ok(until)
     }
 
     /// Has the router show what an authority looks for; answers when it does.
@@ -238,15 +290,50 @@ impl Keeper {
         shown.proofs.push(proof);
         self.supply(&mut shown).await
     }
+}
 
-    fn failure(&self, host: &str) -> Option<Failure> {
-        self.failures().remove(host)
+impl Failure {
+    /// Whether no other order is made yet. Somebody who asks for one may have put right what was wrong; an authority that was asked too often
+    /// says so to everybody. One that is much later than any is to be was written by a clock that was wrong.
+    fn holds(&self, asked: bool, now: Timestamp) -> bool {
+        let latest = now.saturating_add(acme::LAST * 2).unwrap_or(Timestamp::MAX);
+        (!asked || self.too_often) && now < self.again && self.again <= latest
     }
+}
 
-    /// The names for which the last order came to nothing.
-    pub fn failures(&self) -> BTreeMap<String, Failure> {
-        self.failures.lock().expect("no one panics while holding it").clone()
+/// What came of an order by this time.
+async fn until(limit: Instant, order: JoinHandle<Result<Standing, KeeperError>>) -> Result<Standing, KeeperError> {
+    match tokio::time::timeout_at(limit, order).await {
+        Ok(Ok(standing)) => standing,
+        // It takes too long, or ended early: then the next look makes another one.
+        Err(_) | Ok(Err(_)) => Ok(Standing::UnderWay),
     }
+}
+
+/// What is known of a name's certificate that lasts longest.
+struct Best {
+    /// When another one is ordered.
+    renewal: Timestamp,
+    until: Timestamp,
+}
+
+fn best(rows: &[CertificateRow], host: &Domain) -> Option<Best> {
+    let of = |row: &&CertificateRow| row.certificate.is_for(host);
+    let known = rows.iter().filter(of).map(|row| {
+        let until = row.certificate.not_after;
+        // One that somebody gave is that one's to renew; until it ends nothing is ordered beside it.
+        let renewal = match row.source {
+            CertificateSource::File => until,
+            CertificateSource::Acme => spread(ca::renewal(&row.certificate), &row.certificate, host.host()),
+        };
+        Best { renewal, until }
+    });
+    known.max_by_key(|best| best.renewal)
+}
+
+/// The names of these domains that an authority can be asked for, each once and without paths.
+fn hosts(domains: &[Domain]) -> BTreeSet<Domain> {
+    domains.iter().filter(|d| is_ordered(d)).filter_map(|d| d.host().parse().ok()).collect()
 }
 
 /// Whether an authority can be asked for its certificate: it is known outside, and one name.
@@ -275,5 +362,52 @@ impl Shown {
         let fresh = authority.issue(&names, now)?;
         self.given.insert(names, fresh.clone());
         Ok(fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_holds_until_its_time_and_for_who_asks_only_where_the_authority_complained() {
+        let now = Timestamp::now();
+        let after = |minutes| now.saturating_add(SignedDuration::from_mins(minutes)).expect("a time");
+        let failure = |too_often, again| Failure { why: "x".into(), times: 1, too_often, again };
+        for (too_often, again, by_itself, asked) in [
+            (false, after(1), true, false),
+            (true, after(60), true, true),
+            (false, after(-1), false, false),
+            (true, after(-1), false, false),
+            // Written by a clock that was wrong.
+            (true, after(60 * 24 * 400), false, false),
+        ] {
+            let failure = failure(too_often, again);
+            assert_eq!((failure.holds(false, now), failure.holds(true, now)), (by_itself, asked), "{failure:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_order_goes_on_when_nobody_waits_for_it_any_more() {
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let order = crate::tasks::spawn("order", async move {
+            gone.await.expect("told");
+            end.send(()).expect("waited for");
+            Ok(Standing::Certified(Timestamp::MAX))
+        });
+        assert_eq!(until(Instant::now(), order).await.expect("an answer"), Standing::UnderWay);
+        go.send(()).expect("it waits");
+        ended.await.expect("it came to its end");
+        let order = crate::tasks::spawn("order", async { Ok(Standing::Certified(Timestamp::MAX)) });
+        let far = Instant::now() + Duration::from_secs(600);
+        assert_eq!(until(far, order).await.expect("an answer"), Standing::Certified(Timestamp::MAX));
+    }
+
+    #[test]
+    fn an_authority_is_asked_once_for_a_name_and_never_for_what_it_cannot_know() {
+        let domains = ["a.example.com/x", "a.example.com", "*.example.com", "shop.test", "b.example.com/"];
+        let domains = domains.map(|d| d.parse::<Domain>().expect("a domain"));
+        assert_eq!(hosts(&domains).iter().map(ToString::to_string).collect::<Vec<_>>(), ["a.example.com", "b.example.com"]);
     }
 }

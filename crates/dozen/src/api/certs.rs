@@ -9,7 +9,7 @@ use dozen_core::port::Domain;
 use dozen_engine::deploy::DeployError;
 use dozen_engine::ledger::{CertificateRow, CertificateSource, Intent, Principal};
 use dozen_engine::port::acme::{self, Acme, AcmeError, Way};
-use dozen_engine::port::certificates::{Failure as Failed, is_ordered};
+use dozen_engine::port::certificates::{Failure as Failed, KeeperError, is_ordered};
 use dozen_engine::port::{Certificate, ca};
 use jiff::Timestamp;
 
@@ -23,7 +23,7 @@ pub(super) async fn list(State(served): Shared) -> Answer<wire::Certs> {
     let mut local: Vec<String> = std::iter::once(own).chain(local.into_iter().map(|d| d.host().to_owned())).collect();
     local.dedup();
     Ok(Json(wire::Certs {
-        auto: automatic(&served).await?,
+        auto: automatic(&served, &domains).await?,
         local,
         without: without.into_iter().map(Domain::to_string).collect(),
         https_url: served.https_url.clone(),
@@ -86,12 +86,14 @@ fn refused(error: AcmeError) -> Failure {
     Failure { hint, ..Failure::new(StatusCode::BAD_GATEWAY, dozen_engine::chain(&error)) }
 }
 
-async fn automatic(served: &Served) -> Result<Option<wire::Automatic>, Failure> {
+async fn automatic(served: &Served, domains: &[Domain]) -> Result<Option<wire::Automatic>, Failure> {
     let acme = served.floor.ledger.acme(&served.floor.deploy).await.map_err(DeployError::from)?;
-    let failures = served.keeper.as_ref().map(|keeper| keeper.failures()).unwrap_or_default();
+    let Some(acme) = acme else { return Ok(None) };
+    let failures = served.floor.ledger.failures(&served.floor.deploy, &acme.directory).await.map_err(DeployError::from)?;
     let failed = |(host, f): (String, Failed)| wire::FailedOrder { host, why: f.why, again_at: f.again.to_string() };
-    let failures = failures.into_iter().map(failed).collect();
-    Ok(acme.map(|acme| wire::Automatic { directory: acme.directory, email: acme.email, failures }))
+    // What leads here no longer is ordered no longer.
+    let failures = failures.into_iter().filter(|(host, _)| domains.iter().any(|d| d.host() == host)).map(failed).collect();
+    Ok(Some(wire::Automatic { directory: acme.directory, email: acme.email, failures }))
 }
 
 /// `POST /certificates/remove`
@@ -129,8 +131,11 @@ pub(super) async fn remove(
 /// Has the router go by it before anybody is told that it is done.
 pub(super) async fn show(served: &Served) -> Result<(), Failure> {
     let Some(keeper) = &served.keeper else { return Ok(()) };
-    let failed = |e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&e));
-    keeper.look().await.map_err(failed)
+    keeper.look().await.map_err(unkept)
+}
+
+pub(super) fn unkept(error: KeeperError) -> Failure {
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&error))
 }
 
 async fn known(served: &Served) -> Result<(Vec<CertificateRow>, Vec<Domain>), Failure> {

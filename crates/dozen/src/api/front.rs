@@ -4,10 +4,12 @@ use super::{Answer, Failure, Served, Shared, wire};
 use axum::Extension;
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use dozen_core::ids::{InvalidName, Version};
 use dozen_core::port::{Domain, Front, Sticky};
 use dozen_engine::deploy::{DeployError, Pause, Treatment};
 use dozen_engine::ledger::Principal;
+use dozen_engine::port::certificates::Standing;
 use std::time::Duration;
 
 /// `GET /domains`
@@ -24,24 +26,51 @@ pub(super) async fn change_domains(
     Json(body): Json<wire::ChangeDomains>,
 ) -> Answer<wire::ChangedDomains> {
     let (add, remove) = (read(&body.add)?, read(&body.remove)?);
-    let (mut changed, mut front) = (Vec::new(), served.floor.front().await?);
+    // It goes on to its end, though whoever asked may have gone: a certificate would be left of a name that leads nowhere.
+    let done = dozen_engine::tasks::spawn("domains", async move { change(&served, &who, add, remove).await }).await;
+    done.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the change ended early: {e}")))?
+}
+
+async fn change(served: &Served, who: &Principal, add: Vec<Domain>, remove: Vec<Domain>) -> Answer<wire::ChangedDomains> {
+    let (mut changed, mut certificates, mut front) = (Vec::new(), Vec::new(), served.floor.front().await?);
     if !remove.is_empty() {
-        front = served.floor.unlead(&who, remove.clone()).await?;
+        front = served.floor.unlead(who, remove.clone()).await?;
         changed.extend(remove);
     }
     if !add.is_empty() {
-        let (new, all) = served.floor.lead(&who, add).await?;
+        let (ledger, deploy) = (&served.floor.ledger, &served.floor.deploy);
+        if let Some(keeper) = &served.keeper {
+            // No authority is asked for what would be refused afterwards.
+            ledger.may_lead(who, deploy, add.clone()).await.map_err(DeployError::from)?;
+            // A name is live with its certificate: an authority finds its proof here before the name leads anywhere.
+            certificates = keeper.certify(&add).await.map_err(super::certs::unkept)?;
+        }
+        let (new, all) = served.floor.lead(who, add).await?;
         changed.extend(new);
         front = all;
     }
     // New names may need certificates.
-    super::certs::show(&served).await?;
+    super::certs::show(served).await?;
     Ok(Json(wire::ChangedDomains {
         deploy: served.floor.deploy.to_string(),
         serving: served.floor.serving,
         changed: changed.iter().map(ToString::to_string).collect(),
-        domains: all(&served, &front),
+        domains: all(served, &front),
+        certificates: certificates.into_iter().map(standing).collect(),
+        https_only: front.manners.https_only,
     }))
+}
+
+fn standing((host, standing): (String, Standing)) -> wire::Standing {
+    let none = wire::Standing { host, not_after: None, why: None, again_at: None, too_often: false };
+    match standing {
+        Standing::Certified(until) => wire::Standing { not_after: Some(until.to_string()), ..none },
+        Standing::Failed(failure) => {
+            let (why, again_at) = (Some(failure.why), Some(failure.again.to_string()));
+            wire::Standing { why, again_at, too_often: failure.too_often, ..none }
+        }
+        Standing::UnderWay => none,
+    }
 }
 
 /// Each once, in the order of their first naming.

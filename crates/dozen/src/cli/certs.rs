@@ -193,7 +193,7 @@ fn ends(cert: &wire::Cert) -> String {
 }
 
 /// A name may hold whatever its authority lets it.
-fn harmless(name: &str) -> String {
+pub(super) fn harmless(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -48,6 +48,28 @@ pub(crate) struct ChangedDomains {
     pub(crate) changed: Vec<String>,
     /// All that lead to it now.
     pub(crate) domains: Vec<Domain>,
+    /// How those stand that an authority was asked for before they were added; none where dozen asks nobody.
+    #[serde(default)]
+    pub(crate) certificates: Vec<Standing>,
+    /// Whether plain HTTP is sent on to HTTPS.
+    #[serde(default)]
+    pub(crate) https_only: bool,
+}
+
+/// How a name stands that an authority was asked for. Without an end and a reason the order takes longer than the command waits, and goes on.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Standing {
+    /// Which name.
+    pub(crate) host: String,
+    /// Until when its certificate is good; RFC 3339, UTC; `null` where it has none.
+    pub(crate) not_after: Option<String>,
+    /// Why it has none, for people.
+    pub(crate) why: Option<String>,
+    /// When it is ordered again by itself; RFC 3339, UTC.
+    pub(crate) again_at: Option<String>,
+    /// Whether the authority says that it was asked too often, so that nothing orders it earlier.
+    pub(crate) too_often: bool,
 }
 
 /// `maintenance`, `pause`, `https`
@@ -71,6 +93,9 @@ pub(crate) struct Manners {
     /// The proxies before the router that are believed what they say of a request: networks.
     #[serde(default)]
     pub(crate) trusted_proxies: Vec<String>,
+    /// Why HTTPS only has no effect, and what to do about it; `null` where it has, or is off.
+    #[serde(default)]
+    pub(crate) warning: Option<String>,
 }
 
 /// `releases split`
@@ -93,9 +118,6 @@ pub(crate) struct SplitShare {
     pub(crate) release: String,
     /// Relative to the others.
     pub(crate) weight: u32,
-    /// Why HTTPS only has no effect, and what to do about it; `null` where it has, or is off.
-    #[serde(default)]
-    pub(crate) warning: Option<String>,
 }
 
 /// What `releases split` asks for.

@@ -1,7 +1,7 @@
 //! Certificates by ACME, from Debian's pebble: a real authority on loopback, which asks this machine for every name.
 
 use super::certs::{curl, https_port, shop};
-use crate::deployed::{Place, pause};
+use crate::deployed::{DOZEN, Place, finish, pause};
 use dozen_engine::home::Home;
 use dozen_engine::port::ca::Authority;
 use serde_json::{Value, json};
@@ -117,6 +117,124 @@ fn certs_until(place: &Place, found: impl Fn(&Value) -> bool) -> Value {
         pause();
     }
     panic!("{}", place.dozen(&["certs", "--json"]).out);
+}
+
+/// Has certificates ordered of this authority.
+fn auto(place: &Place, pebble: &Pebble, more: &[&str]) {
+    let (directory, root) = (pebble.directory(), pebble.root.display().to_string());
+    place.dozen(&[&["certs", "auto", "--directory", &directory, "--ca-file", &root, "--agree-tos"], more].concat()).ok();
+}
+
+fn failure_of(place: &Place, host: &str) -> String {
+    place.ledger(&format!("select times || ' ' || again_at from acme_failures where host = '{host}'"))
+}
+
+fn is_live_with_its_certificate(challenge: &str) {
+    let place = shop();
+    let mut up = place.start(&["--https-port", "0"]);
+    let port = https_port(&up.ready());
+    let pebble = Pebble::asking(up.port(), port, &[]);
+    auto(&place, &pebble, &["--challenge", challenge]);
+    let page = up.page("/");
+    // Proofs are shown all the same.
+    place.dozen(&["https", "on"]).ok().lacks("no port for HTTPS");
+    let added = place.dozen(&["domains", "add", "shop.example.com", "shop.example.com/api", "shop.test"]).ok();
+    added.has(&[
+        "Adding shop.example.com, shop.example.com/api, shop.test to shop... done",
+        "shop.example.com is live, with a certificate until 20",
+    ]);
+    // At once, and not a moment later.
+    assert_eq!(curl(&pebble.roots(), "shop.example.com", port), page);
+    assert_eq!(place.ledger("select min(d.created_at) > max(c.created_at) from domains d, certificates c"), "1");
+    // What has one gets no other.
+    let again = place.dozen(&["domains", "add", "shop.example.com", "--json"]).ok().json();
+    assert_eq!((&again["changed"], &again["certificates"][0]["why"]), (&json!([]), &Value::Null), "{again}");
+    assert!(again["certificates"][0]["not_after"].is_string(), "{again}");
+    assert_eq!(place.ledger("select count(*) from certificates"), "1");
+    up.stop();
+}
+
+#[test]
+fn a_domain_is_live_with_the_certificate_that_http_proves() {
+    is_live_with_its_certificate("http-01");
+}
+
+#[test]
+fn a_domain_is_live_with_the_certificate_that_tls_proves() {
+    is_live_with_its_certificate("tls-alpn-01");
+}
+
+#[test]
+fn whoever_waits_for_a_certificate_gets_it_by_whichever_way_is_open() {
+    let place = shop();
+    let mut up = place.start(&["--https-port", "0"]);
+    let port = https_port(&up.ready());
+    // Nobody leads port 80 here.
+    let pebble = Pebble::asking(free(), port, &[]);
+    auto(&place, &pebble, &[]);
+    place.dozen(&["domains", "add", "shop.example.com"]).ok().has(&["shop.example.com is live, with a certificate until 20"]);
+    assert_eq!(curl(&pebble.roots(), "shop.example.com", port), up.page("/"));
+    assert_eq!(failure_of(&place, "shop.example.com"), "");
+    up.stop();
+}
+
+#[test]
+fn a_domain_without_its_certificate_is_added_told_of_and_not_asked_for_again_by_a_restart() {
+    let place = shop();
+    let mut up = place.start(&["--https-port", "0"]);
+    up.ready();
+    let mut pebble = Pebble::asking(free(), free(), &[]);
+    auto(&place, &pebble, &[]);
+    let added = place.dozen(&["domains", "add", "shop.example.com"]).ok();
+    added
+        .has(&[
+            "Adding shop.example.com to shop... done",
+            "shop.example.com is not live by HTTPS yet: no certificate for shop.example.com",
+            "does the name lead to this machine, and port 443 of it to dozen's router?",
+            "It is ordered again at",
+            "or at once by `dozen domains add shop.example.com`",
+        ])
+        .lacks("is live,")
+        .lacks("`dozen https` is on");
+    place.dozen(&["domains"]).ok().has(&["shop.example.com"]);
+    assert_eq!(up.get("/").status, 200);
+    // Both ways were tried, and the next time is further off.
+    let first = failure_of(&place, "shop.example.com");
+    assert!(first.starts_with("2 "), "{first}");
+    place.dozen(&["https", "on"]).ok();
+    let again = place.dozen(&["domains", "add", "shop.example.com"]).ok();
+    again.has(&["Nothing to do", "shop.example.com is not live by HTTPS yet", "since `dozen https` is on"]);
+    let second = failure_of(&place, "shop.example.com");
+    assert!(second.starts_with("4 "), "{second}");
+    up.stop();
+
+    let mut up = place.start(&["--https-port", "0"]);
+    up.ready();
+    // Orders go one by one, so that one of the start would have been made before this.
+    let added = place.dozen(&["domains", "add", "b.example.com", "--json"]).ok().json();
+    let standing = &added["certificates"][0];
+    assert_eq!((&standing["host"], &standing["too_often"]), (&json!("b.example.com"), &json!(false)), "{added}");
+    assert!(standing["why"].is_string() && standing["again_at"].is_string(), "{added}");
+    assert_eq!(failure_of(&place, "shop.example.com"), second);
+    // An authority that is away is told of as well.
+    pebble.end();
+    place.dozen(&["domains", "add", "c.example.com"]).ok().has(&["c.example.com is not live by HTTPS yet: cannot use an account at"]);
+    let listed = place.dozen(&["certs", "--json"]).ok().json();
+    assert_eq!(listed["auto"]["failures"].as_array().map(Vec::len), Some(3), "{listed}");
+    place.dozen(&["domains", "remove", "c.example.com"]).ok();
+    let listed = place.dozen(&["certs", "--json"]).ok().json();
+    assert_eq!(listed["auto"]["failures"].as_array().map(Vec::len), Some(2), "{listed}");
+
+    // Nobody is asked for what leads elsewhere.
+    let other = place.beside("blog");
+    std::fs::create_dir(&other).expect("made");
+    std::fs::write(other.join("Procfile"), "clock: sleep 999\n").expect("written");
+    let of_other = |args: &[&str]| finish(place.program(DOZEN).current_dir(&other).args(args));
+    of_other(&["up", "--once", "--port", "0"]).ok();
+    of_other(&["domains", "add", "blog.example.com"]).ok().has(&["the next `dozen up` goes by it"]);
+    place.dozen(&["domains", "add", "d.example.com", "blog.example.com"]).coded(1).has(&["blog.example.com leads to blog/dev already"]);
+    assert_eq!(failure_of(&place, "d.example.com") + &failure_of(&place, "blog.example.com"), "");
+    up.stop();
 }
 
 fn obtains(challenge: &str, env: &[(&str, &str)]) {
