@@ -1,12 +1,12 @@
 //! The route table: which route a host and a path are led to.
 //!
-//! **Invariant:** a lookup takes no memory, and costs the same however many hosts there are.
+//! **Invariant:** a lookup takes no memory, and as many steps however many hosts there are.
 
 use super::Domain;
 use crate::ids::Generation;
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// All routes at one generation. The router keeps its own kind of route (`R`), with counters, under the same lookup.
@@ -22,9 +22,19 @@ pub struct RouteTable<R = super::Route> {
     pub fallback: Option<Arc<R>>,
 }
 
-/// SipHash with a fixed key: who could make names collide is who adds domains, and would slow down nobody but itself. Clients only look up, and
-/// no lookup makes another one longer. A table is the same in every process, and a random key would have to come from outside.
-type Hosts<R> = HashMap<Box<str>, Host<R>, BuildHasherDefault<DefaultHasher>>;
+/// SipHash with a fixed key, for want of randomness in core. Who could make names collide is who adds domains, and slows down nobody else by it:
+/// clients only look up, and no lookup makes another one longer.
+type Hosts<R> = HashMap<Name, Host<R>, BuildHasherDefault<DefaultHasher>>;
+
+/// A host's name. Between two requests a table is out of the processor's caches, and each step through memory then takes longer than all else of a
+/// lookup: so what is short lies in the table itself, and with its route fills 64 bytes.
+#[derive(Debug, Clone)]
+enum Name {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Box<[u8]>),
+}
+
+const SHORT: usize = 38;
 
 /// No domain is longer ([`Domain`]), so that nothing longer need be looked at.
 const LONGEST: usize = 253;
@@ -35,7 +45,7 @@ struct Host<R> {
     /// All of it that is led by no path. Most hosts have only this, and it is found without another step through memory.
     whole: Option<Arc<R>>,
     /// What is below a path, the longest first: that is the one which is meant.
-    below: Vec<Mount<R>>,
+    below: Box<[Mount<R>]>,
 }
 
 /// What answers below a path of a host.
@@ -60,7 +70,7 @@ impl<R> Clone for Mount<R> {
 
 impl<R> Default for Host<R> {
     fn default() -> Self {
-        Self { whole: None, below: Vec::new() }
+        Self { whole: None, below: Box::default() }
     }
 }
 
@@ -77,7 +87,7 @@ impl<R> RouteTable<R> {
             Some(parent) => (&mut self.wild, parent),
             None => (&mut self.names, domain.host()),
         };
-        hosts.entry(name.into()).or_default().lead(domain.path(), route);
+        hosts.entry(Name::of(name)).or_default().lead(domain.path(), route);
     }
 
     /// The same table with these routes in place of its own.
@@ -92,8 +102,8 @@ impl<R> RouteTable<R> {
     /// Every route, as often as something leads to it, and the domain that does, its host and its path; `None` is the fallback, which is last.
     /// The others come in no order.
     pub fn routes(&self) -> impl Iterator<Item = (Option<(Cow<'_, str>, &str)>, &Arc<R>)> {
-        let names = self.names.iter().map(|(name, host)| (Cow::Borrowed(&**name), host));
-        let hosts = names.chain(self.wild.iter().map(|(parent, host)| (Cow::Owned(format!("*.{parent}")), host)));
+        let names = self.names.iter().map(|(name, host)| (name.text(), host));
+        let hosts = names.chain(self.wild.iter().map(|(parent, host)| (Cow::Owned(format!("*.{}", parent.text())), host)));
         let led = hosts.flat_map(|(name, host)| host.routes().map(move |(path, route)| (Some((name.clone(), path)), route)));
         led.chain(self.fallback.iter().map(|route| (None, route)))
     }
@@ -122,15 +132,60 @@ fn find<'t, R>(hosts: &'t Hosts<R>, name: &str) -> Option<&'t Host<R>> {
         return None;
     }
     if !name.bytes().any(|b| b.is_ascii_uppercase()) {
-        return hosts.get(name);
+        return hosts.get(name.as_bytes());
     }
     let mut lower = [0; LONGEST];
     let lower = &mut lower[..name.len()];
     lower.copy_from_slice(name.as_bytes());
     lower.make_ascii_lowercase();
-    // Other letters' bytes are as they were.
-    hosts.get(std::str::from_utf8(lower).ok()?)
+    hosts.get(&*lower)
 }
+
+impl Name {
+    fn of(name: &str) -> Self {
+        let mut bytes = [0; SHORT];
+        match (bytes.get_mut(..name.len()), u8::try_from(name.len())) {
+            (Some(room), Ok(length)) => {
+                room.copy_from_slice(name.as_bytes());
+                Self::Short { length, bytes }
+            }
+            _ => Self::Long(name.as_bytes().into()),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+
+    /// It was made of a text.
+    fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.bytes())
+    }
+}
+
+// As its bytes do, by which it is looked for.
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes().hash(state);
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Name {}
 
 impl<R> Host<R> {
     fn lead(&mut self, path: &str, route: Arc<R>) {
@@ -138,9 +193,11 @@ impl<R> Host<R> {
             self.whole = Some(route);
             return;
         }
-        self.below.retain(|mount| mount.path != path);
-        self.below.push(Mount { path: path.to_owned(), route });
-        self.below.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
+        let mut below = std::mem::take(&mut self.below).into_vec();
+        below.retain(|mount| mount.path != path);
+        below.push(Mount { path: path.to_owned(), route });
+        below.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
+        self.below = below.into();
     }
 
     fn routes(&self) -> impl Iterator<Item = (&str, &Arc<R>)> {
@@ -248,6 +305,18 @@ mod tests {
     }
 
     #[test]
+    fn a_host_and_its_route_fill_a_line_of_the_cache_and_a_name_of_any_length_is_found() {
+        assert_eq!(size_of::<(Name, Host<Route>)>(), 64);
+        let names = [1, SHORT - 1, SHORT, SHORT + 1, LONGEST]
+            .map(|length| (1..=length).map(|i| if i % 20 == 0 && i < length { '.' } else { 'a' }).collect::<String>());
+        let t = table(&names.each_ref().map(String::as_str), None);
+        for (i, name) in names.iter().enumerate() {
+            assert_eq!(found(&t, &name.to_uppercase()), Some(format!("app{i}")), "{name}");
+        }
+        assert_eq!(found(&t, &format!("{}.a", names[4])), None);
+    }
+
+    #[test]
     fn a_hostile_host_is_no_route_of_anyone() {
         let t = table(&["shop.localhost", "[::1]"], None);
         for host in [
@@ -296,7 +365,10 @@ mod tests {
 
     /// Few names, so that they meet: hosts as people add them, and as clients write them.
     fn case() -> impl Strategy<Value = Case> {
-        let name = || proptest::collection::vec(prop_oneof!["[ab]", "www", "x-1"], 1..4).prop_map(|labels| labels.join("."));
+        let name = || {
+            proptest::collection::vec(prop_oneof![4 => "[ab]", 1 => "www", 1 => Just("long-".repeat(5) + "x")], 1..4)
+                .prop_map(|labels| labels.join("."))
+        };
         let path = || prop_oneof![Just(""), Just("/a"), Just("/a/b"), Just("/ab")];
         let led = prop_oneof![name(), name().prop_map(|name| format!("*.{name}")), Just("[::1]".to_owned())];
         let led = proptest::collection::vec((led, path()).prop_map(|(host, path)| format!("{host}{path}").parse::<Domain>()), 0..12);
