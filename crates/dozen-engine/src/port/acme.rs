@@ -294,8 +294,8 @@ async fn walk<E, F: Future<Output = Result<(), E>>>(
     }
     let status = match order.poll_ready(&PATIENCE).await.map_err(failed) {
         Ok(status) => status,
-        // Some tell of what they found with the order, and not with the proof alone.
-        Err(e) if order.state().status == OrderStatus::Invalid && !e.is("caa") && !e.is_too_often() => OrderStatus::Invalid,
+        // Some tell of what they found with the order, a moment before it is said to be over.
+        Err(e) if order.state().error.is_some() && !e.is("caa") && !e.is_too_often() => OrderStatus::Invalid,
         Err(e) => return Ok(Err(e)),
     };
     if status != OrderStatus::Ready {
