@@ -26,7 +26,9 @@ cargo xtask test                              everything that CI checks
 cargo xtask tidy                              the rules of the house that no compiler knows
 cargo xtask bench up [--rounds N]             `dozen up` beside the bare commands, in one run
 cargo xtask bench supervise [--rounds N]      50 processes and a killed router, beside s6, runit, supervisor, honcho, foreman, bubblewrap
-cargo xtask bench router [--rounds N]         a request's cost in the router, beside nginx, HAProxy and Caddy
+cargo xtask bench router [--rounds N] [--rows WORD,WORD]
+                                              a request's cost in the router, beside nginx, HAProxy and Caddy; with --rows those alone
+                                              that are called so (`tls`, `kept-64`), and benches/router.json stays as it is
 cargo xtask soak up [--rounds N] [--seed N]   `dozen up` under SIGKILL
 cargo xtask soak supervise [--rounds N] [--seed N] [--deploys N]
                                               control parts and routers under SIGKILL, with load
@@ -92,6 +94,8 @@ struct Options {
     deploys: u32,
     /// Of `soak router`.
     seconds: u64,
+    /// Of `bench router`; none is all.
+    rows: Vec<String>,
     binary: Option<PathBuf>,
 }
 
@@ -107,13 +111,14 @@ impl Options {
 }
 
 fn options_of(words: &[&str], rounds: u32) -> anyhow::Result<Options> {
-    let mut options = Options { rounds, seed: rand::random(), deploys: 20, seconds: 120, binary: None };
+    let mut options = Options { rounds, seed: rand::random(), deploys: 20, seconds: 120, rows: Vec::new(), binary: None };
     for pair in words.chunks(2) {
         match *pair {
             ["--rounds", count] => options.rounds = count.parse()?,
             ["--deploys", count] => options.deploys = count.parse()?,
             ["--seconds", count] => options.seconds = count.parse()?,
             ["--seed", seed] => options.seed = seed.parse()?,
+            ["--rows", words] => options.rows = words.split(',').map(str::to_owned).collect(),
             ["--binary", path] => options.binary = Some(std::fs::canonicalize(path)?),
             _ => anyhow::bail!("unknown or incomplete option {pair:?}\n{USAGE}"),
         }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use dozen_core::ids::{Generation, Version};
 use dozen_core::port::{Backend, Domain, Manners, Route, RouteTable, Web};
 use dozen_engine::home::Home;
-use dozen_engine::port::{Router, RouterEvent, RouterSpec, bind};
+use dozen_engine::port::{Certificate, Router, RouterEvent, RouterSpec, Supply, bind};
 
 /// No router takes longer to do as it is told.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ impl Led {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let within = runtime.enter();
         let spec = RouterSpec { workers, segments, ..RouterSpec::new(dozen, Home::at(home)) };
-        let router = Router::spawn(spec, bind(Some(0))?)?;
+        let router = Router::spawn(spec, bind(Some(0))?.with_https(0)?)?;
         drop(within);
         Ok(Self { runtime, router, generation: 0 })
     }
@@ -43,6 +43,13 @@ impl Led {
         let generation = Generation(self.generation);
         self.router.set(&RouteTable::led(domains.iter().cloned(), generation, None));
         self.until(PATIENCE, |event| *event == RouterEvent::Applied { generation })
+    }
+
+    /// Shows this to who comes by TLS; returns when it does.
+    pub(crate) fn certify(&mut self, certificate: Certificate) -> Result<()> {
+        let serial = self.router.certify(Arc::new(Supply { certificates: vec![certificate], proofs: Vec::new() }));
+        let done = RouterEvent::Certified { serial, wrong: Vec::new() };
+        self.until(PATIENCE, |event| *event == done)
     }
 
     /// Returns when nothing is in flight any more at what listens there and is in no table.
@@ -88,6 +95,10 @@ impl Led {
 
     pub(crate) fn port(&self) -> u16 {
         self.router.port()
+    }
+
+    pub(crate) fn https_port(&self) -> Option<u16> {
+        self.router.https_port()
     }
 
     /// Has it finish what is in flight and write its last lines.

@@ -4,25 +4,23 @@
 //! counts is the time that the proxy's own processes were on a processor, by the kernel's account, divided by what was asked of it. A ratio is
 //! of the same round: `nginx ÷ dozen` above 1 says that dozen needs less.
 
+mod behind;
 mod load;
 mod peers;
+mod sockets;
+mod tables;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
-use dozen_core::port::{Domain, Route};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::{Spread, rounded};
 use crate::Options;
-use crate::process::pause;
-use crate::router::route;
+use behind::Behind;
 use load::{Cost, Requests};
-use peers::{Behind, Proxy, Shelf, Started};
+use peers::{Proxy, Shelf, Shown, Started};
 
 /// Each measurement lasts so long.
 const SECONDS: u32 = 2;
@@ -30,11 +28,6 @@ const PATH: &str = "/articles/42?page=3";
 const PROXIES: [Proxy; 4] = [Proxy::Dozen, Proxy::Nginx, Proxy::Haproxy, Proxy::Caddy];
 /// Idle connections: so many, and so many again.
 const IDLE: [u32; 2] = [1_000, 10_000];
-/// A large table.
-const HOSTS: usize = 10_000;
-const INSTANCES: usize = 1_000;
-/// A table is swapped so often.
-const SWAP: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Row {
@@ -43,11 +36,28 @@ enum Row {
     Closing,
     Large,
     Messages,
+    Tls,
+    Http2,
+    Streams,
 }
 
-const ROWS: [Row; 5] = [Row::Kept, Row::Many, Row::Closing, Row::Large, Row::Messages];
+const ROWS: [Row; 8] = [Row::Kept, Row::Many, Row::Closing, Row::Large, Row::Messages, Row::Tls, Row::Http2, Row::Streams];
 
 impl Row {
+    /// What `--rows` calls it.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Kept => "kept-64",
+            Self::Many => "kept-256",
+            Self::Closing => "closing",
+            Self::Large => "large",
+            Self::Messages => "websocket",
+            Self::Tls => "tls-http1",
+            Self::Http2 => "tls-http2-64x1",
+            Self::Streams => "tls-http2-16x16",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Kept => "1 KB, 64 connections kept",
@@ -55,72 +65,107 @@ impl Row {
             Self::Closing => "1 KB, a connection for each request, 64 at once",
             Self::Large => "64 KB, 64 connections kept",
             Self::Messages => "WebSocket messages, 64 connections",
+            Self::Tls => "1 KB, TLS 1.3, HTTP/1.1, 64 connections kept",
+            Self::Http2 => "1 KB, TLS 1.3, HTTP/2, 64 connections of 1",
+            Self::Streams => "1 KB, TLS 1.3, HTTP/2, 16 connections of 16",
         }
     }
 
-    fn measure(self, started: &Started) -> Result<Cost> {
-        let [web, chat] = started.ports;
-        let kept = Requests { connections: 64, path: PATH, closing: false, script: None };
-        let what = match self {
-            Self::Kept => kept,
-            Self::Many => Requests { connections: 256, ..kept },
-            Self::Closing => Requests { closing: true, ..kept },
-            Self::Large => Requests { path: "/large", ..kept },
-            Self::Messages => return load::messages(started.pid()?, chat, 64, SECONDS),
-        };
-        load::requests(started.pid()?, web, what, SECONDS)
+    fn measure(self, started: &Started, shelf: &Shelf) -> Result<Cost> {
+        let (pid, ports) = (started.pid()?, started.ports);
+        let kept = Requests { connections: 64, path: PATH, closing: false, script: None, tls: None };
+        match self {
+            Self::Kept => load::requests(pid, ports.web, kept, SECONDS),
+            Self::Many => load::requests(pid, ports.web, Requests { connections: 256, ..kept }, SECONDS),
+            Self::Closing => load::requests(pid, ports.web, Requests { closing: true, ..kept }, SECONDS),
+            Self::Large => load::requests(pid, ports.web, Requests { path: "/large", ..kept }, SECONDS),
+            Self::Messages => sockets::messages(pid, ports.chat, 64, SECONDS),
+            Self::Tls => load::requests(pid, ports.tls, Requests { tls: Some(&shelf.openssl), ..kept }, SECONDS),
+            Self::Http2 => load::streams(pid, ports.tls, PATH, [64, 1], SECONDS),
+            Self::Streams => load::streams(pid, ports.tls, PATH, [16, 16], SECONDS),
+        }
     }
 }
 
-type Costs = BTreeMap<(Row, Proxy), Vec<Cost>>;
+/// The rows that are measured: all, or those whose key has one of these words in it.
+struct Wanted<'w>(&'w [String]);
+
+impl Wanted<'_> {
+    /// What is measured besides those rows of all proxies.
+    const MORE: [&'static str; 4] = ["idle", tables::HOSTS.key, tables::INSTANCES.key, tables::SWAP_KEY];
+
+    fn has(&self, key: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|word| key.contains(word.as_str()))
+    }
+
+    /// An error names the word that is in no key.
+    fn check(&self) -> Result<()> {
+        let keys: Vec<&str> = ROWS.iter().map(|row| row.key()).chain(Self::MORE).collect();
+        match self.0.iter().find(|word| word.is_empty() || !keys.iter().any(|key| key.contains(word.as_str()))) {
+            Some(word) => bail!("no row is called `{word}`; there are {}", keys.join(", ")),
+            None => Ok(()),
+        }
+    }
+}
 
 pub(crate) fn run_all(root: &Path, options: &Options) -> Result<()> {
-    let rounds = options.rounds;
+    let (rounds, wanted) = (options.rounds, Wanted(&options.rows));
+    wanted.check()?;
     let dozen = super::shipped(options.binary.clone())?;
     let caddy = peers::prepare()?;
     let folder = tempfile::Builder::new().prefix("dozen-bench-").tempdir()?.keep();
     // Thousands of connections, each with two ends, and instances with a port each.
     crate::router::raise_file_limit();
-    let shelf = Shelf { behind: Behind::start(&folder)?, folder, dozen, caddy };
-    let idle = idle(&shelf)?;
+    let (certificate, openssl) = (Shown::make(&folder)?, load::openssl_conf(&folder)?);
+    let shelf = Shelf { behind: Behind::start(&folder)?, folder, dozen, caddy, certificate, openssl };
 
+    let idle = if wanted.has("idle") { idle(&shelf, rounds)? } else { Value::Null };
+    let rows: Vec<Row> = ROWS.into_iter().filter(|row| wanted.has(row.key())).collect();
+    let rows = if rows.is_empty() { Vec::new() } else { proxies(&shelf, &rows, rounds)? };
+    let tables = tables::measure(&shelf, rounds, &|key| wanted.has(key))?;
+    if options.rows.is_empty() {
+        let report = json!({ "seconds": SECONDS, "rows": rows, "idle": idle, "tables": tables });
+        super::write(
+            root,
+            "router",
+            "the router beside other proxies, each on one core; ratios are the peer ÷ dozen, in time of a processor for each request, round by round",
+            rounds,
+            &report,
+        )?;
+    }
+    shelf.behind.stop()?;
+    // Nobody wants to read the logs of a run that went well.
+    std::fs::remove_dir_all(&shelf.folder)?;
+    Ok(())
+}
+
+type Costs = BTreeMap<(Row, Proxy), Vec<Cost>>;
+
+/// These rows of all proxies, which run side by side all the while.
+fn proxies(shelf: &Shelf, rows: &[Row], rounds: u32) -> Result<Vec<Value>> {
     let mut costs = Costs::new();
     let mut started = PROXIES.iter().map(|proxy| shelf.start(*proxy)).collect::<Result<Vec<_>>>()?;
     for one in &started {
-        Row::Kept.measure(one).with_context(|| format!("{} does not answer", one.proxy.name()))?;
+        // None is measured that has just been started.
+        rows[0].measure(one, shelf).with_context(|| format!("{} does not answer", one.proxy.name()))?;
     }
     for round in 0..rounds {
-        for row in ROWS {
+        for row in rows {
             for one in &started {
-                let cost = row.measure(one).with_context(|| format!("{}: {} failed", row.name(), one.proxy.name()))?;
-                println!(
-                    "round {} of {rounds}: {:<48} {:<8} {:7.2} µs each, {:7.0} a second",
-                    round + 1,
-                    row.name(),
-                    one.proxy.name(),
-                    cost.each,
-                    cost.rate
-                );
-                costs.entry((row, one.proxy)).or_default().push(cost);
+                let cost = row.measure(one, shelf).with_context(|| format!("{}: {} failed", row.name(), one.proxy.name()))?;
+                tell(round, rounds, row.name(), one.proxy.name(), cost);
+                costs.entry((*row, one.proxy)).or_default().push(cost);
             }
         }
         started.reverse();
     }
     started.into_iter().try_for_each(Started::stop)?;
-    let tables = tables(&shelf, rounds)?;
-    let rows = ROWS.map(|row| table(row, &costs));
-    let report = json!({ "seconds": SECONDS, "rows": rows, "idle": idle, "tables": tables });
-    super::write(
-        root,
-        "router",
-        "the router beside other proxies, each on one core; ratios are the peer ÷ dozen, in time of a processor for each request, round by round",
-        rounds,
-        &report,
-    )?;
-    shelf.behind.stop()?;
-    // Nobody wants to read the logs of a run that went well.
-    std::fs::remove_dir_all(&shelf.folder)?;
-    Ok(())
+    Ok(rows.iter().map(|row| table(*row, &costs)).collect())
+}
+
+/// Prints one measurement.
+fn tell(round: u32, rounds: u32, row: &str, of: &str, cost: Cost) {
+    println!("round {} of {rounds}: {row:<48} {of:<15} {:7.2} µs each, {:7.0} a second", round + 1, cost.each, cost.rate);
 }
 
 fn three(spread: Spread) -> Value {
@@ -141,10 +186,10 @@ fn table(row: Row, costs: &Costs) -> Value {
         "max"
     );
     let of = |proxy| costs.get(&(row, proxy)).map(Vec::as_slice).unwrap_or_default();
+    let spread = |proxy, what: fn(&Cost) -> f64| Spread::of(&of(proxy).iter().map(what).collect::<Vec<_>>());
     let mut rows = Vec::new();
     for proxy in PROXIES {
-        let each = Spread::of(&of(proxy).iter().map(|cost| cost.each).collect::<Vec<_>>());
-        let rate = Spread::of(&of(proxy).iter().map(|cost| cost.rate).collect::<Vec<_>>());
+        let (each, rate) = (spread(proxy, |cost| cost.each), spread(proxy, |cost| cost.rate));
         let ratio = Spread::of(&of(proxy).iter().zip(of(Proxy::Dozen)).map(|(it, dozen)| it.each / dozen.each).collect::<Vec<_>>());
         println!(
             "  {:<48}{:>8.2}{:>8.2}{:>8.2}{:>12.0}{:>19.2}{:>8.2}{:>8.2}",
@@ -159,94 +204,53 @@ fn table(row: Row, costs: &Costs) -> Value {
         );
         rows.push(json!({ "proxy": proxy.name(), "cpu_us": three(each), "a_second": three(rate), "it_to_dozen": three(ratio) }));
     }
-    json!({ "row": row.name(), "proxies": rows })
+    json!({ "row": row.name(), "key": row.key(), "proxies": rows })
 }
 
 /// The memory of idle connections, each count in a proxy that has just started.
-fn idle(shelf: &Shelf) -> Result<Value> {
-    println!("{:<50}{:>12}{:>12}{:>12}", "memory of an idle connection (PSS), bytes", "of 1,000", "of 10,000", "never used");
-    let mut rows = Vec::new();
+fn idle(shelf: &Shelf, rounds: u32) -> Result<Value> {
     // The others close what idles before so many are there.
-    for proxy in [Proxy::Dozen, Proxy::Nginx] {
-        let mut each = Vec::new();
-        for (count, fresh) in [(IDLE[0], false), (IDLE[1], false), (IDLE[0], true)] {
-            let started = shelf.start(proxy)?;
-            let bytes = load::idle(started.pid()?, started.ports[0], count, fresh);
-            each.push(bytes.with_context(|| format!("{count} idle connections to {} failed", proxy.name()))?);
-            started.stop()?;
+    let proxies = [Proxy::Dozen, Proxy::Nginx];
+    let cases = [(IDLE[0], false), (IDLE[1], false), (IDLE[0], true)];
+    let mut bytes: BTreeMap<(Proxy, usize), Vec<f64>> = BTreeMap::new();
+    for round in 0..rounds {
+        for (case, (count, fresh)) in cases.into_iter().enumerate() {
+            for at in 0..proxies.len() {
+                let proxy = if round % 2 == 0 { proxies[at] } else { proxies[proxies.len() - 1 - at] };
+                let started = shelf.start(proxy)?;
+                let each = sockets::idle(started.pid()?, started.ports.web, count, fresh);
+                let each = each.with_context(|| format!("{count} idle connections to {} failed", proxy.name()))?;
+                bytes.entry((proxy, case)).or_default().push(each);
+                started.stop()?;
+            }
         }
-        println!("  {:<48}{:>12.0}{:>12.0}{:>12.0}", proxy.name(), each[0], each[1], each[2]);
-        rows.push(json!({ "proxy": proxy.name(), "of_1000": each[0].round(), "of_10000": each[1].round(), "never_used": each[2].round() }));
     }
+    println!("\n{:<50}{:>12}{:>12}{:>12}", "memory of an idle connection (PSS), bytes, median", "of 1,000", "of 10,000", "never used");
+    let rows = proxies.map(|proxy| {
+        let [few, many, fresh] = std::array::from_fn(|case| Spread::of(&bytes[&(proxy, case)]));
+        println!("  {:<48}{:>12.0}{:>12.0}{:>12.0}", proxy.name(), few.median, many.median, fresh.median);
+        json!({ "proxy": proxy.name(), "of_1000": three(few), "of_10000": three(many), "never_used": three(fresh) })
+    });
     Ok(json!(rows))
 }
 
-/// Hosts that all lead to these instances.
-fn hosts(count: usize, ports: &[u16]) -> Result<Vec<(Domain, Arc<Route>)>> {
-    let route = route("shop/dev", ports)?;
-    (0..count).map(|n| Ok((format!("host-{n}.test").parse()?, route.clone()))).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::{ROWS, Row, Wanted};
 
-/// A script for wrk that asks one host after the other.
-fn script(folder: &Path, count: usize) -> Result<PathBuf> {
-    let path = folder.join(format!("hosts-{count}.lua"));
-    let lua = format!(
-        "local n = 0\nfunction request()\n  n = (n + 7919) % {count}\n  wrk.headers[\"Host\"] = \"host-\" .. n .. \".test\"\n  return wrk.format(\"GET\", \"{PATH}\")\nend\n"
-    );
-    std::fs::write(&path, lua)?;
-    Ok(path)
-}
-
-/// What a large table costs, and how a request fares while it is swapped.
-fn tables(shelf: &Shelf, rounds: u32) -> Result<Value> {
-    let instances = load::instances(INSTANCES)?;
-    let pages = [shelf.behind.pages_port];
-    let mut started = shelf.start(Proxy::Dozen)?;
-    let (pid, port) = (started.pid()?, started.ports[0]);
-    let led = started.led().context("dozen's router has a control plane")?;
-    let cases: [(usize, &[u16]); 4] = [(1, &pages), (HOSTS, &pages), (1, &instances[..1]), (1, &instances)];
-    let mut each = vec![Vec::new(); cases.len()];
-    for round in 0..rounds as usize {
-        for step in 0..cases.len() {
-            let case = if round % 2 == 0 { step } else { cases.len() - 1 - step };
-            let (count, ports) = cases[case];
-            led.lead(&hosts(count, ports)?)?;
-            let script = script(&shelf.folder, count)?;
-            let what = Requests { connections: 64, path: PATH, closing: false, script: Some(&script) };
-            each[case].push(load::requests(pid, port, what, SECONDS)?.each);
+    #[test]
+    fn rows_are_chosen_by_words_of_their_keys() {
+        let chosen = |words: &[&str]| -> Result<Vec<&str>, String> {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            let wanted = Wanted(&words);
+            wanted.check().map_err(|error| error.to_string())?;
+            Ok(ROWS.map(Row::key).into_iter().chain(Wanted::MORE).filter(|key| wanted.has(key)).collect())
+        };
+        assert_eq!(chosen(&[]).map(|all| all.len()), Ok(ROWS.len() + Wanted::MORE.len()));
+        assert_eq!(chosen(&["tls"]), Ok(vec!["tls-http1", "tls-http2-64x1", "tls-http2-16x16"]));
+        assert_eq!(chosen(&["16x16", "idle"]), Ok(vec!["tls-http2-16x16", "idle"]));
+        for word in ["", "tsl", "TLS"] {
+            assert!(chosen(&["tls", word]).is_err_and(|why| why.contains("kept-64, kept-256")), "{word}");
         }
     }
-    let ratio = |large: usize, small: usize| Spread::of(&each[large].iter().zip(&each[small]).map(|(l, s)| l / s).collect::<Vec<_>>());
-    let (by_hosts, by_instances) = (ratio(1, 0), ratio(3, 2));
-    println!("\n{HOSTS} hosts ÷ 1, CPU for each request: {:.2} {:.2} {:.2}", by_hosts.min, by_hosts.median, by_hosts.max);
-    println!("{INSTANCES} instances ÷ 1: {:.2} {:.2} {:.2}", by_instances.min, by_instances.median, by_instances.max);
-
-    let (stop, swaps) = (AtomicBool::new(false), AtomicU32::new(0));
-    let all = hosts(HOSTS, &pages)?;
-    led.lead(&all)?;
-    let script = script(&shelf.folder, HOSTS)?;
-    let what = Requests { connections: 64, path: PATH, closing: false, script: Some(&script) };
-    let asked = std::thread::scope(|threads| {
-        let swapping = threads.spawn(|| -> Result<()> {
-            while !stop.load(Ordering::Relaxed) {
-                led.lead(&all)?;
-                swaps.fetch_add(1, Ordering::Relaxed);
-                pause(SWAP);
-            }
-            Ok(())
-        });
-        let asked = load::requests(pid, port, what, 2 * SECONDS);
-        stop.store(true, Ordering::Relaxed);
-        swapping.join().map_err(|_| anyhow::anyhow!("whoever swaps tables panicked"))??;
-        asked
-    })
-    .context("a table of 10,000 hosts, swapped under load")?;
-    let swaps = swaps.into_inner();
-    ensure!(swaps > 1, "no table was swapped");
-    println!("{swaps} swaps of {HOSTS} hosts within {} s of load: {:.0} requests a second, none failed", 2 * SECONDS, asked.rate);
-    started.stop()?;
-    Ok(json!({
-        "hosts": HOSTS, "hosts_to_1": three(by_hosts), "instances": INSTANCES, "instances_to_1": three(by_instances),
-        "swaps": swaps, "failed": 0,
-    }))
 }
