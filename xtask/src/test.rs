@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::process::{cargo, run as finish};
-use crate::{guestbook, machine, root, tidy};
+use crate::{guestbook, machine, options_of, root, router, tidy};
 
 #[derive(Default)]
 struct Count {
@@ -37,6 +37,12 @@ fn steps(count: &mut Count) -> Result<()> {
     })?;
     step("build", || finish(&mut cargo(&["build", "--quiet", "--workspace", "--locked"])))?;
     step("test", || cargo_test(count))?;
+    step("soak", || {
+        // The dozen that was just tested, in an order of events that is the same each time.
+        let dozen = machine::target()?.join("debug/dozen");
+        let options = ["--seconds", "6", "--seed", "12", "--binary", dozen.to_str().context("a path that is text")?];
+        router::soak::run_all(&options_of(&options, 1)?)
+    })?;
     step("guestbook", || {
         let python = guestbook::venv(root(), &machine::target()?)?;
         count.passed += guestbook::test(root(), &python, "sqlite://:memory:")?;

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dozen_core::logs::LogLine;
 use dozen_core::port::{Domain, Route};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::apps::{Instance, runtime};
@@ -36,14 +37,44 @@ const UNWRITTEN: Duration = Duration::from_secs(1);
 /// Memory may grow by so much of itself, and by so many KiB, from the first quarter of a time to its last.
 const GROWTH: (u64, u64) = (4, 4 * 1024);
 
-/// What was done to the router and to those behind it.
-#[derive(Debug, Default)]
-struct Done {
-    swaps: u32,
-    left: u32,
-    died: u32,
-    replaced: u32,
-    killed: u32,
+/// In less time memory tells nothing: it is that of a router which has just started.
+const TELLING: Duration = Duration::from_secs(60);
+
+/// What is done to the router, and to those behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Act {
+    /// The table is swapped, as with everything else.
+    Swap,
+    /// An instance leaves in order: not one of its requests fails.
+    Leave,
+    /// An instance dies, and the table learns of it later.
+    Die,
+    /// A successor takes over from the router.
+    Replace,
+    /// The router is killed.
+    Kill,
+}
+
+const ACTS: [Act; 5] = [Act::Swap, Act::Leave, Act::Die, Act::Replace, Act::Kill];
+
+impl Act {
+    /// So many times it comes in a deck, while the router stays and when none stays for long.
+    fn often(self, late: bool) -> usize {
+        match self {
+            Self::Swap => 7,
+            Self::Leave => 2,
+            Self::Die => 1,
+            Self::Replace => 3 * usize::from(late),
+            Self::Kill => usize::from(late),
+        }
+    }
+
+    /// All of them, as often as they come, in an order of chance.
+    fn deck(late: bool, random: &mut StdRng) -> Vec<Self> {
+        let mut deck: Vec<Self> = ACTS.iter().flat_map(|act| std::iter::repeat_n(*act, act.often(late))).collect();
+        deck.shuffle(random);
+        deck
+    }
 }
 
 pub(crate) fn run_all(options: &Options) -> Result<()> {
@@ -56,7 +87,7 @@ pub(crate) fn run_all(options: &Options) -> Result<()> {
     let mut led = Led::start(&dozen, &home, 2, u32::MAX)?;
     let load = Arc::new(Load::default());
     let mut random = StdRng::seed_from_u64(seed);
-    let mut soak = Soak { instances: HashMap::new(), behind: behind.handle().clone(), load: load.clone(), done: Done::default() };
+    let mut soak = Soak { instances: HashMap::new(), behind: behind.handle().clone(), load: load.clone(), done: HashMap::new() };
     for app in APPS {
         let three = (0..INSTANCES).map(|_| Instance::start(&soak.behind, app)).collect::<Result<_>>()?;
         soak.instances.insert(app, three);
@@ -74,13 +105,18 @@ pub(crate) fn run_all(options: &Options) -> Result<()> {
     let begin = Instant::now();
     let mut memory = Vec::new();
     let mut kills = Vec::new();
+    let (mut deck, mut was_late) = (Vec::new(), false);
     let outcome = loop {
         let late = begin.elapsed() > time / 2;
-        let step = soak.step(&mut led, &mut random, late, &mut kills);
-        if !late {
+        if deck.is_empty() || late != was_late {
+            (deck, was_late) = (Act::deck(late, &mut random), late);
+        }
+        let step = deck.pop().map_or(Ok(()), |act| soak.step(act, &mut led, &mut random, &mut kills));
+        if !late && time >= TELLING {
             memory.push(resident(&led)?);
         }
-        if step.is_err() || begin.elapsed() > time {
+        // On a machine that is slow it takes longer until each of them has been.
+        if step.is_err() || (begin.elapsed() > time && ACTS.iter().all(|act| soak.done.contains_key(act))) {
             break step;
         }
     };
@@ -93,9 +129,10 @@ pub(crate) fn run_all(options: &Options) -> Result<()> {
 
     let checked = soak.check(&home, &memory, &kills);
     let checked = checked.with_context(|| format!("again with --seed {seed}; everything is under {}", home.display()))?;
-    let Done { swaps, left, died, replaced, killed } = soak.done;
+    let [alone, left, died, replaced, killed] = ACTS.map(|act| soak.done.get(&act).copied().unwrap_or(0));
     println!(
-        "{checked}\n{swaps} tables; {left} instances left and {died} died; {replaced} routers replaced and {killed} killed; {} requests in flight in what was killed failed; {} clients went by themselves",
+        "{checked}\n{} tables; {left} instances left and {died} died; {replaced} routers replaced and {killed} killed; {} requests in flight in what was killed failed; {} clients went by themselves",
+        alone + left + died + killed,
         load.excused.load(Ordering::Relaxed),
         load.broken_off.load(Ordering::Relaxed)
     );
@@ -114,7 +151,7 @@ struct Soak {
     instances: HashMap<u8, Vec<Instance>>,
     behind: tokio::runtime::Handle,
     load: Arc<Load>,
-    done: Done,
+    done: HashMap<Act, u32>,
 }
 
 impl Soak {
@@ -128,55 +165,50 @@ impl Soak {
         Ok((format!("{name}.test").parse()?, route(&format!("{name}/dev"), &ports)?))
     }
 
-    /// One swap of the table, and what comes with it.
-    fn step(&mut self, led: &mut Led, random: &mut StdRng, late: bool, kills: &mut Vec<Instant>) -> Result<()> {
+    /// Does it, to whichever instance chance says, and swaps the table.
+    fn step(&mut self, act: Act, led: &mut Led, random: &mut StdRng, kills: &mut Vec<Instant>) -> Result<()> {
         pause(SWAP);
-        self.done.swaps += 1;
         let app = APPS[random.random_range(0..APPS.len())];
         let at = random.random_range(0..INSTANCES);
-        match random.random_range(0..if late { 14 } else { 10 }) {
-            // One leaves in order: not one of its requests fails.
-            0 | 1 => {
-                let next = Instance::start(&self.behind, app)?;
-                let of = self.instances.entry(app).or_default();
-                let gone = std::mem::replace(&mut of[at], next);
+        match act {
+            Act::Swap => led.lead(&self.table()?)?,
+            Act::Leave => {
+                let gone = self.renew(app, at)?;
                 led.lead(&self.table()?)?;
                 led.drained(gone.port, LEAVES)?;
-                self.done.left += 1;
             }
-            // One dies, and the table learns of it later.
-            2 => {
+            Act::Die => {
                 self.load.struck.fetch_add(1, Ordering::SeqCst);
-                let next = Instance::start(&self.behind, app)?;
-                let of = self.instances.entry(app).or_default();
-                drop(std::mem::replace(&mut of[at], next));
+                drop(self.renew(app, at)?);
                 pause(SWAP);
                 led.lead(&self.table()?)?;
                 // What was on its way to the dead one has failed by now.
                 pause(SWAP);
                 self.load.struck.fetch_add(1, Ordering::SeqCst);
-                self.done.died += 1;
             }
-            10..=12 => {
-                led.replace(GRACE)?;
-                self.done.replaced += 1;
-            }
-            13 => {
+            Act::Replace => led.replace(GRACE)?,
+            Act::Kill => {
                 self.load.struck.fetch_add(1, Ordering::SeqCst);
                 kills.push(Instant::now());
                 led.kill()?;
                 led.lead(&self.table()?)?;
                 pause(SWAP);
                 self.load.struck.fetch_add(1, Ordering::SeqCst);
-                self.done.killed += 1;
             }
-            _ => led.lead(&self.table()?)?,
         }
+        *self.done.entry(act).or_default() += 1;
         let wrong = self.load.wrong.lock().expect("no client panics with it");
         match wrong.first() {
             Some(first) => bail!("{} requests went wrong, the first: {first}", wrong.len()),
             None => Ok(()),
         }
+    }
+
+    /// Puts another instance in the place of one, which it answers.
+    fn renew(&mut self, app: u8, at: usize) -> Result<Instance> {
+        let next = Instance::start(&self.behind, app)?;
+        let of = self.instances.get_mut(&app).context("every app has instances")?;
+        Ok(std::mem::replace(&mut of[at], next))
     }
 
     /// What must be true in the end: of the answers, of the log, of memory.
@@ -210,23 +242,50 @@ impl Soak {
         let unwritten = |at: &Instant| kills.iter().any(|kill| apart(at, kill) < UNWRITTEN);
         let missing = done.iter().filter(|(id, done)| !lines.contains_key(id) && !unwritten(&done.at)).count();
         ensure!(missing == 0, "{missing} answers of {} have no line", done.len());
-        let quarter = memory.len() / 4;
-        let median = |part: &[u64]| {
-            let mut part = part.to_vec();
-            part.sort_unstable();
-            part.get(part.len() / 2).copied().unwrap_or(0)
-        };
-        let (first, last) = (median(&memory[..quarter]), median(&memory[memory.len() - quarter..]));
-        ensure!(last <= first + first / GROWTH.0 + GROWTH.1, "the router's memory grew from {first} to {last} KiB");
-        let all = done.len();
-        Ok(format!(
-            "{all} answers, each the right one and with its line, no other; the router's memory was {first} KiB and then {last} KiB"
-        ))
+        Ok(format!("{} answers, each the right one and with its line, no other; {}", done.len(), flat(memory)?))
     }
+}
+
+/// Whether memory stayed as it was, of so many samples; says what it was.
+fn flat(memory: &[u64]) -> Result<String> {
+    let median = |part: &[u64]| {
+        let mut part = part.to_vec();
+        part.sort_unstable();
+        part.get(part.len() / 2).copied()
+    };
+    let quarter = memory.len() / 4;
+    let (Some(first), Some(last)) = (median(&memory[..quarter]), median(&memory[memory.len() - quarter..])) else {
+        return Ok("too short to tell of memory".to_owned());
+    };
+    ensure!(last <= first + first / GROWTH.0 + GROWTH.1, "the router's memory grew from {first} to {last} KiB");
+    Ok(format!("the router's memory was {first} KiB and then {last} KiB"))
 }
 
 /// The value of a field of a router's line.
 fn field<'l>(line: &'l str, name: &str) -> Option<&'l str> {
     let (_, rest) = line.split_once(&format!(" {name}="))?;
     rest.split(' ').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ACTS, Act, flat};
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    #[test]
+    fn a_deck_has_all_that_there_is_and_repeats_itself_with_its_seed() {
+        let deck = |late, seed| Act::deck(late, &mut StdRng::seed_from_u64(seed));
+        assert!(ACTS.iter().all(|act| deck(true, 1).contains(act)));
+        assert!(!deck(false, 1).iter().any(|act| matches!(act, Act::Replace | Act::Kill)));
+        assert_eq!(deck(true, 1), deck(true, 1));
+        assert!((2..9).any(|seed| deck(true, seed) != deck(true, 1)));
+    }
+
+    #[test]
+    fn memory_that_grows_is_told() {
+        let of = |last: u64| flat(&[[40_000; 9], [last; 9]].concat());
+        assert!(of(40_000).is_ok() && of(53_000).is_ok() && of(55_000).is_err());
+        assert!(flat(&[]).is_ok() && flat(&[1, 1_000_000, 1_000_000]).is_ok());
+    }
 }
