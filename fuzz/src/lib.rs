@@ -1,9 +1,11 @@
 //! What must hold of each parser, whatever the input: the fuzz targets call these, and so do the ordinary tests, with the inputs of
-//! `fuzz/corpus`. Of slug files it is in `slug.rs`, of the framing of requests in `framing.rs`.
+//! `fuzz/corpus`. Of slug files it is in `slug.rs`, of the framing of requests in `framing.rs`, of what else the
+//! router reads in `port.rs`.
 
 #![forbid(unsafe_code)]
 
 pub mod framing;
+pub mod port;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use dozen_core::config::dotenv;

@@ -56,6 +56,21 @@ fn framings() {
 }
 
 #[test]
+fn domains() {
+    all_of("domain", properties::port::domain);
+}
+
+#[test]
+fn manners() {
+    all_of("manners", properties::port::manners);
+}
+
+#[test]
+fn sites() {
+    all_of("site", properties::port::site);
+}
+
+#[test]
 fn slug_files() {
     all_of("slug", slug::slug);
 }
