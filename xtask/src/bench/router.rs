@@ -25,6 +25,8 @@ use peers::{Proxy, Shelf, Shown, Started};
 /// Each measurement lasts so long.
 const SECONDS: u32 = 2;
 const PATH: &str = "/articles/42?page=3";
+/// What is asked where nothing else is said.
+const KEPT: Requests<'static> = Requests { connections: 64, path: PATH, closing: false, script: None, tls: None };
 const PROXIES: [Proxy; 4] = [Proxy::Dozen, Proxy::Nginx, Proxy::Haproxy, Proxy::Caddy];
 /// Idle connections: so many, and so many again.
 const IDLE: [u32; 2] = [1_000, 10_000];
@@ -73,14 +75,13 @@ impl Row {
 
     fn measure(self, started: &Started, shelf: &Shelf) -> Result<Cost> {
         let (pid, ports) = (started.pid()?, started.ports);
-        let kept = Requests { connections: 64, path: PATH, closing: false, script: None, tls: None };
         match self {
-            Self::Kept => load::requests(pid, ports.web, kept, SECONDS),
-            Self::Many => load::requests(pid, ports.web, Requests { connections: 256, ..kept }, SECONDS),
-            Self::Closing => load::requests(pid, ports.web, Requests { closing: true, ..kept }, SECONDS),
-            Self::Large => load::requests(pid, ports.web, Requests { path: "/large", ..kept }, SECONDS),
+            Self::Kept => load::requests(pid, ports.web, KEPT, SECONDS),
+            Self::Many => load::requests(pid, ports.web, Requests { connections: 256, ..KEPT }, SECONDS),
+            Self::Closing => load::requests(pid, ports.web, Requests { closing: true, ..KEPT }, SECONDS),
+            Self::Large => load::requests(pid, ports.web, Requests { path: "/large", ..KEPT }, SECONDS),
             Self::Messages => sockets::messages(pid, ports.chat, 64, SECONDS),
-            Self::Tls => load::requests(pid, ports.tls, Requests { tls: Some(&shelf.openssl), ..kept }, SECONDS),
+            Self::Tls => load::requests(pid, ports.tls, Requests { tls: Some(&shelf.openssl), ..KEPT }, SECONDS),
             Self::Http2 => load::streams(pid, ports.tls, PATH, [64, 1], SECONDS),
             Self::Streams => load::streams(pid, ports.tls, PATH, [16, 16], SECONDS),
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::behind;
 use super::load::{self, Cost, Requests};
 use super::peers::{Proxy, Shelf, Started};
-use super::{PATH, SECONDS, Spread, tell, three};
+use super::{KEPT, PATH, SECONDS, Spread, tell, three};
 use crate::process::pause;
 use crate::router::route;
 
@@ -50,7 +50,7 @@ impl Size {
     /// A router with a table of one and a router with the large one, side by side and asked in turn. Each round has two new ones, so that
     /// no process's own place in memory decides, and short turns, so that what changes on the machine meanwhile meets both.
     fn measure(&self, shelf: &Shelf, rounds: u32) -> Result<Value> {
-        let ports = behind::instances(self.instances)?;
+        let ports = if self.instances > 1 { behind::instances(self.instances)? } else { vec![shelf.behind.pages_port] };
         let count = self.hosts.max(self.instances);
         let cases = [("1".to_owned(), 1, &ports[..1]), (count.to_string(), self.hosts, &ports[..])];
         let (mut each, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
@@ -62,15 +62,17 @@ impl Size {
                 anyhow::Ok(one)
             };
             let pair = [start(&cases[0])?, start(&cases[1])?];
-            let mut sums = [0.0; 2];
+            let mut of_round = [Vec::new(), Vec::new()];
             for turn in 0..2 * TURNS {
                 let case = (turn + round as usize) % 2;
                 let cost = pair[case].ask(TURN).with_context(|| format!("a table of {} {}", cases[case].0, self.key))?;
                 tell(round, rounds, &format!("a table of so many {}", self.key), &cases[case].0, cost);
-                each[case].push(cost.each);
-                sums[case] += cost.each;
+                of_round[case].push(cost.each);
             }
-            ratios.push(sums[1] / sums[0]);
+            // One turn in which a neighbour was busy decides nothing.
+            let [small, large] = [0, 1].map(|case| Spread::of(&of_round[case]).median);
+            ratios.push(large / small);
+            each.iter_mut().zip(of_round).for_each(|(all, more)| all.extend(more));
             pair.into_iter().try_for_each(|one| one.started.stop())?;
         }
         let [small, large, ratio] = [&each[0], &each[1], &ratios].map(|samples| Spread::of(samples));
@@ -96,7 +98,7 @@ impl One {
     }
 
     fn ask(&self, seconds: u32) -> Result<Cost> {
-        let what = Requests { connections: 64, path: PATH, closing: false, script: Some(&self.script), tls: None };
+        let what = Requests { script: Some(&self.script), ..KEPT };
         load::requests(self.started.pid()?, self.started.ports.web, what, seconds)
     }
 }
@@ -130,7 +132,7 @@ fn swap(shelf: &Shelf) -> Result<Value> {
     let mut one = One::start(shelf, HOSTS.hosts, &ports[..1])?;
     let still = one.ask(2 * SECONDS)?;
     let (pid, port) = (one.started.pid()?, one.started.ports.web);
-    let what = Requests { connections: 64, path: PATH, closing: false, script: Some(&one.script), tls: None };
+    let what = Requests { script: Some(&one.script), ..KEPT };
     let led = one.started.led().context("dozen's router has a control plane")?;
     let (stop, swaps) = (AtomicBool::new(false), AtomicU32::new(0));
     let asked = std::thread::scope(|threads| {
