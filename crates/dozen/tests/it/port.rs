@@ -1,6 +1,7 @@
 //! End to end: port. A real router process between raw sockets on both sides, so that every byte is what the test says.
 
 mod acme;
+mod answers;
 mod certs;
 mod codes;
 mod conformance;

@@ -209,7 +209,7 @@ pub(super) fn told(answer: &Answer) -> impl Iterator<Item = Field<'_>> {
     let hop = Hop::of(&answer.fields);
     // Of a length that is said twice once is enough; and none is said of what has none (RFC 9110, 8.6).
     let mut lengths = u32::from(answer.status == StatusCode::NO_CONTENT);
-    let mut chunks = answer.fields.has(Kind::TransferEncoding);
+    let mut chunks = answer.fields.lists(Kind::TransferEncoding, "chunked");
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         (lengths, chunks) = (1, true);
     }

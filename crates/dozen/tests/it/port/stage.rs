@@ -268,6 +268,12 @@ impl Wire {
         }
         Some(answer)
     }
+    /// The next so many bytes.
+    pub(crate) fn some(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.io.read_exact(&mut bytes).expect("so many bytes");
+        bytes
+    }
     /// Whether the other side has closed; waits for it.
     pub(crate) fn closed(&mut self) -> bool {
         matches!(self.io.fill_buf(), Ok([])) || self.io.fill_buf().is_err_and(|e| e.kind() == ErrorKind::ConnectionReset)
