@@ -403,6 +403,13 @@ mod tests {
     }
 
     #[test]
+    fn connection_names_a_few() {
+        passes(&head(&format!("Connection: {}x\r\n", "x,".repeat(99))));
+        refused(&head(&format!("Connection: {}x\r\n", "x,".repeat(100))), 400);
+        refused(&head(&"connection: x\r\n".repeat(101)), 400);
+    }
+
+    #[test]
     fn a_turn_is_asked_for_by_two_headers() {
         let turns = |lines: &str| {
             let mut framing = Framing::default();

@@ -107,8 +107,9 @@ impl Fields {
         self.there = 0;
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.places.len()
+    /// All of them, line by line.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -99,6 +99,11 @@ impl Code {
         }
     }
 
+    /// Whether it is the client that has gone, or is taken to have: then nothing is told it any more.
+    pub(super) fn is_the_clients(self) -> bool {
+        matches!(self, Self::H27 | Self::H28)
+    }
+
     /// Whether it says that the app cannot answer, and not that the request or the router is at fault.
     fn is_the_apps(self) -> bool {
         !matches!(self, Self::H26 | Self::H27 | Self::H28 | Self::H81 | Self::H99)

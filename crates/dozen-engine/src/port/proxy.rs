@@ -11,6 +11,7 @@ use super::log::{Folder, Journal, Record};
 use super::manners;
 use super::pages::Code;
 use super::pool::Pool;
+use super::stream::Carrier;
 use super::tls::{Shown, Store};
 use super::wire::FromRouter;
 use dozen_core::port::{Manners, RouteTable};
@@ -26,7 +27,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Instant;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
 mod choose;
@@ -179,7 +179,7 @@ impl Client {
 }
 
 /// Serves one client's connection to its end, or until the router stops and what is in flight is answered.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(core: Rc<Core>, socket: S, entry: Entry) {
+pub(super) async fn serve<S: Carrier + 'static>(core: Rc<Core>, socket: S, entry: Entry) {
     let Entry { peer, port, tls, guest, shown, http2 } = entry;
     let client = Rc::new(Client { peer, address: peer.to_string(), port: port.to_string(), tls, shown });
     if http2 {

@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::server::TlsStream;
 
 /// A limit on silence: from the first wait to any progress. Costs nothing while bytes flow.
 pub(super) struct Patience {
@@ -113,6 +115,69 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientSocket<S> {
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
         self.watch(cx, written)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// What a client's connection is carried by.
+pub(super) trait Carrier: AsyncRead + AsyncWrite + Unpin {
+    /// Counts the bytes that the system has taken, where something lies between it and who writes. TLS keeps some, and does not say how many.
+    fn taken(&self) -> u64;
+}
+
+impl Carrier for TcpStream {
+    fn taken(&self) -> u64 {
+        0
+    }
+}
+
+impl Carrier for TlsStream<Counted> {
+    fn taken(&self) -> u64 {
+        self.get_ref().0.taken
+    }
+}
+
+/// A socket that counts what is taken of what is written to it.
+pub(super) struct Counted {
+    pub(super) socket: TcpStream,
+    taken: u64,
+}
+
+impl Counted {
+    pub(super) fn new(socket: TcpStream) -> Self {
+        Self { socket, taken: 0 }
+    }
+
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.taken += bytes as u64;
+        }
+        written
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.count(written)
+    }
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.count(written)
     }
     fn is_write_vectored(&self) -> bool {
         self.socket.is_write_vectored()

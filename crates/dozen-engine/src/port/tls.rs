@@ -5,6 +5,7 @@
 //! **Invariant:** what resumes a session is shared by all workers, changes every six hours, and is never written down.
 
 use super::certificate::{Secret, covers};
+use super::stream::Counted;
 use super::wire::{WireCertificate, WireProof};
 use bytes::Bytes;
 use dozen_core::port::lower;
@@ -160,7 +161,7 @@ impl Store {
 
 /// A connection after its handshake.
 pub(super) struct Secured {
-    pub(super) stream: TlsStream<TcpStream>,
+    pub(super) stream: TlsStream<Counted>,
     /// What it was shown, if it asked for it by name.
     pub(super) shown: Option<Arc<Shown>>,
     /// Whether HTTP/2 is spoken.
@@ -182,7 +183,7 @@ pub(super) async fn handshake(store: &watch::Receiver<Arc<Store>>, socket: TcpSt
 
 async fn agree(store: &watch::Receiver<Arc<Store>>, socket: TcpStream) -> Result<Secured, Unsecured> {
     let failed = |_: io::Error| Unsecured::Failed;
-    let hello = pin!(LazyConfigAcceptor::new(Acceptor::default(), socket)).await.map_err(failed)?;
+    let hello = pin!(LazyConfigAcceptor::new(Acceptor::default(), Counted::new(socket))).await.map_err(failed)?;
     let name = hello.client_hello().server_name().map(str::to_owned);
     let authority = hello.client_hello().alpn().is_some_and(|mut protocols| protocols.next() == Some(ACME));
     if authority {
@@ -197,7 +198,7 @@ async fn agree(store: &watch::Receiver<Arc<Store>>, socket: TcpStream) -> Result
     }
     let shown = store.borrow().find(name.as_deref()).cloned();
     let Some(shown) = shown else {
-        let mut socket = hello.io;
+        let mut socket = hello.io.socket;
         // The client may be gone; then nobody needs to know.
         let _ = socket.write_all(&UNRECOGNIZED_NAME).await;
         let _ = socket.shutdown().await;

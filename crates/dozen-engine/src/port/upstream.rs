@@ -21,6 +21,8 @@ use tokio_util::io::poll_read_buf;
 /// What is read of an instance at once; and where a long answer comes.
 const READ: usize = 8 * 1024;
 const MOST: usize = 64 * 1024;
+/// `Connection` names so many headers at most.
+const MAX_NAMED: usize = 100;
 /// So many buffers for long answers a worker keeps for the next ones.
 const SPARE: usize = 16;
 /// A chunk's size with its extensions.
@@ -284,6 +286,10 @@ impl Upstream {
         place(&mut answer.fields, &bytes[..length], head.headers);
         self.taken += length;
         self.trailers.clear();
+        // Each is looked for among all.
+        if answer.fields.tokens(Kind::Connection).nth(MAX_NAMED).is_some() {
+            return Err(Code::H17);
+        }
         self.rest = rest(answer, bare)?;
         Ok(true)
     }

@@ -4,6 +4,9 @@ use super::{About, Fault, MAX_HEAD, MAX_HEADERS, MAX_LINE, Place};
 use memchr::{memchr, memrchr};
 use std::ops::Range;
 
+/// `Connection` names so many headers at most: each of them is looked for among all. Clients name two or three.
+const MAX_NAMED: usize = 100;
+
 /// As much of a head as has been read.
 #[derive(Debug, Default)]
 pub(super) struct Head {
@@ -22,6 +25,8 @@ pub(super) struct Head {
     coding: Option<Coding>,
     upgrade: bool,
     connection: bool,
+    /// Words of `Connection`.
+    named: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +135,10 @@ impl Head {
             }
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
             10 if name.eq_ignore_ascii_case(b"connection") => {
+                self.named += 1 + memchr::memchr_iter(b',', value).count();
+                if self.named > MAX_NAMED {
+                    return Err(Fault::bad("Connection names too many headers"));
+                }
                 self.connection |= value.windows(7).any(|w| w.eq_ignore_ascii_case(b"upgrade"));
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {

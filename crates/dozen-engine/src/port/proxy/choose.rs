@@ -1,6 +1,6 @@
 //! Which instance a request is sent to, and the wait for one.
 
-use super::{Client, Core, PROOFS, Shared, Stand};
+use super::{Client, Core, Live, PROOFS, Shared, Stand};
 use crate::port::fields::Fields;
 use crate::port::fleet::{Picked, Ticket, Wish};
 use crate::port::log::Record;
@@ -8,8 +8,10 @@ use crate::port::pages::{Code, Refusal};
 use crate::port::pool::{Busy, Target};
 use crate::port::wire::FromRouter;
 use dozen_core::port::Sticky;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// What a request is led by, besides its host and path.
 pub(super) struct Asks<'r> {
@@ -42,12 +44,16 @@ impl From<Code> for Turned {
 
 /// The instance to ask; waits while the app starts, while a change is under way, and while all have as many requests as they take.
 pub(super) async fn choose(core: &Core, record: &mut Record, asks: Asks<'_>) -> Result<Led, Turned> {
-    let mut table = core.table.clone();
+    // Where something is waited for; what has changed since the worker began is seen at once, and looked at once more.
+    let mut table: Option<watch::Receiver<Arc<Live>>> = None;
     let limits = &core.shared.limits;
     let mut waiting: Option<Waiting<'_>> = None;
     let mut ticket: Option<(Ticket, tokio::time::Instant)> = None;
     loop {
-        let now = table.borrow_and_update().clone();
+        let now = match &mut table {
+            None => core.table.borrow().clone(),
+            Some(table) => table.borrow_and_update().clone(),
+        };
         let Some(place) = now.table.lookup(&record.host, &record.path) else { return Err(Code::H81.into()) };
         if record.place.is_none() {
             record.place = Some(place.clone());
@@ -91,7 +97,7 @@ pub(super) async fn choose(core: &Core, record: &mut Record, asks: Asks<'_>) -> 
                         }
                         Some((ticket, until)) => tokio::select! {
                             () = ticket.called() => {}
-                            changed = table.changed() => changed.map_err(|_| Code::H99)?,
+                            changed = table.get_or_insert_with(|| core.table.clone()).changed() => changed.map_err(|_| Code::H99)?,
                             () = tokio::time::sleep_until(*until) => return Err(Code::H11.into()),
                         },
                     },
@@ -104,7 +110,7 @@ pub(super) async fn choose(core: &Core, record: &mut Record, asks: Asks<'_>) -> 
                     Some(waiting) => waiting,
                     None => waiting.insert(Waiting::begin(&core.shared, limit)?),
                 };
-                match tokio::time::timeout_at(waiting.until, table.changed()).await {
+                match tokio::time::timeout_at(waiting.until, table.get_or_insert_with(|| core.table.clone()).changed()).await {
                     Err(_) => return Err(code.into()),
                     Ok(Err(_)) => return Err(Code::H99.into()),
                     Ok(Ok(())) => {}

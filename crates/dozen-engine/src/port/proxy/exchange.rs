@@ -4,7 +4,7 @@ use super::choose::{Asks, Turned, choose, quarantine};
 use super::head::{Ask, Length, check, forwarded, request_id, target_host, write_request};
 use super::{Client, Core, PROOFS};
 use crate::port::control::Limits;
-use crate::port::fields::Kind;
+use crate::port::fields::{Fields, Kind};
 use crate::port::log::Record;
 use crate::port::manners;
 use crate::port::pages::{Code, Refusal, page};
@@ -49,17 +49,25 @@ pub(super) async fn answer(core: &Core, client: &Client, ask: &Ask, path: String
         Ok(Sent::Elsewhere(response)) => return Outcome::Page(response),
         Err(refused) => refused,
     };
+    if refusal.code.is_the_clients() {
+        record.fail(refusal.code, refusal.status);
+        return Outcome::Gone;
+    }
+    Outcome::Page(refuse(refusal, client, &ask.fields, &mut record))
+}
+
+/// The page that says so, and the record of it.
+fn refuse(refusal: Refusal, client: &Client, fields: &Fields, record: &mut Record) -> Response<Bytes> {
     let place = record.place.as_deref();
-    let mut response = page(refusal, &ask.fields, &record.request_id, place.map(|place| &place.manners));
+    let mut response = page(refusal, fields, &record.request_id, place.map(|place| &place.manners));
     if client.tls
         && let Some(hsts) = place.and_then(|place| place.hsts.clone())
     {
         response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts);
     }
     record.bytes = if record.method == Method::HEAD { 0 } else { response.body().len() as u64 };
-    let gone = matches!(refusal.code, Code::H27 | Code::H28);
-    record.fail(refusal.code, if gone { refusal.code.status() } else { refusal.status });
-    if refusal.code == Code::H27 { Outcome::Gone } else { Outcome::Page(response) }
+    record.fail(refusal.code, refusal.status);
+    response
 }
 
 type Refused = (Refusal, Record);
@@ -81,9 +89,9 @@ async fn lead(core: &Core, client: &Client, ask: &Ask, mut record: Record, sourc
             return Err((refusal, record));
         }
     }
-    if let Err(refusal) = check(ask, &record.path, client.shown.as_deref(), &record.host) {
+    if let Err((refusal, reason)) = check(ask, &record.path, client.shown.as_deref(), &record.host) {
         record.place = core.table.borrow().table.lookup(&record.host, &record.path).cloned();
-        record.reason = (refusal.status == StatusCode::EXPECTATION_FAILED).then_some("nothing can be expected but 100-continue");
+        record.reason = reason;
         return Err((refusal, record));
     }
     let idles = ask.length == Length::None;
@@ -155,7 +163,7 @@ async fn lead(core: &Core, client: &Client, ask: &Ask, mut record: Record, sourc
         }
     };
     let answer = &lease.upstream.answer;
-    if answer.status == StatusCode::SWITCHING_PROTOCOLS && ask.upgrade().is_none() {
+    if answer.status == StatusCode::SWITCHING_PROTOCOLS && (ask.upgrade().is_none() || !upload.whole) {
         return Err((Code::H17.into(), record));
     }
     let mut added = Vec::new();
@@ -295,7 +303,7 @@ impl Exchange {
     }
 
     /// What stands behind a body in chunks.
-    pub(super) fn trailers(&self) -> &crate::port::fields::Fields {
+    pub(super) fn trailers(&self) -> &Fields {
         &self.lease.upstream.trailers
     }
 
@@ -314,6 +322,11 @@ impl Exchange {
         // An answer may break because its own request did: then it is the client's doing.
         let code = self.upload.failed.unwrap_or(code);
         self.record.fail(code, code.status());
+    }
+
+    /// It did not, and nothing of it was told: this is, in its place.
+    pub(super) fn give_up(mut self: Box<Self>, code: Code, client: &Client, fields: &Fields) -> Response<Bytes> {
+        refuse(code.into(), client, fields, &mut self.record)
     }
 
     /// The client speaks to the instance by another protocol now.

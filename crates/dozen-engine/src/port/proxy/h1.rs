@@ -2,13 +2,16 @@
 //! who it belongs to, and nothing else is kept for it: most connections of most houses idle most of the time.
 
 use super::exchange::{Exchange, Outcome, answer};
-use super::head::{Ask, Ends, Version, line, own, status_line, told};
+use super::head::{Ask, Ends, Length, Version, line, own, status_line, told};
 use super::talk::{Heard, REST, Talk, Wire, size};
 use super::tunnel::tunnel;
 use super::{Client, Core, Stopping, refused};
 use crate::port::crowd::Guest;
 use crate::port::fields::{Fields, Kind};
+use crate::port::pages::Code;
+use crate::port::stream::Carrier;
 use bytes::Bytes;
+use dozen_core::port::framing::may_trail;
 use http::{Method, Response, StatusCode};
 use std::future::poll_fn;
 use std::io::IoSlice;
@@ -16,9 +19,13 @@ use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
+
+/// For a connection that idles to be told that it ends.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What a connection goes on with.
 enum Next {
@@ -29,7 +36,7 @@ enum Next {
 }
 
 /// Serves a connection to its end, or until the router stops and what is in flight is answered.
-pub(super) async fn keep<S: AsyncRead + AsyncWrite + Unpin>(core: Rc<Core>, client: Rc<Client>, io: S, guest: Guest) {
+pub(super) async fn keep<S: Carrier>(core: Rc<Core>, client: Rc<Client>, io: S, guest: Guest) {
     let mut wire = Wire::new(io, guest);
     let mut stopping = pin!(told_to(core.stopping.clone(), Stopping::Yielding));
     let mut last = false;
@@ -61,6 +68,10 @@ pub(super) async fn keep<S: AsyncRead + AsyncWrite + Unpin>(core: Rc<Core>, clie
             Poll::Pending
         });
         if !rested.await {
+            // One that is not told takes it for an attack.
+            if client.tls {
+                let _ = tokio::time::timeout(GOODBYE, Box::pin(wire.io.shutdown())).await;
+            }
             return;
         }
         // In a box: what idles does not hold the room for it.
@@ -79,7 +90,7 @@ async fn told_to(mut stopping: watch::Receiver<Stopping>, at_least: Stopping) {
 }
 
 /// Answers one request after the other until there is none. Where this is the `last` one the answer says so.
-async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
+async fn speak<S: Carrier>(
     core: &Core,
     client: &Client,
     wire: &mut Wire<S>,
@@ -103,7 +114,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
             }
         };
         let (ask, path) = talk.ask(length);
-        talk.expects = ask.version == Version::One && ask.fields.has(Kind::Expect);
+        talk.expects = ask.version == Version::One && ask.fields.has(Kind::Expect) && ask.length != Length::None;
         // A client that is told in time that this is the last answer does not ask again in vain.
         let stays = |stays: bool| stays && keeps(&ask) && !last && !core.stopping.has_changed().unwrap_or(true);
         let goes_on = match answer(core, client, &ask, path, &mut talk).await {
@@ -131,7 +142,16 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
                 let read = exchange.is_read();
                 match stream(&mut talk, exchange, ends, ask.fields.lists(Kind::Te, "trailers")).await {
                     Ok(()) => stays && (read || talk.drain().await),
-                    Err(()) => return Next::End,
+                    // It broke before anything of it was told: then something else can be.
+                    Err((code, exchange)) if !code.is_the_clients() && talk.take_back() => {
+                        let page = exchange.give_up(code, client, &ask.fields);
+                        write_page(&mut talk.out, core, ask.version, &page, ask.method == Method::HEAD, connection(&ask, stays));
+                        talk.flush().await.is_ok() && stays && talk.drain().await
+                    }
+                    Err((code, exchange)) => {
+                        exchange.fail(code);
+                        return Next::End;
+                    }
                 }
             }
         };
@@ -205,12 +225,14 @@ fn write_head(out: &mut Vec<u8>, core: &Core, ask: &Ask, exchange: &Exchange, en
 }
 
 /// Tells a client an answer, whose head is written already, and has the instance take the rest of the request meanwhile.
-async fn stream<S: AsyncRead + AsyncWrite + Unpin>(
+///
+/// One that breaks is given back, with what it broke by.
+async fn stream<S: Carrier>(
     talk: &mut Talk<'_, S>,
     exchange: Box<Exchange>,
     ends: Ends,
     trailers: bool,
-) -> Result<(), ()> {
+) -> Result<(), (Code, Box<Exchange>)> {
     let mut exchange = exchange;
     // What is being told of the body, and how much of it was.
     let mut piece: Option<(Range<usize>, usize)> = None;
@@ -264,17 +286,14 @@ async fn stream<S: AsyncRead + AsyncWrite + Unpin>(
             exchange.finish();
             Ok(())
         }
-        Err(code) => {
-            exchange.fail(code);
-            Err(())
-        }
+        Err(code) => Err((code, exchange)),
     }
 }
 
 /// Ends a body in chunks.
 fn last_chunk(out: &mut Vec<u8>, trailers: Option<&Fields>) {
     out.extend_from_slice(b"0\r\n");
-    for field in trailers.into_iter().flat_map(Fields::iter) {
+    for field in trailers.into_iter().flat_map(Fields::iter).filter(|field| may_trail(field.name)) {
         line(out, field.name, field.value);
     }
     out.extend_from_slice(b"\r\n");

@@ -7,7 +7,7 @@ use crate::port::manners::{self, Came};
 use crate::port::pages::{Code, Refusal};
 use crate::port::tls::Shown;
 use crate::port::upstream::{Answer, Rest};
-use dozen_core::port::framing::{MAX_HEADERS, MAX_LINE};
+use dozen_core::port::framing::Framing;
 use http::{HeaderMap, Method, StatusCode};
 
 /// A request id of the client's own is kept up to this length.
@@ -44,10 +44,11 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    /// The protocol that the client would change to. Not HTTP/2: what a client then says would pass every check here unseen.
+    /// The protocol that the client would change to. Not HTTP/2: what a client then says would pass every check here unseen. And not behind a
+    /// body, of which a part may be on its way when the other protocol begins: any server may leave that wish alone (RFC 9110, 7.8).
     pub(super) fn upgrade(&self) -> Option<&[u8]> {
         let protocol = self.fields.get(Kind::Upgrade)?;
-        let asked = self.version == Version::One && self.fields.lists(Kind::Connection, "upgrade");
+        let asked = self.version == Version::One && self.length == Length::None && self.fields.lists(Kind::Connection, "upgrade");
         let http2 = self.fields.tokens(Kind::Upgrade).any(|t| t.get(..2).is_some_and(|two| two.eq_ignore_ascii_case("h2")));
         (asked && !http2).then_some(protocol)
     }
@@ -97,26 +98,33 @@ pub(super) fn is_host(host: &str) -> bool {
 }
 
 /// What is refused whatever it is led to; `shown` is the certificate that the client asked for.
-pub(super) fn check(ask: &Ask, target: &str, shown: Option<&Shown>, host: &str) -> Result<(), Refusal> {
+pub(super) fn check(ask: &Ask, target: &str, shown: Option<&Shown>, host: &str) -> Result<(), (Refusal, Option<&'static str>)> {
     // One that is for several hosts may be used for all of them (RFC 9113, 9.1.1); the client has seen no proof of any other.
     if shown.is_some_and(|shown| !shown.is_for(host)) {
-        return Err(Code::H31.into());
+        return Err((Code::H31.into(), None));
     }
-    if ask.method == Method::CONNECT {
-        return Err(refuse(StatusCode::METHOD_NOT_ALLOWED));
-    }
-    // `GET`, a blank, the target, a blank, `HTTP/1.1`.
-    if ask.method.as_str().len() + target.len() + 10 > MAX_LINE {
-        return Err(refuse(StatusCode::URI_TOO_LONG));
-    }
-    // `name`, a colon, a blank, the value. Of HTTP/1 the lines were measured.
-    if ask.version == Version::Two
-        && (ask.fields.iter().any(|field| field.name.len() + field.value.len() + 2 > MAX_LINE) || ask.fields.len() > MAX_HEADERS)
-    {
-        return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    if ask.version == Version::Two {
+        // What an instance is to be sent is as strict as if it had come so.
+        let mut head = Vec::new();
+        for part in [ask.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+            head.extend_from_slice(part.as_bytes());
+        }
+        if !ask.fields.has(Kind::Host) {
+            line(&mut head, b"host", host.as_bytes());
+        }
+        head.extend_from_slice(ask.fields.text());
+        head.extend_from_slice(b"\r\n");
+        let fault = match Framing::default().head(&head) {
+            Ok(Some(length)) if length == head.len() => None,
+            Ok(_) => Some((400, "the head ends where it does not")),
+            Err(fault) => Some((fault.status, fault.why)),
+        };
+        if let Some((status, why)) = fault {
+            return Err((refuse(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST)), Some(why)));
+        }
     }
     if ask.fields.all(Kind::Expect).any(|e| !e.eq_ignore_ascii_case(b"100-continue")) {
-        return Err(refuse(StatusCode::EXPECTATION_FAILED));
+        return Err((refuse(StatusCode::EXPECTATION_FAILED), Some("nothing can be expected but 100-continue")));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::port::pages::Code;
 use crate::port::stream::{ClientSocket, Patience};
 use crate::port::upstream::{Rest, Source};
 use bytes::Bytes;
+use dozen_core::port::framing::may_trail;
 use http::header::{CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
@@ -72,10 +73,11 @@ where
             let stream = Stream::begin(tally.clone());
             next.replace(Some(stream.clone()));
             let (core, client, stalled) = (core.clone(), client.clone(), stalled.clone());
-            async move {
+            // In a box: hyper and its executor hand it on some times, and it is thousands of bytes.
+            Box::pin(async move {
                 let response = respond(&core, &client, request, stalled).await;
                 Ok::<_, Infallible>(response.map(|reply| Sent { reply, rest: Bytes::new(), stream }))
-            }
+            })
         })
     };
     let connection = Builder::new(streams)
@@ -216,7 +218,7 @@ impl Source for Upload {
             self.over |= body.is_end_stream() || trailers.is_some();
             if self.over && self.chunks {
                 out.extend_from_slice(b"0\r\n");
-                let may = |name: &HeaderName| dozen_core::port::framing::may_trail(name.as_str().as_bytes());
+                let may = |name: &HeaderName| may_trail(name.as_str().as_bytes());
                 for (name, value) in trailers.iter().flatten().filter(|(name, _)| may(name)) {
                     super::head::line(out, name.as_str().as_bytes(), value.as_bytes());
                 }
@@ -309,7 +311,7 @@ impl Body for Flow {
             Ok(None) if !me.trailed && !exchange.trailers().is_empty() => {
                 me.trailed = true;
                 let mut trailers = HeaderMap::new();
-                for field in exchange.trailers().iter() {
+                for field in exchange.trailers().iter().filter(|field| may_trail(field.name)) {
                     if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field.name), HeaderValue::from_bytes(field.value)) {
                         trailers.append(name, value);
                     }

@@ -10,7 +10,7 @@ use crate::port::control::Limits;
 use crate::port::crowd::Guest;
 use crate::port::fields::Fields;
 use crate::port::pages::Code;
-use crate::port::stream::{Pace, Patience};
+use crate::port::stream::{Carrier, Pace, Patience};
 use crate::port::upstream::Source;
 use dozen_core::port::framing::{About, Fault, Framing, Part, authority, path};
 use http::Method;
@@ -19,7 +19,7 @@ use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 
@@ -120,6 +120,7 @@ pub(super) struct Talk<'w, S> {
     /// Of what the client takes.
     takes: Patience,
     takes_pace: Pace,
+    taken: u64,
     /// Since the client has ended its side: when it is taken for gone, and whether something was sent since that was set.
     half: Option<Pin<Box<Sleep>>>,
     wrote: bool,
@@ -128,7 +129,7 @@ pub(super) struct Talk<'w, S> {
     spare: Fields,
 }
 
-impl<'w, S: AsyncRead + AsyncWrite + Unpin> Talk<'w, S> {
+impl<'w, S: Carrier> Talk<'w, S> {
     pub(super) fn new(wire: &'w mut Wire<S>, limits: &Limits) -> Self {
         Self {
             wire,
@@ -143,6 +144,7 @@ impl<'w, S: AsyncRead + AsyncWrite + Unpin> Talk<'w, S> {
             pace: Pace::new(limits),
             takes: Patience::new(limits.idle),
             takes_pace: Pace::new(limits),
+            taken: 0,
             half: None,
             wrote: false,
             half_closed: limits.half_closed,
@@ -152,6 +154,8 @@ impl<'w, S: AsyncRead + AsyncWrite + Unpin> Talk<'w, S> {
 
     /// Waits for the next request; the one before was answered at `since`.
     pub(super) async fn hear(&mut self, mut timer: Pin<&mut Sleep>, since: Instant, most: Duration) -> Heard {
+        // The time for a head counts from its first byte.
+        let mut begun = None;
         poll_fn(|cx| {
             loop {
                 let rest = self.wire.input.get(self.wire.taken..).unwrap_or_default();
@@ -179,7 +183,11 @@ impl<'w, S: AsyncRead + AsyncWrite + Unpin> Talk<'w, S> {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Heard::Over),
                     Poll::Pending => {}
                 }
-                let (until, then) = if self.wire.rest().is_empty() { (since + REST, Heard::Nothing) } else { (since + most, Heard::Over) };
+                let (until, then) = if self.wire.rest().is_empty() {
+                    (since + REST, Heard::Nothing)
+                } else {
+                    (*begun.get_or_insert_with(Instant::now) + most, Heard::Over)
+                };
                 if timer.deadline() > until {
                     timer.as_mut().reset(until);
                 }
@@ -258,7 +266,7 @@ impl<'w, S: AsyncRead + AsyncWrite + Unpin> Talk<'w, S> {
             Poll::Ready(_) if slow => return Poll::Ready(Err(Code::H28)),
             Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Code::H27)),
             Poll::Ready(Ok(_)) => {}
-            Poll::Pending => return self.takes.poll_over(cx).map(|()| Err(Code::H28)),
+            Poll::Pending => return self.poll_stalled(cx).map(Err),
         }
         self.takes.progress();
         (self.wrote, self.unflushed) = (true, true);
@@ -276,10 +284,36 @@ impl<'w, S: AsyncRead + AsyncWrite + Unpin> Talk<'w, S> {
             ready!(self.poll_write(cx, &[]))?;
         }
         if self.unflushed {
-            ready!(Pin::new(&mut self.wire.io).poll_flush(cx)).map_err(|_| Code::H27)?;
+            let flushed = Pin::new(&mut self.wire.io).poll_flush(cx);
+            let slow = self.takes_pace.is_below(&flushed, 0);
+            match flushed {
+                Poll::Ready(_) if slow => return Poll::Ready(Err(Code::H28)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Code::H27)),
+                Poll::Ready(Ok(())) => {}
+                Poll::Pending => return self.poll_stalled(cx).map(Err),
+            }
+            self.takes.progress();
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the client has taken nothing for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<Code> {
+        let taken = self.wire.io.taken();
+        if std::mem::replace(&mut self.taken, taken) != taken {
+            self.takes.progress();
+        }
+        self.takes.poll_over(cx).map(|()| Code::H28)
+    }
+
+    /// Whether nothing was told of what is to be told, and nothing else is.
+    pub(super) fn take_back(&mut self) -> bool {
+        let untold = self.told == 0 && !self.out.is_empty() && !self.unflushed;
+        if untold {
+            self.out.clear();
+        }
+        untold
     }
 
     /// Tells what is to be told and this piece with what is to stand behind it; of both, `written` bytes are told.
@@ -371,7 +405,7 @@ pub(super) fn size(out: &mut Vec<u8>, size: usize) {
     let _ = write!(out, "{size:x}\r\n");
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Source for Talk<'_, S> {
+impl<S: Carrier> Source for Talk<'_, S> {
     fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<bool, Code>> {
         loop {
             let before = out.len();
@@ -397,6 +431,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Source for Talk<'_, S> {
                 }
                 Err(_) => return Poll::Ready(Err(Code::H26)),
             };
+            if over {
+                // There is nothing left that it could wait with.
+                self.expects = false;
+            }
             if over && chunks {
                 out.extend_from_slice(if self.trails { b"\r\n" } else { b"0\r\n\r\n" });
             }
@@ -445,5 +483,66 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Source for Talk<'_, S> {
             gone.as_mut().reset(Instant::now() + patience);
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::crowd::Crowd;
+    use std::sync::Arc;
+    use tokio::io::AsyncWrite;
+
+    /// Takes whatever is written, as TLS does, and has nothing of it sent, or a byte at each try.
+    struct Keeps {
+        trickles: bool,
+        taken: u64,
+    }
+
+    impl AsyncRead for Keeps {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Keeps {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.taken += u64::from(self.trickles);
+            Poll::Pending
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl Carrier for Keeps {
+        fn taken(&self) -> u64 {
+            self.taken
+        }
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_of_what_tls_keeps_is_let_go() {
+        let limits = Limits { idle: Duration::from_millis(20), ..Limits::default() };
+        let guest = || Arc::new(Crowd::new(&limits, None)).admit([127, 0, 0, 1].into()).expect("room");
+        let mut wire = Wire::new(Keeps { trickles: false, taken: 0 }, guest());
+        let mut talk = Talk::new(&mut wire, &limits);
+        talk.out.extend_from_slice(b"page");
+        assert_eq!(talk.flush().await, Err(Code::H28));
+
+        // Who takes a little at a time is not: it is looked at ten times as long.
+        let mut wire = Wire::new(Keeps { trickles: true, taken: 0 }, guest());
+        let mut talk = Talk::new(&mut wire, &limits);
+        talk.out.extend_from_slice(b"page");
+        let (mut looks, begun) = (tokio::time::interval(limits.idle / 4), Instant::now());
+        let given_up = poll_fn(|cx| {
+            let polled = talk.poll_flush(cx);
+            while looks.poll_tick(cx).is_ready() {}
+            if begun.elapsed() > 10 * limits.idle { Poll::Ready(Ok(())) } else { polled }
+        });
+        assert_eq!(given_up.await, Ok(()));
     }
 }

@@ -58,6 +58,7 @@ fn an_answer_that_contradicts_itself_is_none() {
         "HTTP/1.1 099 No\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         "HTTP/3.0 200 OK\r\n\r\n",
+        &format!("HTTP/1.1 200 OK\r\nConnection: {}\r\nContent-Length: 0\r\n\r\n", "x,".repeat(1_000)),
     ] {
         let (answer, mut stage) = to(said, GET);
         assert_eq!(answer.status(), 503, "{said:?}: {}", answer.first);
@@ -75,8 +76,8 @@ fn chunks_that_break_cut_the_answer_short() {
         let mut stage = Stage::to(ready(&[upstream.port]));
         let mut client = stage.client();
         client.send(GET);
-        // There is a head, and no end.
-        assert!(client.answer(false).is_none(), "{body:?}");
+        // There is a head, and no end; or a page, where nothing was told yet.
+        assert!(client.answer(false).is_none_or(|page| page.status() == 503), "{body:?}");
         assert!(stage.line().contains("code=H18"), "{body:?}");
     }
 }
@@ -93,10 +94,43 @@ fn as_many_headers_pass_as_the_contract_says() {
 
 #[test]
 fn trailers_are_for_those_that_ask_for_them() {
-    let said = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n";
+    let said = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\nContent-Length: 50\r\n\r\n";
     for (asks, told) in [("TE: trailers\r\n", true), ("", false)] {
         let (answer, _stage) = to(said, &format!("GET / HTTP/1.1\r\nHost: h\r\n{asks}\r\n"));
         assert_eq!((answer.text().as_str(), answer.header("trailer/X-Sum")), ("hi", told.then_some("7")), "{asks}");
+        // What frames is none.
+        assert_eq!(answer.header("trailer/Content-Length"), None);
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_before_it_was_told_is_answered_by_a_page() {
+    for said in ["Content-Length: 20\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\nno size\r\n"] {
+        let (answer, mut stage) = to(format!("HTTP/1.1 200 OK\r\n{said}"), "GET / HTTP/1.1\r\nHost: h\r\nAccept: application/json\r\n\r\n");
+        assert!(answer.status() == 503 && answer.text().contains("\"H18\""), "{said:?}: {} {}", answer.first, answer.text());
+        let line = stage.line();
+        assert!(line.contains("code=H18") && line.contains("status=503") && !line.contains("bytes=0"), "{line}");
+    }
+}
+
+#[test]
+fn an_upgrade_with_a_body_is_none() {
+    let upstream = Upstream::mirror();
+    let stage = Stage::to(ready(&[upstream.port]));
+    let mut client = stage.client();
+    let answer = client.ask("POST / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 4\r\n\r\nbody");
+    assert!(answer.status() == 200 && !answer.text().to_ascii_lowercase().contains("upgrade"), "{}", answer.text());
+    assert!(answer.text().ends_with("body"), "{}", answer.text());
+}
+
+#[test]
+fn who_expects_100_and_has_said_all_is_kept() {
+    let upstream = Upstream::mirror();
+    let stage = Stage::to(ready(&[upstream.port]));
+    let mut client = stage.client();
+    for (length, body) in [("Content-Length: 4\r\n", "body"), ("", ""), ("Transfer-Encoding: chunked\r\n", "4\r\nbody\r\n0\r\n\r\n")] {
+        let answer = client.ask(&format!("POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n{length}\r\n{body}"));
+        assert_eq!((answer.status(), answer.header("connection")), (200, None), "{length}");
     }
 }
 

@@ -120,8 +120,11 @@ def status(*args, **named):
 print(status(), status(more=[("host", "shop.test")]), status(more=[("host", "other.test")]), status(host=None),
       status(more=[("connection", "close")]), status(more=[("transfer-encoding", "chunked")]), status(more=[("Upper", "1")]),
       status(more=[("content-length", "5")]), status(host="shop.test@evil"))
+# What HTTP/1 would be refused for.
+print(status(more=[("x_forwarded_for", "6.6.6.6")]), status(path="*"), status(path="*", method="OPTIONS"),
+      *(status(method="POST", end=False, more=[("content-length", each) for each in lengths]) for lengths in (["5", "5"], ["05"], [""])))
 "#;
-    assert_eq!(peer(&secure, script), "200 200 400 400 reset reset reset reset 400");
+    assert_eq!(peer(&secure, script), "200 200 400 400 reset reset reset reset 400\n400 400 200 400 400 400");
 }
 
 #[test]
