@@ -46,7 +46,7 @@ impl FromStr for Network {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => bits,
-            Some(prefix) => prefix.parse().ok().filter(|p| *p <= bits).ok_or_else(|| fail("after the slash are 0 to 32, or 128, bits"))?,
+            Some(prefix) => prefix.parse().ok().filter(|p| *p <= bits && prefix.bytes().all(|b| b.is_ascii_digit())).ok_or_else(|| fail("after the slash are 0 to 32, or 128, bits"))?,
         };
         let number = match address {
             IpAddr::V4(v4) => u128::from(u32::from(v4)) << 96,
@@ -55,7 +55,11 @@ impl FromStr for Network {
         if number.checked_shl(prefix.into()).unwrap_or(0) != 0 {
             return Err(fail("its address has bits beyond those that the slash counts"));
         }
-        Ok(Self { address, prefix })
+        // Addresses are compared as those of IPv4 where they are some: so is this.
+        match (address, address.to_canonical()) {
+            (IpAddr::V6(_), IpAddr::V4(four)) if prefix >= 96 => Ok(Self { address: four.into(), prefix: prefix - 96 }),
+            _ => Ok(Self { address, prefix }),
+        }
     }
 }
 
@@ -79,6 +83,7 @@ mod tests {
             ("2001:db8::/32", "2001:db8:1::1", "2001:db9::"),
             ("::/0", "::1", "127.0.0.1"),
             ("127.0.0.0/8", "::ffff:127.0.0.1", "::1"),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", "11.0.0.0"),
         ] {
             let read: Network = network.parse().expect(network);
             assert!(read.contains(inside.parse().expect("an address")), "{network} {inside}");
@@ -95,6 +100,7 @@ mod tests {
             ("localhost", "write it"),
             ("10.0.0.0/33", "bits"),
             ("10.0.0.0/", "bits"),
+            ("10.0.0.0/+8", "bits"),
             ("10.0.0.1/8", "beyond"),
             ("2001:db8::1/32", "beyond"),
         ] {
