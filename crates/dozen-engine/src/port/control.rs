@@ -105,7 +105,7 @@ pub struct RouterSpec {
 }
 
 impl RouterSpec {
-    /// The default: at most two workers, the contract's limits, segments of 4 MB of which eight are kept.
+    /// The default: a worker for each core and at most two, the contract's limits, segments of 4 MB of which eight are kept.
     pub fn new(exe: impl Into<PathBuf>, home: Home) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self { exe: exe.into(), home, workers: cores.min(2), limits: Limits::default(), segment_bytes: 4 << 20, segments: 8, lasting: None }

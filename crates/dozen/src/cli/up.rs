@@ -66,6 +66,9 @@ pub(crate) struct UpArgs {
     /// Let one client address have at most so many connections (1000; clients on this host as many as they like)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections_per_address: Option<u32>,
+    /// Threads of the router, each with connections to instances of its own (one for each core, at most two)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
     /// Use this Node, a version or a path, whatever the app's files say; the deploy keeps it
     #[arg(long, value_name = "VERSION|PATH")]
     use_node: Option<String>,
@@ -161,7 +164,9 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     // Before a build that may take minutes: a port that is taken is told at once.
     let per_address = args.max_connections_per_address.and_then(|n| usize::try_from(n).ok());
     let limits = Limits { per_address, ..Limits::default() };
-    let spec = RouterSpec { lasting: lasting.clone(), limits, ..RouterSpec::new(&settings.exe, settings.home.clone()) };
+    let spec = RouterSpec::new(&settings.exe, settings.home.clone());
+    let workers = args.workers.map_or(spec.workers, usize::from);
+    let spec = RouterSpec { lasting: lasting.clone(), limits, workers, ..spec };
     let router = router(args.ports(), ahead, &notes, spec).await?;
     let (port, https_port) = (router.port(), router.https_port());
     let url = format!("http://{}.localhost:{port}", deploy.app);

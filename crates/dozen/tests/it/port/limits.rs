@@ -1,7 +1,7 @@
 //! The limits of patience and of number: who is slow, who is many, who says too much.
 
 use super::stage::{PATIENCE, Stage, Upstream, Wire, ready};
-use crate::deployed::Place;
+use crate::deployed::{Place, children};
 use dozen_core::port::Web;
 use dozen_engine::port::Limits;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -163,10 +163,15 @@ fn hostile_clients_do_not_make_it_grow() {
 }
 
 #[test]
-fn up_is_told_how_many_connections_an_address_has() {
+fn up_is_told_how_many_workers_there_are_and_connections_an_address_has() {
     let place = Place::new(&[("index.html", "hello")]);
-    let mut up = place.start(&["--max-connections-per-address", "2"]);
+    let mut up = place.start(&["--max-connections-per-address", "2", "--workers", "5"]);
     up.ready();
+    let threads = |pid: i32| {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).filter(|name| name.starts_with("router-")).count()
+    };
+    assert_eq!(children(up.pid()).into_iter().map(threads).max(), Some(5));
     let client = || Wire::to(SocketAddr::from((Ipv4Addr::LOCALHOST, up.port())));
     let mut clients = [client(), client()];
     for client in &mut clients {
