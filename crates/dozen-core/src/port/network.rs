@@ -46,7 +46,11 @@ impl FromStr for Network {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => bits,
-            Some(prefix) => prefix.parse().ok().filter(|p| *p <= bits && prefix.bytes().all(|b| b.is_ascii_digit())).ok_or_else(|| fail("after the slash are 0 to 32, or 128, bits"))?,
+            Some(prefix) => prefix
+                .parse()
+                .ok()
+                .filter(|p| *p <= bits && prefix.bytes().all(|b| b.is_ascii_digit()))
+                .ok_or_else(|| fail("after the slash are 0 to 32, or 128, bits"))?,
         };
         let number = match address {
             IpAddr::V4(v4) => u128::from(u32::from(v4)) << 96,

@@ -5,7 +5,7 @@ use dozen_core::port::Web;
 use dozen_engine::port::{Limits, RouterEvent};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
 fn fails_with(stage: &mut Stage, code: &str, description: &str) {
@@ -89,15 +89,21 @@ fn h17_not_http() {
 
 #[test]
 fn h18_broken_within_an_answer() {
-    let upstream = Upstream::each(|mut wire| {
+    let told = Arc::new(Barrier::new(2));
+    let tells = told.clone();
+    let upstream = Upstream::each(move |mut wire| {
         wire.head();
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n");
+        tells.wait();
     });
     let mut stage = Stage::to(ready(&[upstream.port]));
     let mut client = stage.client();
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    client.head().expect("a head");
+    assert_eq!(client.some(9), b"4\r\nhalf\r\n");
+    told.wait();
     // The client sees that it is not whole: no last chunk comes.
-    assert!(client.answer(false).is_none());
+    assert!(client.closed());
     let line = stage.line();
     assert!(line.starts_with("at=error code=H18 desc=\"Server request interrupted\"") && line.contains("status=503 bytes=4"), "{line}");
 }
