@@ -37,7 +37,7 @@ const NEEDS: &[Need] = &[
     Need { what: "certutil, which tells Chromium whom to trust", packages: &["libnss3-tools"], here: || on_path("certutil") },
     Need { what: "pebble, an authority for tests", packages: &["pebble"], here: || on_path("pebble") },
     Need { what: "h2load", packages: &["nghttp2-client"], here: || on_path("h2load") },
-    Need { what: "Go, which builds h2spec", packages: &["golang-go"], here: || on_path("go") || on_path("h2spec") || h2spec().is_file() },
+    Need { what: "Go, which builds apps and h2spec", packages: &["golang-go"], here: || on_path("go") },
     Need { what: "PostgreSQL", packages: &["postgresql"], here: || crate::postgres::programs().is_some() },
 ];
 

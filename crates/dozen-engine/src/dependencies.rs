@@ -39,6 +39,7 @@ mod packages;
 pub mod runner;
 mod stage;
 mod steps;
+mod toolchain;
 mod tree;
 mod uv;
 mod workspace;
@@ -230,13 +231,14 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
         Some(runtime) => {
             let language = runtime.versions.language();
             let (named, before, kept) = match language {
-                Language::Python => (request.use_python, request.last_python, "interpreters.json"),
-                Language::Node => (request.use_node, request.last_node, "nodes.json"),
+                Language::Python => (request.use_python, request.last_python, "interpreters.json".to_owned()),
+                Language::Node => (request.use_node, request.last_node, "nodes.json".to_owned()),
+                other => (None, None, format!("{}.json", other.name())),
             };
             let found = interpreters::find(request.exe, &Places::here(language), &cache.join(kept)).await;
             let chosen = interpreters::choose(request.exe, &found, runtime, named, before).await?;
             let why = match (named, &runtime.pinned) {
-                (Some(_), _) => language.option().into(),
+                (Some(_), _) => language.option().unwrap_or_default().into(),
                 (None, Some(pinned)) => pinned.clone(),
                 (None, None) if before == Some(chosen.number().as_str()) => "as before".into(),
                 (None, None) => format!("the default here; pin it in {}", language.file()),
@@ -303,18 +305,20 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
             source: tokio::sync::OnceCell::new(),
             pip: tokio::sync::OnceCell::new(),
         };
-        if language == Some(Language::Node) {
-            known = Node::begin(&job).await?.run().await?;
-        } else {
-            let layer = job.layer().await?;
-            let written = |source| BuildError::Write { path: tree.clone(), source };
-            let open = layer.as_ref().map(|layer| job.lay(layer)).transpose().map_err(written)?;
-            job.project().await?;
-            job.collect_static(skip_static).await?;
-            if let Some(layer) = &layer {
-                known = if open == Some(true) { layer.relink(&tree).map_err(written)? } else { layer.known() };
+        match language {
+            Some(Language::Node) => known = Node::begin(&job).await?.run().await?,
+            Some(Language::Python) | None => {
+                let layer = job.layer().await?;
+                let written = |source| BuildError::Write { path: tree.clone(), source };
+                let open = layer.as_ref().map(|layer| job.lay(layer)).transpose().map_err(written)?;
+                job.project().await?;
+                job.collect_static(skip_static).await?;
+                if let Some(layer) = &layer {
+                    known = if open == Some(true) { layer.relink(&tree).map_err(written)? } else { layer.known() };
+                }
+                job.compile(&mut known, built_before(request.home, &last).as_ref()).await?;
             }
-            job.compile(&mut known, built_before(request.home, &last).as_ref()).await?;
+            Some(other) => toolchain::run(&job, other).await?,
         }
         let gone = [stage.build(), stage.given()];
         blocking(move || gone.iter().try_for_each(|folder| scratch::remove(folder))).await.map_err(written)?;
@@ -343,7 +347,12 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
         processes,
         env: plan.env.iter().map(|(k, v)| (k.clone(), v.replace("{runtime}", &bin.to_string_lossy()))).collect(),
         // The system's own folders are there anyway.
-        needs: interpreter.iter().map(|p| p.prefix.clone()).filter(|p| !p.starts_with("/usr")).collect(),
+        needs: interpreter
+            .iter()
+            .filter(|_| !language.is_some_and(Language::compiles))
+            .map(|p| p.prefix.clone())
+            .filter(|p| !p.starts_with("/usr"))
+            .collect(),
         console,
         scratch: writable,
         rules: request.rules.clone(),

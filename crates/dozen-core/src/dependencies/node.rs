@@ -1,6 +1,6 @@
 //! The Node pack: what a Node app declares, and what is to be done about it.
 
-use super::{Layer, Plan, PlanError, Runtime, Step, Tool, Versions};
+use super::{Language, Layer, Plan, PlanError, Runtime, Step, Tool, Versions};
 use crate::codebase::Source;
 use manager::{Chosen, unusable};
 use manifest::{Manifest, join};
@@ -85,6 +85,15 @@ pub(super) fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Op
     match Manifest::read(source, read, "") {
         Ok(root) => root.map(|root| Pack { source, read, root }.plan()),
         Err(e) => Some(Err(e)),
+    }
+}
+
+/// Whether a source in several languages is started by Node: its Procfile says so, or without one the script `start`.
+pub(super) fn leads(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> bool {
+    const STARTERS: [&str; 6] = ["node", "npm", "npx", "pnpm", "yarn", "next"];
+    match read("Procfile").filter(|_| source.has("Procfile")) {
+        Some(procfile) => STARTERS.iter().any(|program| names_word(&procfile, program)),
+        None => matches!(Manifest::read(source, read, ""), Ok(Some(root)) if root.script("start").is_some()),
     }
 }
 
@@ -202,7 +211,9 @@ impl Pack<'_> {
             .or_else(|| in_file(".nvmrc"))
             .or_else(|| in_manifest("volta"))
             .or_else(asdf);
-        let Some((version, pinned)) = found else { return Ok(Runtime { versions: Versions::Node(Range::any()), pinned: None }) };
+        let Some((version, pinned)) = found else {
+            return Ok(Runtime { versions: Versions::Range(Language::Node, Range::any()), pinned: None });
+        };
         let range = Range::parse(&version).ok_or_else(|| {
             unusable(
                 &pinned,
@@ -210,7 +221,7 @@ impl Pack<'_> {
                 "Write `20.x` or `>=20`, or name a Node with `--use-node`",
             )
         })?;
-        Ok(Runtime { pinned: (!range.is_any()).then_some(pinned), versions: Versions::Node(range) })
+        Ok(Runtime { pinned: (!range.is_any()).then_some(pinned), versions: Versions::Range(Language::Node, range) })
     }
 
     /// The app's own scripts: installers would run them before the source is there.

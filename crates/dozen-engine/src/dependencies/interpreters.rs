@@ -7,6 +7,7 @@ use super::builder::Builder;
 use super::runner::{Command, OnLine, Runner};
 use super::stage::Stage;
 use dozen_core::dependencies::{Language, Runtime};
+use known::{Facts, Question};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -15,6 +16,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+mod known;
 
 /// Major, minor, and the third number.
 pub type Release = [u32; 3];
@@ -66,14 +69,14 @@ pub enum ChooseError {
     },
     /// There is none at all.
     #[error("there is no {} here that can be used ({} or newer). Install one, for example with {}",
-        language.name(), series(*language, language.oldest()), install(*language))]
+        language.name(), series(*language, language.oldest()), known::install(*language))]
     None {
         /// Of which language.
         language: Language,
     },
     /// The option that names one names a file that is none.
     #[error("{named} is no {} of {} or newer that could be run; `{}` takes a version or the path of one",
-        kind(*language), series(*language, language.oldest()), language.option())]
+        kind(*language), series(*language, language.oldest()), language.option().unwrap_or_default())]
     Path {
         /// Of which language.
         language: Language,
@@ -83,17 +86,7 @@ pub enum ChooseError {
 }
 
 fn kind(language: Language) -> &'static str {
-    match language {
-        Language::Python => "CPython",
-        Language::Node => "Node",
-    }
-}
-
-fn install(language: Language) -> &'static str {
-    match language {
-        Language::Python => "`apt install python3`, `uv python install` or pyenv",
-        Language::Node => "`apt install nodejs npm`, nvm, fnm or mise",
-    }
+    if language == Language::Python { "CPython" } else { language.name() }
 }
 
 /// `3.11`, `20`.
@@ -105,21 +98,27 @@ fn list(language: Language, found: &[Interpreter], near: Option<Release>) -> Str
     let oldest = language.oldest();
     let line = |i: &Interpreter| {
         let old = if i.version < oldest {
-            format!("  (too old: packages are installed for {} and newer)", series(language, oldest))
+            format!(
+                "  (too old: {} for {} and newer)",
+                if language.compiles() { "apps are built" } else { "packages are installed" },
+                series(language, oldest)
+            )
         } else {
             String::new()
         };
         format!("\n  {:<8} {}{old}", i.number(), i.executable.display())
     };
     let lines: String = found.iter().map(line).collect();
-    let option = language.option();
+    let seen = if lines.is_empty() { " There is none at all.".into() } else { format!(" Found:{lines}") };
+    let Some(option) = language.option() else {
+        return format!("{seen}\nInstall it (for example with {}), or correct what asks for it", known::install(language));
+    };
     let other = near.map_or_else(
         || format!("name one that lies elsewhere: `dozen up {option} PATH`"),
         |version| {
             format!("build with the nearest: `dozen up {option} {}` (or `{option} PATH` for one elsewhere)", series(language, version))
         },
     );
-    let seen = if lines.is_empty() { " There is none at all.".into() } else { format!(" Found:{lines}") };
     format!("{seen}\nInstall it, or {other}")
 }
 
@@ -144,18 +143,6 @@ pub struct Places {
     pub managed: Vec<PathBuf>,
 }
 
-/// Where version managers keep their installations of Node, below the home.
-const NODES: [&str; 8] = [
-    ".nvm/versions/node",
-    ".fnm/node-versions",
-    ".local/share/fnm/node-versions",
-    ".volta/tools/image/node",
-    ".asdf/installs/nodejs",
-    ".nodenv/versions",
-    ".local/share/mise/installs/node",
-    "n/n/versions/node",
-];
-
 impl Places {
     /// None of a language.
     pub fn none(language: Language) -> Self {
@@ -170,22 +157,8 @@ impl Places {
         let data = var("XDG_DATA_HOME").map(PathBuf::from).or_else(|| under_home(".local/share"));
         let mut path: Vec<PathBuf> = var("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
         path.extend(["/usr/local/bin", "/usr/bin"].map(PathBuf::from));
-        if language == Language::Node {
-            let set = |name: &str, below: &str| var(name).map(|root| PathBuf::from(root).join(below));
-            let own = [
-                set("NVM_DIR", "versions/node"),
-                set("FNM_DIR", "node-versions"),
-                set("VOLTA_HOME", "tools/image/node"),
-                set("ASDF_DATA_DIR", "installs/nodejs"),
-                set("MISE_DATA_DIR", "installs/node"),
-                set("N_PREFIX", "n/versions/node"),
-                data.map(|d| d.join("mise/installs/node")),
-                Some("/usr/local/n/versions/node".into()),
-                Some("/usr/local/lib/nodejs".into()),
-                Some("/opt".into()),
-            ];
-            let managed = own.into_iter().flatten().chain(NODES.iter().filter_map(|n| under_home(n))).collect();
-            return Self { path, managed, ..Self::none(language) };
+        if language != Language::Python {
+            return Self { path, managed: known::managed(language, home.as_deref(), data.as_deref()), ..Self::none(language) };
         }
         let uv = var("UV_PYTHON_INSTALL_DIR").map(PathBuf::from).or_else(|| data.as_ref().map(|d| d.join("uv/python")));
         let mise = data.map(|d| d.join("mise/installs/python"));
@@ -217,16 +190,18 @@ impl Places {
                     name == "python3" || name.strip_prefix("python3.").is_some_and(|m| m.bytes().all(|b| b.is_ascii_digit()))
                 }
                 Language::Node => name == "node" || name == "nodejs",
+                other => name == known::program(other),
             };
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 if let Some(name) = entry.file_name().to_str().filter(|n| named(n))
                     && let Some(program) = real(&folder.join(name))
                 {
-                    // volta's node is a shim that is a program.
-                    if self.language == Language::Node && !program.file_name().is_some_and(|n| n.to_string_lossy().starts_with("node")) {
+                    // volta's node is a shim that is a program, as is rustup's cargo.
+                    let stem = known::program(self.language);
+                    if self.language != Language::Python && !program.file_name().is_some_and(|n| n.to_string_lossy().starts_with(stem)) {
                         continue;
                     }
-                    if matches!(name, "python3" | "node") && default.is_none() {
+                    if (name == stem || name == "python3") && default.is_none() {
                         default = Some(program.clone());
                     }
                     all.push(program);
@@ -241,6 +216,11 @@ impl Places {
                     Language::Python => all.extend(real(&folder.join("bin/python3"))),
                     // fnm's lie one folder deeper.
                     Language::Node => all.extend(["bin/node", "installation/bin/node"].iter().filter_map(|p| real(&folder.join(p)))),
+                    // asdf's Go lies one folder deeper.
+                    other => {
+                        let program = known::program(other);
+                        all.extend(["bin", "go/bin"].iter().filter_map(|p| real(&folder.join(p).join(program))));
+                    }
                 }
             }
         }
@@ -345,7 +325,7 @@ pub async fn choose(
         None => Err(ChooseError::Unsatisfied {
             language,
             wanted: constraint.to_string(),
-            place: if asked.is_some() { language.option().into() } else { runtime.pinned.clone().unwrap_or_default() },
+            place: if asked.is_some() { language.option().unwrap_or_default().into() } else { runtime.pinned.clone().unwrap_or_default() },
             // What a project requires, its installer insists on; only a pin can be overruled.
             near: constraint
                 .names()
@@ -365,35 +345,8 @@ struct Known {
     facts: Option<Facts>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Facts {
-    implementation: String,
-    version: Release,
-    level: String,
-    prefix: PathBuf,
-    executable: PathBuf,
-}
-
-impl Facts {
-    fn interpreter(self) -> Interpreter {
-        Interpreter { version: self.version, prefix: self.prefix, executable: self.executable }
-    }
-}
-
 /// Asked with `-S`, an interpreter answers in 10 ms; one that takes this long hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-const QUESTION: &str = "import sys, os, json; print(json.dumps(dict(\
-    implementation=sys.implementation.name, version=sys.version_info[:3], level=sys.version_info[3], \
-    prefix=os.path.realpath(sys.base_prefix), \
-    executable=os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable))))";
-
-/// The folder above `bin` is the installation's where it looks like one; otherwise it may be anything, somebody's home too.
-const NODE_QUESTION: &str = "const p = require('path'), f = require('fs'), v = process.versions.node; \
-    const executable = f.realpathSync(process.execPath), bin = p.dirname(executable), above = p.dirname(bin); \
-    const whole = ['lib/node_modules', 'include/node'].some(d => f.existsSync(p.join(above, d))); \
-    console.log(JSON.stringify({implementation: process.release.name, version: v.split('-')[0].split('.').map(Number), \
-    level: v.includes('-') ? 'other' : 'final', prefix: whole ? above : bin, executable}))";
 
 /// The interpreter of that language at a path, if there is one.
 pub(crate) async fn at(exe: &Path, language: Language, program: &Path) -> Option<Interpreter> {
@@ -402,29 +355,27 @@ pub(crate) async fn at(exe: &Path, language: Language, program: &Path) -> Option
 }
 
 async fn probe(exe: &Path, language: Language, program: &Path) -> Option<Facts> {
-    let (args, implementation): (&[&str], _) = match language {
-        Language::Python => (&["-I", "-S", "-c", QUESTION], "cpython"),
-        Language::Node => (&["-e", NODE_QUESTION], "node"),
-    };
+    let Question { args, env, read } = Question::of(language);
     let argv = std::iter::once(program.to_str()?).chain(args.iter().copied()).map(str::to_owned).collect();
+    let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     // Its libraries lie beside its `bin`.
     let folder = program.parent()?;
     let installation = folder.parent().filter(|above| folder.ends_with("bin") && *above != Path::new("/")).unwrap_or(folder);
     let mounts = Stage::read_only(installation).into_iter().collect();
     let said = Arc::new(Mutex::new(None));
     let on_line: OnLine = {
-        let said = said.clone();
+        let (said, program) = (said.clone(), program.to_owned());
         Arc::new(move |line| {
-            if let (Ok(facts), Ok(mut said)) = (serde_json::from_str::<Facts>(line), said.lock()) {
+            if let (Some(facts), Ok(mut said)) = (read(line, &program), said.lock()) {
                 *said = Some(facts);
             }
         })
     };
     let Ok(runner) = Runner::here(exe, |apart| Ok::<_, Infallible>(Builder::stranger(apart))).await;
-    let asked = runner.run(Command { argv, env: Vec::new(), cwd: "/".into(), mounts }, on_line);
+    let asked = runner.run(Command { argv, env, cwd: "/".into(), mounts }, on_line);
     let ended = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
     let facts = said.lock().ok()?.take()?;
-    (ended.is_success() && facts.implementation == implementation && facts.level == "final").then_some(facts)
+    (ended.is_success() && facts.is_release(language)).then_some(facts)
 }
 
 #[cfg(test)]

@@ -488,7 +488,8 @@ impl Job<'_> {
         Ok(Ran { status, last })
     }
 
-    fn base_env(&self) -> Vec<(String, String)> {
+    /// What every program of a build has.
+    pub(super) fn base_env(&self) -> Vec<(String, String)> {
         let text = |p: PathBuf| p.to_string_lossy().into_owned();
         vec![
             ("PATH".into(), Stage::path(self.interpreter)),

@@ -20,6 +20,7 @@ mod guard;
 mod health;
 mod hostile;
 mod json;
+mod languages;
 mod logs;
 mod machines;
 mod node;

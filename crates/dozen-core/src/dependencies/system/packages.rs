@@ -306,6 +306,8 @@ pub(super) const PHRASES: &[(&str, &str)] = &[
     ("Unknown compiler(s): [['gfortran']", "gfortran"),
     ("Unknown compiler(s): [['cc']", "cc"),
     ("linker `cc` not found", "cc"),
+    ("C compiler \"gcc\" not found", "gcc"),
+    ("C compiler \"cc\" not found", "cc"),
     ("failed to find libmagic", "libmagic.so.1"),
     ("Could not find the GDAL library", "libgdal"),
     ("Unable to find zbar shared library", "libzbar.so.0"),

@@ -1,0 +1,67 @@
+//! What to do about what a language's tools said.
+
+use crate::dependencies::interpreters::Interpreter;
+use dozen_core::dependencies::{Language, system};
+
+/// Words in what a tool says, and what to do then.
+type Cures = &'static [(&'static [&'static str], &'static str)];
+
+const ALL: Cures = &[(&["No space left on device", "Disk quota exceeded"], "Free some space and run the command again")];
+
+const GO: Cures = &[
+    (
+        &["missing go.sum entry", "updates to go.mod needed", "no required module provides", "to add missing requirements"],
+        "go.mod and go.sum lack what the code imports: run `go mod tidy` and commit both",
+    ),
+    (&["inconsistent vendoring", "is explicitly required in go.mod, but not marked"], "Run `go mod vendor` and commit vendor/"),
+    (&["checksum mismatch", "SECURITY ERROR"], "A module is not the one that go.sum was made with. Make go.sum anew if you trust it"),
+    (
+        &["running go ", "requires go >= ", "note: module requires Go"],
+        "A module asks for a later Go: install it, or ask for an older release of that module in go.mod",
+    ),
+    (
+        &["dial tcp", "no such host", "i/o timeout", "connection refused", "TLS handshake", "certificate signed by unknown"],
+        "A module could not be fetched. Is there a network, or a proxy to name (GOPROXY, HTTPS_PROXY)? `go mod vendor` needs none",
+    ),
+    (
+        &["403 Forbidden", "404 Not Found", "410 Gone", "could not read Username"],
+        "A module could not be fetched: is its name right? Private ones need GOPRIVATE and a .netrc",
+    ),
+];
+
+/// What to do, as sentences without the last full stop.
+pub(super) fn cure(language: Language, said: &[String], chosen: &Interpreter) -> String {
+    let own: Cures = match language {
+        Language::Go => GO,
+        Language::Python | Language::Node => &[],
+    };
+    let said_one = |words: &[&str]| said.iter().any(|l| words.iter().any(|w| l.contains(w)));
+    if let Some((_, cure)) = ALL.iter().chain(own).find(|(words, _)| said_one(words)) {
+        (*cure).to_owned()
+    } else if let Some(missing) = system::missing(said) {
+        format!("What is compiled here needs {}: {}", missing.what, missing.cure())
+    } else {
+        format!("Correct what {} {} says, and run the command again", language.name(), chosen.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cure_fits_what_was_said() {
+        let go = Interpreter { version: [1, 22, 1], prefix: "/p".into(), executable: "/p/bin/go".into() };
+        for (line, part) in [
+            ("main.go:4:2: missing go.sum entry for module providing package x", "`go mod tidy`"),
+            ("go: inconsistent vendoring in /app:", "`go mod vendor`"),
+            ("go: go.mod requires go >= 1.99 (running go 1.22.1; GOTOOLCHAIN=local)", "later Go"),
+            ("dial tcp: lookup proxy.golang.org: no such host", "GOPROXY"),
+            ("cgo: C compiler \"gcc\" not found: exec: \"gcc\": executable file not found in $PATH", "`apt install build-essential`"),
+            ("./main.go:3:1: undefined: x", "Correct what Go 1.22.1 says"),
+        ] {
+            let cure = cure(Language::Go, &[line.to_owned()], &go);
+            assert!(cure.contains(part), "{line}: {cure}");
+        }
+    }
+}
