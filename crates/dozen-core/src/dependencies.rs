@@ -12,6 +12,7 @@ mod language;
 pub mod node;
 pub mod procfile;
 pub mod python;
+pub mod rust;
 pub mod static_files;
 pub mod system;
 #[cfg(test)]
@@ -133,8 +134,13 @@ pub struct Run {
     pub argv: Vec<String>,
     /// Its environment beside what every program of a build has; placeholders as above.
     pub env: Vec<(String, String)>,
-    /// Variables of this user and of the config that say where packages come from, by name.
+    /// Variables of this user and of the config that say where packages come from, by name; `HEAD_*` stands for all that begin so.
     pub passed: &'static [&'static str],
+    /// Whether it works on a copy of the source, seen where the app is. There the time of a file that did not change since the last build is
+    /// older than all that this one made.
+    pub apart: bool,
+    /// What of the folder that is kept goes into the app's, by their paths in both.
+    pub makes: Vec<(String, String)>,
 }
 
 /// Why there is no plan.
@@ -144,7 +150,7 @@ pub enum PlanError {
     #[error(
         "no pack knows this app: it has none of {}, no Procfile and no index.html. \
          Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files",
-        python::KNOWN_BY.join(", ") + ", " + node::KNOWN_BY + ", " + go::KNOWN_BY
+        python::KNOWN_BY.join(", ") + ", " + node::KNOWN_BY + ", " + &[go::KNOWN_BY, rust::KNOWN_BY].join(", ")
     )]
     Unknown,
     /// There are no files at all.
@@ -171,7 +177,8 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
     // A pyproject.toml that only configures tools makes no Python app of one in another language.
     let declared = if python::declares(source, read) { python() } else { None };
     // What only helps to make a page for browsers makes no Node app of one in another language either.
-    let compiled = || if node::leads(source, read) { None } else { beside(source, go::plan(source, read)) };
+    let compiled =
+        || if node::leads(source, read) { None } else { beside(source, go::plan(source, read).or_else(|| rust::plan(source, read))) };
     // A site may keep tools in a package.json that neither builds nor starts anything.
     let idle = |p: &Result<Plan, PlanError>| p.as_ref().is_ok_and(|p| p.processes.is_empty() && p.steps.is_empty());
     let node = || {

@@ -247,8 +247,9 @@ fn walk(folder: &Path, slugignore: &Gitignore) -> Result<Vec<Listed>, ReadError>
                 continue;
             }
             if kind.is_dir() {
-                let environment = here.join(&name).join("pyvenv.cfg").is_file();
-                if !environment && !slugignore.matched(&path, true).is_ignore() {
+                // By its own word a folder is this machine's: a virtual environment, what cargo has compiled.
+                let made = ["pyvenv.cfg", "CACHEDIR.TAG"].iter().any(|mark| here.join(&name).join(mark).is_file());
+                if !made && !slugignore.matched(&path, true).is_ignore() {
                     queue.push(path);
                 }
             } else {
@@ -303,6 +304,8 @@ mod tests {
             ("sub/.env.local", ""),
             ("venv/pyvenv.cfg", ""),
             ("venv/lib/x.py", ""),
+            ("target/CACHEDIR.TAG", ""),
+            ("target/debug/x", ""),
             ("node_modules/x.js", ""),
             ("pkg/__pycache__/a.pyc", ""),
             (".gitmodules", ""),

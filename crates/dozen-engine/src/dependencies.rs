@@ -39,6 +39,7 @@ mod packages;
 pub mod runner;
 mod stage;
 mod steps;
+mod times;
 mod toolchain;
 mod tree;
 mod uv;
@@ -302,6 +303,7 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
             cache: &cache,
             stage: &stage,
             tree: &tree,
+            print: &print,
             source: tokio::sync::OnceCell::new(),
             pip: tokio::sync::OnceCell::new(),
         };

@@ -108,6 +108,8 @@ impl Module {
             argv: argv.collect(),
             env: env.map(|(k, v)| (k.to_owned(), v)).to_vec(),
             passed: &PASSED,
+            apart: false,
+            makes: Vec::new(),
         };
         let (versions, pinned) = match self.language {
             Some((range, line)) => (range, Some(format!("{KNOWN_BY}:{line}"))),

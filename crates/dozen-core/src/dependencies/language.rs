@@ -21,6 +21,8 @@ pub enum Language {
     Node,
     /// Go.
     Go,
+    /// Rust.
+    Rust,
 }
 
 impl Language {
@@ -30,6 +32,7 @@ impl Language {
             Self::Python => "Python",
             Self::Node => "Node",
             Self::Go => "Go",
+            Self::Rust => "Rust",
         }
     }
 
@@ -38,13 +41,13 @@ impl Language {
         match self {
             Self::Python => Some("--use-python"),
             Self::Node => Some("--use-node"),
-            Self::Go => None,
+            Self::Go | Self::Rust => None,
         }
     }
 
     /// Whether what is built runs without what built it.
     pub fn compiles(self) -> bool {
-        matches!(self, Self::Go)
+        matches!(self, Self::Go | Self::Rust)
     }
 
     /// The file that pins a version where nothing else does.
@@ -53,6 +56,7 @@ impl Language {
             Self::Python => ".python-version",
             Self::Node => "package.json (engines)",
             Self::Go => "go.mod",
+            Self::Rust => "rust-toolchain.toml",
         }
     }
 
@@ -63,6 +67,8 @@ impl Language {
             Self::Node => [14, 0, 0],
             // The first that leaves go.mod alone unless it is asked to change it.
             Self::Go => [1, 16, 0],
+            // The first that knows the language of 2021.
+            Self::Rust => [1, 56, 0],
         }
     }
 
@@ -70,7 +76,7 @@ impl Language {
     pub fn series(self) -> usize {
         match self {
             Self::Node => 1,
-            Self::Python | Self::Go => 2,
+            Self::Python | Self::Go | Self::Rust => 2,
         }
     }
 

@@ -27,6 +27,9 @@ fn summary(files: &[(&str, &str)]) -> String {
         Step::Project { args } => format!("project: uv {}", args.join(" ")),
         Step::CollectStatic { manage } => format!("collectstatic: {manage}"),
         Step::Script(s) => format!("script: {s:?}"),
+        Step::Run(r) if r.apart => {
+            format!("run apart: {} -> {}", r.argv.join(" "), r.makes.iter().map(|(_, to)| to.as_str()).collect::<Vec<_>>().join(" "))
+        }
         Step::Run(r) => {
             format!("run: {} [{}]", r.argv.join(" "), r.env.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(", "))
         }
@@ -258,6 +261,57 @@ fn go_apps_that_cannot_be_planned_say_why() {
 }
 
 #[test]
+fn rust_apps_are_planned() {
+    let manifest = "[package]\nname = \"shop\"\nrust-version = \"1.80\"\n";
+    let one = [("Cargo.toml", manifest), ("Cargo.lock", ""), ("src/main.rs", ""), ("src/lib.rs", "")];
+    insta::assert_snapshot!(summary(&one), @r"
+    rust
+    runtime >=1.80 at Cargo.toml:3
+    run apart: {program} build --release --locked --bins -> bin/shop
+    web: bin/shop
+    ");
+    let workspace = [
+        ("Cargo.toml", "[workspace]\nmembers = [\"crates/*\"]\nexclude = [\"crates/old\"]\n"),
+        ("Cargo.lock", ""),
+        (
+            "crates/a/Cargo.toml",
+            "[package]\nname = \"a\"\n[[bin]]\nname = \"one\"\npath = \"src/main.rs\"\n[[bin]]\nname = \"extra\"\nrequired-features = [\"x\"]\n",
+        ),
+        ("crates/a/src/main.rs", ""),
+        ("crates/a/src/bin/extra.rs", ""),
+        ("crates/b/Cargo.toml", "[package]\nname = \"b\"\n"),
+        ("crates/b/src/bin/two.rs", ""),
+        ("crates/b/src/bin/three/main.rs", ""),
+        ("crates/b/src/bin/three/more.rs", ""),
+        ("crates/old/Cargo.toml", "[package]\nname = \"old\"\n"),
+        ("crates/old/src/main.rs", ""),
+        ("rust-toolchain.toml", "[toolchain]\nchannel = \"1.85\"\n"),
+    ];
+    insta::assert_snapshot!(summary(&workspace), @r"
+    rust
+    runtime 1.85 at rust-toolchain.toml:2
+    run apart: {program} build --release --locked --bins -> bin/one bin/three bin/two
+    cure: Add a Procfile with one of these lines: `web: bin/one`, `web: bin/three`, `web: bin/two`; it must listen on $PORT
+    ");
+    let several = |more: &str| {
+        let manifest = format!("[package]\nname = \"shop\"\n{more}");
+        let files = [("Cargo.toml", manifest.as_str()), ("Cargo.lock", ""), ("src/main.rs", ""), ("src/bin/work.rs", "")];
+        of(&files).expect("a plan").processes.first().map(|(_, c)| c.clone())
+    };
+    assert_eq!(several("").as_deref(), Some("bin/shop"));
+    assert_eq!(several("default-run = \"work\"").as_deref(), Some("bin/work"));
+}
+
+#[test]
+fn rust_apps_that_cannot_be_planned_say_why() {
+    let (manifest, main) = (("Cargo.toml", "[package]\nname = \"shop\"\n"), ("src/main.rs", ""));
+    insta::assert_snapshot!(summary(&[manifest, main]), @"error: Cargo.toml cannot be used: there is no Cargo.lock beside it, which says what is built. Make it with `cargo generate-lockfile` and commit it");
+    insta::assert_snapshot!(summary(&[("Cargo.toml", "[package\n"), main]), @"error: Cargo.toml:1 cannot be used: unclosed table, expected `]`. Correct that line; it is no TOML");
+    insta::assert_snapshot!(summary(&[manifest, main, ("Cargo.lock", ""), ("rust-toolchain", "nightly-2026-01-01\n")]), @r#"error: rust-toolchain:1 cannot be used: apps are built with releases of Rust, and "nightly-2026-01-01" is none. Name a release there, as `1.85`, or `stable`"#);
+    assert_eq!(of(&[manifest, ("src/lib.rs", ""), ("Procfile", "web: ./x")]).expect("a plan").pack, "procfile", "a library is no app");
+}
+
+#[test]
 fn of_two_languages_one_starts_the_app() {
     let pack = |files: &[(&str, &str)]| of(files).expect("a plan").pack;
     let (module, main) = (("go.mod", "module shop\n"), ("main.go", "package main\n"));
@@ -283,7 +337,7 @@ fn the_procfile_pack_takes_any_tree() {
 #[test]
 fn plans_that_cannot_be_made_say_why() {
     insta::assert_snapshot!(summary(&[]), @"error: there is nothing to build: the folder has no files that would go into a slug");
-    insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, package.json, go.mod, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
+    insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, package.json, go.mod, Cargo.toml, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
     insta::assert_snapshot!(summary(&[("requirements.txt", ""), (".python-version", "pypy3.10\n")]), @r#"error: .python-version:1 cannot be used: "pypy3.10" is not a version of CPython. Write `3.12` or `3.12.1`, or name an interpreter with `--use-python`"#);
     insta::assert_snapshot!(summary(&[("pyproject.toml", "[project\n")]), @"error: pyproject.toml:1 cannot be used: unclosed table, expected `]`. Correct that line; it is no TOML");
     insta::assert_snapshot!(summary(&[("Pipfile.lock", "{")]), @"error: Pipfile.lock cannot be used: EOF while parsing an object at line 1 column 1. Make it anew with `pipenv lock`");

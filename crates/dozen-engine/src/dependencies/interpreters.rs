@@ -199,6 +199,7 @@ impl Places {
                     // volta's node is a shim that is a program, as is rustup's cargo.
                     let stem = known::program(self.language);
                     if self.language != Language::Python && !program.file_name().is_some_and(|n| n.to_string_lossy().starts_with(stem)) {
+                        default = default.or_else(|| known::behind(&program));
                         continue;
                     }
                     if (name == stem || name == "python3") && default.is_none() {

@@ -11,7 +11,7 @@ use super::runner::{Command, OnLine};
 use super::stage::Stage;
 use super::uv::{self, Uv};
 use super::{BuildError, Request, blocking, tree, without_userinfo};
-use crate::codebase::{self, fingerprint::Hash};
+use crate::codebase::{self, fingerprint::Fingerprint, fingerprint::Hash};
 use crate::output::Event;
 use crate::processes::spec::APP;
 use crate::release::scratch::Scratch;
@@ -82,6 +82,8 @@ pub(super) struct Job<'a> {
     pub(super) cache: &'a Path,
     pub(super) stage: &'a Stage<'a>,
     pub(super) tree: &'a Path,
+    /// What its files are known by.
+    pub(super) print: &'a Fingerprint,
     /// The copy of the source that builds of packages may write into, once it is made.
     pub(super) source: tokio::sync::OnceCell<PathBuf>,
     /// What pip's configuration says of indexes, asked when uv is first run.
@@ -400,7 +402,7 @@ impl Job<'_> {
     }
 
     /// A copy of the source that builds of packages may write into; made once a build, before any of them.
-    async fn source_copy(&self) -> Result<PathBuf, BuildError> {
+    pub(super) async fn source_copy(&self) -> Result<PathBuf, BuildError> {
         let copy = self.stage.build().join("source");
         let make = async || {
             let (from, to, builder) = (self.tree.to_owned(), copy.clone(), self.stage.builder());

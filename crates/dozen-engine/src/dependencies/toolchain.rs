@@ -3,13 +3,19 @@
 //! What tools download and compile they keep for the app's next build, by the hashes of lock and sources: they know better than a key of dozen's
 //! what of it a change leaves valid.
 
+use super::beneath::Beneath;
 use super::runner::Command;
 use super::stage::Stage;
 use super::steps::{Job, Show, failed};
+use super::times::Times;
 use super::{BuildError, uv};
 use crate::output::Event;
 use dozen_core::dependencies::{Language, Run, Step};
 use std::collections::BTreeMap;
+use std::fs::{OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::time::Instant;
 
 mod failure;
@@ -26,25 +32,56 @@ pub(super) async fn run(job: &Job<'_>, language: Language) -> Result<(), BuildEr
 async fn one(job: &Job<'_>, language: Language, run: &Run) -> Result<(), BuildError> {
     let began = Instant::now();
     job.request.output.step(&format!("$ {}", run.shown));
-    let (app, keep) = (job.tree.to_string_lossy(), job.stage.downloads(job.plan.pack));
-    let (keep, program) = (keep.to_string_lossy(), job.interpreter.executable.to_string_lossy());
-    let fill = |text: &String| text.replace("{app}", &app).replace("{keep}", &keep).replace("{program}", &program);
+    let keep = job.stage.downloads(job.plan.pack);
+    let (folder, times) = if run.apart {
+        let copy = job.source_copy().await?;
+        let (list, builder) = (Path::new(job.plan.pack).join("sources.json"), job.stage.builder());
+        let times = Times::set((job.request.source, job.print), &copy, &job.stage.downloads(""), list, builder);
+        let times = times.map_err(|source| BuildError::Write { path: copy.clone(), source })?;
+        (copy, Some(times))
+    } else {
+        (job.tree.to_owned(), None)
+    };
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let places = [("{app}", text(&folder)), ("{keep}", text(&keep)), ("{program}", text(&job.interpreter.executable))];
+    let fill = |word: &String| places.iter().fold(word.clone(), |word, (name, path)| word.replace(name, path));
+    let passed = |name: &str| run.passed.iter().any(|p| p.strip_suffix('*').map_or(*p == name, |head| name.starts_with(head)));
     // Of two values of a name the last is meant.
-    let mut env: BTreeMap<String, String> = uv::network().into_iter().chain(uv::passed(run.passed)).chain(job.base_env()).collect();
-    let config = job.request.config.iter().filter(|(name, _)| run.passed.contains(&name.as_str()));
-    env.extend(config.cloned());
+    let own = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut env: BTreeMap<String, String> = own.filter(|(name, _)| passed(name)).collect();
+    env.extend(job.request.config.iter().filter(|(name, _)| passed(name)).cloned());
+    env.extend(uv::network().into_iter().chain(job.base_env()));
     env.extend(run.env.iter().map(|(name, value)| (name.clone(), fill(value))));
     let command = Command {
         argv: run.argv.iter().map(fill).collect(),
         env: env.into_iter().collect(),
-        cwd: job.tree.to_owned(),
-        mounts: vec![Stage::app(job.tree)],
+        cwd: folder.clone(),
+        mounts: vec![Stage::app(&folder)],
     };
     let ran = job.run_command(command, &run.shown, Show::All).await?;
     if !ran.status.is_success() {
         let cure = failure::cure(language, &ran.last, job.interpreter);
         return Err(failed(&run.shown, &ran, cure));
     }
+    for (from, to) in &run.makes {
+        take(&keep, from, job, to).map_err(|source| BuildError::Write { path: job.tree.join(to), source })?;
+    }
+    let kept = times.as_ref().map_or(Ok(()), Times::keep);
+    kept.map_err(|source| BuildError::Write { path: keep, source })?;
     job.request.output.emit(Event::Done(began.elapsed()));
     Ok(())
+}
+
+/// Copies a program that tools made into the app's folder.
+fn take(keep: &Path, from: &str, job: &Job<'_>, to: &str) -> io::Result<()> {
+    let file = Beneath::open(keep)?.file(Path::new(from));
+    let mut made =
+        file.map_err(|e| io::Error::new(e.kind(), format!("the build made no {from}: {e}. Do its settings name another target?")))?;
+    let (tree, builder) = (Beneath::open(job.tree)?, job.stage.builder());
+    tree.remove(to)?;
+    let mut copy = tree.put(to, builder, |path| OpenOptions::new().write(true).create_new(true).mode(0o755).open(path))?;
+    io::copy(&mut made, &mut copy)?;
+    builder.give_file(&copy)?;
+    // The mode was the umask's to change.
+    copy.set_permissions(Permissions::from_mode(0o755))
 }

@@ -11,6 +11,7 @@ pub(super) fn program(language: Language) -> &'static str {
         Language::Python => "python",
         Language::Node => "node",
         Language::Go => "go",
+        Language::Rust => "cargo",
     }
 }
 
@@ -20,6 +21,7 @@ pub(super) fn install(language: Language) -> &'static str {
         Language::Python => "`apt install python3`, `uv python install` or pyenv",
         Language::Node => "`apt install nodejs npm`, nvm, fnm or mise",
         Language::Go => "`apt install golang-go`, mise, or a release of https://go.dev/dl/ unpacked into /usr/local",
+        Language::Rust => "rustup (`rustup toolchain install stable`) or `apt install cargo`",
     }
 }
 
@@ -71,8 +73,37 @@ pub(super) fn managed(language: Language, home: Option<&Path>, data: Option<&Pat
             ];
             own.into_iter().chain(mise("go")).collect()
         }
+        Language::Rust => {
+            let own = [
+                rustup().map(|r| r.join("toolchains")),
+                set("ASDF_DATA_DIR", "installs/rust"),
+                under_home(".asdf/installs/rust"),
+                fixed("/usr/lib"),
+            ];
+            own.into_iter().chain(mise("rust")).collect()
+        }
     };
     folders.into_iter().flatten().collect()
+}
+
+/// Where rustup keeps its toolchains.
+fn rustup() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("RUSTUP_HOME").or_else(|| Some(set("HOME")?.join(".rustup")))
+}
+
+/// What a program that only calls another one comes to outside of any app's folder; rustup's cargo is one.
+pub(super) fn behind(shim: &Path) -> Option<PathBuf> {
+    if shim.file_name()? != "rustup" {
+        return None;
+    }
+    let home = rustup()?;
+    let named = std::env::var("RUSTUP_TOOLCHAIN").ok().filter(|v| !v.is_empty());
+    let toolchain = named.or_else(|| {
+        let settings: toml::Table = std::fs::read_to_string(home.join("settings.toml")).ok()?.parse().ok()?;
+        Some(settings.get("default_toolchain")?.as_str()?.to_owned())
+    })?;
+    std::fs::canonicalize(home.join("toolchains").join(toolchain).join("bin/cargo")).ok()
 }
 
 /// What a program says of itself.
@@ -148,6 +179,11 @@ impl Question {
                 args: &["version"],
                 env: &[("GOTOOLCHAIN", "local")],
                 read: |line, program| Facts::of(Language::Go, line.strip_prefix("go version go")?.split(' ').next()?, program),
+            },
+            Language::Rust => Self {
+                args: &["--version"],
+                env: &[],
+                read: |line, program| Facts::of(Language::Rust, line.strip_prefix("cargo ")?.split(' ').next()?, program),
             },
         }
     }

@@ -29,10 +29,30 @@ const GO: Cures = &[
     ),
 ];
 
+const RUST: Cures = &[
+    (
+        &["needs to be updated but --locked", "cannot update the lock file", "because --locked was passed"],
+        "Cargo.lock does not fit Cargo.toml: run `cargo check` and commit Cargo.lock",
+    ),
+    (
+        &["lock file version", "is not supported by the following package", "requires rustc ", "cannot be built because it requires"],
+        "A later Rust is asked for: install it (`rustup toolchain install stable`), or take an older release of what asks",
+    ),
+    (
+        &["spurious network error", "Could not resolve host", "failed to download", "Couldn't connect", "Timeout was reached"],
+        "A crate could not be fetched. Is there a network, or a proxy to name (HTTPS_PROXY)? A mirror is named in .cargo/config.toml of the app",
+    ),
+    (
+        &["checksum for ", "failed to verify the checksum"],
+        "A crate is not the one that Cargo.lock was made with. Make it anew if you trust it",
+    ),
+];
+
 /// What to do, as sentences without the last full stop.
 pub(super) fn cure(language: Language, said: &[String], chosen: &Interpreter) -> String {
     let own: Cures = match language {
         Language::Go => GO,
+        Language::Rust => RUST,
         Language::Python | Language::Node => &[],
     };
     let said_one = |words: &[&str]| said.iter().any(|l| words.iter().any(|w| l.contains(w)));
@@ -61,6 +81,15 @@ mod tests {
             ("./main.go:3:1: undefined: x", "Correct what Go 1.22.1 says"),
         ] {
             let cure = cure(Language::Go, &[line.to_owned()], &go);
+            assert!(cure.contains(part), "{line}: {cure}");
+        }
+        let rust = Interpreter { version: [1, 85, 0], prefix: "/p".into(), executable: "/p/bin/cargo".into() };
+        for (line, part) in [
+            ("error: cannot update the lock file /app/Cargo.lock because --locked was passed to prevent this", "commit Cargo.lock"),
+            ("error: linker `cc` not found", "`apt install build-essential`"),
+            ("error[E0425]: cannot find value `x` in this scope", "Correct what Rust 1.85.0 says"),
+        ] {
+            let cure = cure(Language::Rust, &[line.to_owned()], &rust);
             assert!(cure.contains(part), "{line}: {cure}");
         }
     }
