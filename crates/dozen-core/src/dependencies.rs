@@ -12,6 +12,7 @@ mod language;
 pub mod node;
 pub mod procfile;
 pub mod python;
+pub mod ruby;
 pub mod rust;
 pub mod static_files;
 pub mod system;
@@ -125,12 +126,12 @@ pub enum Step {
 }
 
 /// A program of the language's tools, run in the app's folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Run {
     /// As a person would write it: `go build`.
     pub shown: String,
     /// Its arguments, the program first. `{program}` is the language's own, `{app}` the app's folder, `{keep}` one that the app's next build
-    /// finds again.
+    /// finds again, `{version}` the language's.
     pub argv: Vec<String>,
     /// Its environment beside what every program of a build has; placeholders as above.
     pub env: Vec<(String, String)>,
@@ -139,6 +140,10 @@ pub struct Run {
     /// Whether it works on a copy of the source, seen where the app is. There the time of a file that did not change since the last build is
     /// older than all that this one made.
     pub apart: bool,
+    /// How its program is installed where it is not the language's own: `apt install ruby-bundler`.
+    pub install: &'static str,
+    /// Whether it loads the app's settings: then it gets the deploy's config, and placeholders for what is required and has no value.
+    pub settings: bool,
     /// What of the folder that is kept goes into the app's, by their paths in both.
     pub makes: Vec<(String, String)>,
 }
@@ -150,7 +155,7 @@ pub enum PlanError {
     #[error(
         "no pack knows this app: it has none of {}, no Procfile and no index.html. \
          Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files",
-        python::KNOWN_BY.join(", ") + ", " + node::KNOWN_BY + ", " + &[go::KNOWN_BY, rust::KNOWN_BY].join(", ")
+        python::KNOWN_BY.join(", ") + ", " + node::KNOWN_BY + ", " + &[ruby::KNOWN_BY, go::KNOWN_BY, rust::KNOWN_BY].join(", ")
     )]
     Unknown,
     /// There are no files at all.
@@ -176,9 +181,12 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
     let python = || python::plan(source, read);
     // A pyproject.toml that only configures tools makes no Python app of one in another language.
     let declared = if python::declares(source, read) { python() } else { None };
+    let first = || {
+        let ruby = ruby::plan(source, read);
+        beside(source, ruby.or_else(|| go::plan(source, read)).or_else(|| rust::plan(source, read)))
+    };
     // What only helps to make a page for browsers makes no Node app of one in another language either.
-    let compiled =
-        || if node::leads(source, read) { None } else { beside(source, go::plan(source, read).or_else(|| rust::plan(source, read))) };
+    let compiled = || if node::leads(source, read) { None } else { first() };
     // A site may keep tools in a package.json that neither builds nor starts anything.
     let idle = |p: &Result<Plan, PlanError>| p.as_ref().is_ok_and(|p| p.processes.is_empty() && p.steps.is_empty());
     let node = || {

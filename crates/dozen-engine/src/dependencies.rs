@@ -132,6 +132,14 @@ pub enum BuildError {
         /// The program.
         node: PathBuf,
     },
+    /// A tool of the language's is not there.
+    #[error("there is no {program} here, nor on PATH. Install it (`{install}`), and run the command again")]
+    Tool {
+        /// What is called.
+        program: String,
+        /// The line that installs it.
+        install: &'static str,
+    },
     /// The package manager does not work with the Node that was chosen.
     #[error(
         "{manager}, which package.json's packageManager names, works with Node {needs} only, and the app is built with Node {node}. Install such a \
@@ -286,6 +294,7 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
             Tool::Uv { .. } => ".venv",
             Tool::Node(_) => "node_modules",
         });
+        let own = own.or_else(|| (language == Some(Language::Ruby)).then_some(dozen_core::dependencies::ruby::GEMS));
         blocking(move || tree::copy(&source, &print, &tree, own, builder)).await?;
     }
     let mut known = store::Known::new();

@@ -108,8 +108,7 @@ impl Module {
             argv: argv.collect(),
             env: env.map(|(k, v)| (k.to_owned(), v)).to_vec(),
             passed: &PASSED,
-            apart: false,
-            makes: Vec::new(),
+            ..Run::default()
         };
         let (versions, pinned) = match self.language {
             Some((range, line)) => (range, Some(format!("{KNOWN_BY}:{line}"))),

@@ -23,6 +23,8 @@ pub enum Language {
     Go,
     /// Rust.
     Rust,
+    /// CRuby.
+    Ruby,
 }
 
 impl Language {
@@ -33,6 +35,7 @@ impl Language {
             Self::Node => "Node",
             Self::Go => "Go",
             Self::Rust => "Rust",
+            Self::Ruby => "Ruby",
         }
     }
 
@@ -41,7 +44,7 @@ impl Language {
         match self {
             Self::Python => Some("--use-python"),
             Self::Node => Some("--use-node"),
-            Self::Go | Self::Rust => None,
+            Self::Go | Self::Rust | Self::Ruby => None,
         }
     }
 
@@ -57,6 +60,7 @@ impl Language {
             Self::Node => "package.json (engines)",
             Self::Go => "go.mod",
             Self::Rust => "rust-toolchain.toml",
+            Self::Ruby => ".ruby-version",
         }
     }
 
@@ -69,6 +73,8 @@ impl Language {
             Self::Go => [1, 16, 0],
             // The first that knows the language of 2021.
             Self::Rust => [1, 56, 0],
+            // The oldest that the Bundlers of today run on.
+            Self::Ruby => [2, 6, 0],
         }
     }
 
@@ -76,7 +82,7 @@ impl Language {
     pub fn series(self) -> usize {
         match self {
             Self::Node => 1,
-            Self::Python | Self::Go | Self::Rust => 2,
+            Self::Python | Self::Go | Self::Rust | Self::Ruby => 2,
         }
     }
 

@@ -71,6 +71,7 @@ impl Pack<'_> {
             passed: &PASSED,
             apart: true,
             makes: programs.iter().map(|name| (format!("target/release/{name}"), format!("bin/{name}"))).collect(),
+            ..Run::default()
         };
         Ok(Some(Plan {
             pack: "rust",

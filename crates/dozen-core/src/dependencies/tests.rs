@@ -312,6 +312,38 @@ fn rust_apps_that_cannot_be_planned_say_why() {
 }
 
 #[test]
+fn ruby_apps_are_planned() {
+    let lock = "GEM\n  remote: https://rubygems.org/\n  specs:\n    propshaft (1.1.0)\n    puma (6.4.0)\n    railties (7.1.0)\n      rack (>= 2)\n";
+    let rails = [
+        ("Gemfile", "source 'https://rubygems.org'\nruby '~> 3.1' # ours\ngem 'rails'\n"),
+        ("Gemfile.lock", lock),
+        ("bin/rails", ""),
+        ("config/application.rb", ""),
+        ("package.json", "{}"),
+    ];
+    insta::assert_snapshot!(summary(&rails), @r"
+    ruby
+    runtime ^3.1 at Gemfile:2
+    run: bundle install [BUNDLE_APP_CONFIG={keep}/settings, BUNDLE_GEMFILE={app}/Gemfile, BUNDLE_DEPLOYMENT=1, BUNDLE_WITHOUT=development:test, BUNDLE_PATH={keep}/{version}/vendor/bundle, BUNDLE_SILENCE_ROOT_WARNING=1, BUNDLE_DISABLE_VERSION_CHECK=1]
+    run: bundle clean --force [BUNDLE_APP_CONFIG={keep}/settings, BUNDLE_GEMFILE={app}/Gemfile, BUNDLE_DEPLOYMENT=1, BUNDLE_WITHOUT=development:test, BUNDLE_PATH={keep}/{version}/vendor/bundle, BUNDLE_SILENCE_ROOT_WARNING=1, BUNDLE_DISABLE_VERSION_CHECK=1]
+    run: cp -a {keep}/{version}/vendor {app}/ []
+    run: {program} bin/rails assets:precompile [BUNDLE_GEMFILE={app}/Gemfile, BUNDLE_PATH={app}/vendor/bundle, BUNDLE_APP_CONFIG=/tmp/.bundle, BUNDLE_DEPLOYMENT=1, BUNDLE_WITHOUT=development:test, RACK_ENV=production, RAILS_ENV=production, RAILS_LOG_TO_STDOUT=enabled, RAILS_SERVE_STATIC_FILES=enabled, LANG=C.UTF-8, SECRET_KEY_BASE=placeholder, SECRET_KEY_BASE_DUMMY=1, DATABASE_URL=postgresql://placeholder@127.0.0.1/placeholder]
+    web: bin/rails server -b 0.0.0.0 -p $PORT
+    note: package.json is not used: commit what its scripts make, or start the app by it
+    ");
+    let web = |files: &[(&str, &str)]| of(files).expect("a plan").processes.first().map(|(_, c)| c.clone());
+    let (gemfile, rackup) = (("Gemfile", ""), ("config.ru", ""));
+    assert_eq!(web(&[gemfile, ("Gemfile.lock", lock), rackup]).as_deref(), Some("bundle exec puma -b tcp://0.0.0.0:$PORT"));
+    let rack = ("Gemfile.lock", "GEM\n  specs:\n    rack (2.2.0)\n");
+    assert_eq!(web(&[gemfile, rack, rackup]).as_deref(), Some("bundle exec rackup config.ru -o 0.0.0.0 -p $PORT"));
+    assert_eq!(web(&[gemfile, rack]), None);
+    let pinned = of(&[gemfile, rack, (".ruby-version", "ruby-3.3.1\n")]).expect("a plan").runtime.expect("a runtime");
+    assert_eq!((pinned.versions.to_string().as_str(), pinned.pinned.as_deref()), ("3.3.1", Some(".ruby-version:1")));
+    insta::assert_snapshot!(summary(&[gemfile, rackup]), @"error: Gemfile cannot be used: there is no Gemfile.lock beside it, which says what is installed. Make it with `bundle lock` and commit it");
+    assert_eq!(of(&[gemfile, ("Procfile", "web: ./x")]).expect("a plan").pack, "procfile");
+}
+
+#[test]
 fn of_two_languages_one_starts_the_app() {
     let pack = |files: &[(&str, &str)]| of(files).expect("a plan").pack;
     let (module, main) = (("go.mod", "module shop\n"), ("main.go", "package main\n"));
@@ -337,7 +369,7 @@ fn the_procfile_pack_takes_any_tree() {
 #[test]
 fn plans_that_cannot_be_made_say_why() {
     insta::assert_snapshot!(summary(&[]), @"error: there is nothing to build: the folder has no files that would go into a slug");
-    insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, package.json, go.mod, Cargo.toml, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
+    insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, package.json, Gemfile, go.mod, Cargo.toml, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
     insta::assert_snapshot!(summary(&[("requirements.txt", ""), (".python-version", "pypy3.10\n")]), @r#"error: .python-version:1 cannot be used: "pypy3.10" is not a version of CPython. Write `3.12` or `3.12.1`, or name an interpreter with `--use-python`"#);
     insta::assert_snapshot!(summary(&[("pyproject.toml", "[project\n")]), @"error: pyproject.toml:1 cannot be used: unclosed table, expected `]`. Correct that line; it is no TOML");
     insta::assert_snapshot!(summary(&[("Pipfile.lock", "{")]), @"error: Pipfile.lock cannot be used: EOF while parsing an object at line 1 column 1. Make it anew with `pipenv lock`");

@@ -26,12 +26,18 @@ pub(super) async fn run(job: &Job<'_>, language: Language) -> Result<(), BuildEr
         let Step::Run(run) = step else { continue };
         one(job, language, run).await?;
     }
-    Ok(())
+    // What an app writes beside its code when it runs, it begins without.
+    let written = |source| BuildError::Write { path: job.tree.to_owned(), source };
+    let tree = Beneath::open(job.tree).map_err(written)?;
+    job.plan.scratch.iter().try_for_each(|folder| tree.remove(folder)).map_err(written)
 }
 
 async fn one(job: &Job<'_>, language: Language, run: &Run) -> Result<(), BuildError> {
     let began = Instant::now();
     job.request.output.step(&format!("$ {}", run.shown));
+    if let Some(program) = run.argv.first().filter(|p| !run.install.is_empty() && !on_path(job, p)) {
+        return Err(BuildError::Tool { program: program.clone(), install: run.install });
+    }
     let keep = job.stage.downloads(job.plan.pack);
     let (folder, times) = if run.apart {
         let copy = job.source_copy().await?;
@@ -43,7 +49,8 @@ async fn one(job: &Job<'_>, language: Language, run: &Run) -> Result<(), BuildEr
         (job.tree.to_owned(), None)
     };
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let places = [("{app}", text(&folder)), ("{keep}", text(&keep)), ("{program}", text(&job.interpreter.executable))];
+    let program = text(&job.interpreter.executable);
+    let places = [("{app}", text(&folder)), ("{keep}", text(&keep)), ("{program}", program), ("{version}", job.interpreter.number())];
     let fill = |word: &String| places.iter().fold(word.clone(), |word, (name, path)| word.replace(name, path));
     let passed = |name: &str| run.passed.iter().any(|p| p.strip_suffix('*').map_or(*p == name, |head| name.starts_with(head)));
     // Of two values of a name the last is meant.
@@ -52,6 +59,10 @@ async fn one(job: &Job<'_>, language: Language, run: &Run) -> Result<(), BuildEr
     env.extend(job.request.config.iter().filter(|(name, _)| passed(name)).cloned());
     env.extend(uv::network().into_iter().chain(job.base_env()));
     env.extend(run.env.iter().map(|(name, value)| (name.clone(), fill(value))));
+    if run.settings {
+        env.extend(job.request.placeholders.iter().map(|name| (name.clone(), "placeholder".to_owned())));
+        env.extend(job.request.config.iter().filter(|(name, _)| name != "PATH").cloned());
+    }
     let command = Command {
         argv: run.argv.iter().map(fill).collect(),
         env: env.into_iter().collect(),
@@ -70,6 +81,11 @@ async fn one(job: &Job<'_>, language: Language, run: &Run) -> Result<(), BuildEr
     kept.map_err(|source| BuildError::Write { path: keep, source })?;
     job.request.output.emit(Event::Done(began.elapsed()));
     Ok(())
+}
+
+/// Whether a build finds a program.
+fn on_path(job: &Job<'_>, program: &str) -> bool {
+    Stage::path(job.interpreter).split(':').any(|folder| Path::new(folder).join(program).is_file())
 }
 
 /// Copies a program that tools made into the app's folder.

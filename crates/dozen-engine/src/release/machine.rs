@@ -36,7 +36,7 @@ pub struct Libc {
 }
 
 /// The languages whose stacks have an interpreter, and what that is called: `Python 3.11.7` is run by a `python…`.
-const PROGRAMS: [(Language, &str); 2] = [(Language::Python, "python"), (Language::Node, "node")];
+const PROGRAMS: [(Language, &str); 3] = [(Language::Python, "python"), (Language::Node, "node"), (Language::Ruby, "ruby")];
 
 /// The language and the version that a stack's runtime names.
 fn runtime(slug: &Slug) -> Option<(&str, &str)> {
@@ -199,9 +199,14 @@ mod tests {
     #[test]
     fn an_interpreter_is_known_by_its_name() {
         let check = |language: &str, path: &str| is_interpreter(language, Path::new(path));
-        assert!(check("Python", "/usr/bin/python3.11") && check("Python", "/opt/x/bin/python") && check("Node", "/usr/bin/node"));
+        assert!(
+            check("Python", "/usr/bin/python3.11")
+                && check("Python", "/opt/x/bin/python")
+                && check("Node", "/usr/bin/node")
+                && check("Ruby", "/usr/bin/ruby3.1")
+        );
         assert!(!check("Python", "/usr/bin/rm") && !check("Python", "python3") && !check("Python", "/usr/bin/python3-config"));
-        assert!(!check("Node", "/usr/bin/python3") && !check("Ruby", "/usr/bin/ruby") && !check("", "/"));
+        assert!(!check("Node", "/usr/bin/python3") && !check("Perl", "/usr/bin/perl") && !check("", "/"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod go;
+mod ruby;
 mod rust;
 
 /// What a language's tools keep is shared by all tests, as if the app had been built here before.

@@ -12,6 +12,7 @@ pub(super) fn program(language: Language) -> &'static str {
         Language::Node => "node",
         Language::Go => "go",
         Language::Rust => "cargo",
+        Language::Ruby => "ruby",
     }
 }
 
@@ -22,6 +23,7 @@ pub(super) fn install(language: Language) -> &'static str {
         Language::Node => "`apt install nodejs npm`, nvm, fnm or mise",
         Language::Go => "`apt install golang-go`, mise, or a release of https://go.dev/dl/ unpacked into /usr/local",
         Language::Rust => "rustup (`rustup toolchain install stable`) or `apt install cargo`",
+        Language::Ruby => "`apt install ruby ruby-bundler`, rbenv or mise",
     }
 }
 
@@ -81,6 +83,19 @@ pub(super) fn managed(language: Language, home: Option<&Path>, data: Option<&Pat
                 fixed("/usr/lib"),
             ];
             own.into_iter().chain(mise("rust")).collect()
+        }
+        Language::Ruby => {
+            let own = [
+                set("RBENV_ROOT", "versions"),
+                under_home(".rbenv/versions"),
+                under_home(".rvm/rubies"),
+                under_home(".rubies"),
+                fixed("/opt/rubies"),
+                fixed("/usr/local/rvm/rubies"),
+                set("ASDF_DATA_DIR", "installs/ruby"),
+                under_home(".asdf/installs/ruby"),
+            ];
+            own.into_iter().chain(mise("ruby")).collect()
         }
     };
     folders.into_iter().flatten().collect()
@@ -160,6 +175,9 @@ const NODE_QUESTION: &str = "const p = require('path'), f = require('fs'), v = p
     console.log(JSON.stringify({implementation: process.release.name, version: v.split('-')[0].split('.').map(Number), \
     level: v.includes('-') ? 'other' : 'final', prefix: whole ? above : bin, executable}))";
 
+/// A patch level below zero is a release to come.
+const RUBY_QUESTION: &str = "puts \"of #{RUBY_ENGINE} #{RUBY_VERSION}#{RUBY_PATCHLEVEL < 0 ? '-dev' : ''}\"";
+
 /// How a program is asked.
 pub(super) struct Question {
     pub(super) args: &'static [&'static str],
@@ -184,6 +202,11 @@ impl Question {
                 args: &["--version"],
                 env: &[],
                 read: |line, program| Facts::of(Language::Rust, line.strip_prefix("cargo ")?.split(' ').next()?, program),
+            },
+            Language::Ruby => Self {
+                args: &["--disable-gems", "-e", RUBY_QUESTION],
+                env: &[],
+                read: |line, program| Facts::of(Language::Ruby, line.strip_prefix("of ruby ")?, program),
             },
         }
     }

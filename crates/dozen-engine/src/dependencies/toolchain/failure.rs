@@ -48,11 +48,36 @@ const RUST: Cures = &[
     ),
 ];
 
+const RUBY: Cures = &[
+    (
+        &[
+            "deployment mode is set",
+            "in deployment mode",
+            "frozen mode is set",
+            "the lockfile can't be updated",
+            "Gemfile.lock does not satisfy",
+        ],
+        "Gemfile.lock does not fit the Gemfile: run `bundle install` and commit Gemfile.lock",
+    ),
+    (&["but your bundle only supports platforms"], "Run `bundle lock --add-platform x86_64-linux ruby` and commit Gemfile.lock"),
+    (&["Your Ruby version is"], "Install the Ruby that the Gemfile asks for, or correct its `ruby` line"),
+    (
+        &["Could not reach host", "Network error while fetching", "Could not fetch specs", "connection refused", "Retrying fetcher"],
+        "Gems could not be fetched. Is there a network, or a proxy to name (HTTPS_PROXY)? `bundle cache` puts them into vendor/cache, which needs none",
+    ),
+    (
+        &["Authentication is required", "Bad username or password"],
+        "A source wants a name and a word: `dozen config set BUNDLE_GEMS__EXAMPLE__COM=name:word`",
+    ),
+    (&["mkmf.rb can't find header files"], "Gems are compiled here and need Ruby's headers: `apt install ruby-dev build-essential`"),
+];
+
 /// What to do, as sentences without the last full stop.
 pub(super) fn cure(language: Language, said: &[String], chosen: &Interpreter) -> String {
     let own: Cures = match language {
         Language::Go => GO,
         Language::Rust => RUST,
+        Language::Ruby => RUBY,
         Language::Python | Language::Node => &[],
     };
     let said_one = |words: &[&str]| said.iter().any(|l| words.iter().any(|w| l.contains(w)));
