@@ -29,6 +29,7 @@ const NEEDS: &[Need] = &[
         here: || read(program("/usr/bin/python3").args(["-c", "import websockets"])).is_ok(),
     },
     Need { what: "Ruby with Bundler", packages: &["ruby", "ruby-bundler"], here: || on_path("ruby") && on_path("bundle") },
+    Need { what: "a JDK with Maven", packages: &["default-jdk-headless", "maven"], here: || on_path("javac") && on_path("mvn") },
     Need { what: "Node with npm", packages: &["nodejs", "npm"], here: || on_path("node") && on_path("npm") },
     Need { what: "zsh and fish", packages: &["zsh", "fish"], here: || on_path("zsh") && on_path("fish") },
     Need { what: "nftables and iproute2", packages: &["nftables", "iproute2"], here: || nft().is_some() && on_path("ip") },

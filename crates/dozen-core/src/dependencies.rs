@@ -8,6 +8,7 @@ use crate::ids::TypeName;
 
 pub mod aptfile;
 pub mod go;
+pub mod java;
 mod language;
 pub mod node;
 pub mod procfile;
@@ -131,7 +132,7 @@ pub struct Run {
     /// As a person would write it: `go build`.
     pub shown: String,
     /// Its arguments, the program first. `{program}` is the language's own, `{app}` the app's folder, `{keep}` one that the app's next build
-    /// finds again, `{version}` the language's.
+    /// finds again, `{home}` one that is gone with the build, `{version}` the language's, `{prefix}` where that is installed.
     pub argv: Vec<String>,
     /// Its environment beside what every program of a build has; placeholders as above.
     pub env: Vec<(String, String)>,
@@ -155,7 +156,7 @@ pub enum PlanError {
     #[error(
         "no pack knows this app: it has none of {}, no Procfile and no index.html. \
          Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files",
-        python::KNOWN_BY.join(", ") + ", " + node::KNOWN_BY + ", " + &[ruby::KNOWN_BY, go::KNOWN_BY, rust::KNOWN_BY].join(", ")
+        python::KNOWN_BY.join(", ") + ", " + node::KNOWN_BY + ", " + &[ruby::KNOWN_BY, go::KNOWN_BY, rust::KNOWN_BY, java::KNOWN_BY].join(", ")
     )]
     Unknown,
     /// There are no files at all.
@@ -183,7 +184,7 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
     let declared = if python::declares(source, read) { python() } else { None };
     let first = || {
         let ruby = ruby::plan(source, read);
-        beside(source, ruby.or_else(|| go::plan(source, read)).or_else(|| rust::plan(source, read)))
+        beside(source, ruby.or_else(|| go::plan(source, read)).or_else(|| rust::plan(source, read)).or_else(|| java::plan(source, read)))
     };
     // What only helps to make a page for browsers makes no Node app of one in another language either.
     let compiled = || if node::leads(source, read) { None } else { first() };

@@ -25,6 +25,8 @@ pub enum Language {
     Rust,
     /// CRuby.
     Ruby,
+    /// A JDK.
+    Java,
 }
 
 impl Language {
@@ -36,6 +38,7 @@ impl Language {
             Self::Go => "Go",
             Self::Rust => "Rust",
             Self::Ruby => "Ruby",
+            Self::Java => "Java",
         }
     }
 
@@ -44,7 +47,7 @@ impl Language {
         match self {
             Self::Python => Some("--use-python"),
             Self::Node => Some("--use-node"),
-            Self::Go | Self::Rust | Self::Ruby => None,
+            Self::Go | Self::Rust | Self::Ruby | Self::Java => None,
         }
     }
 
@@ -61,6 +64,7 @@ impl Language {
             Self::Go => "go.mod",
             Self::Rust => "rust-toolchain.toml",
             Self::Ruby => ".ruby-version",
+            Self::Java => "system.properties",
         }
     }
 
@@ -75,13 +79,14 @@ impl Language {
             Self::Rust => [1, 56, 0],
             // The oldest that the Bundlers of today run on.
             Self::Ruby => [2, 6, 0],
+            Self::Java => [8, 0, 0],
         }
     }
 
     /// How many of a version's numbers name its series.
     pub fn series(self) -> usize {
         match self {
-            Self::Node => 1,
+            Self::Node | Self::Java => 1,
             Self::Python | Self::Go | Self::Rust | Self::Ruby => 2,
         }
     }

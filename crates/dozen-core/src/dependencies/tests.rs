@@ -344,6 +344,23 @@ fn ruby_apps_are_planned() {
 }
 
 #[test]
+fn java_apps_are_planned() {
+    let spring = [("pom.xml", "<project>\n<java.version>17</java.version>\n<artifactId>spring-boot-maven-plugin</artifactId>\n")];
+    insta::assert_snapshot!(summary(&spring), @r"
+    java
+    runtime >=17 at pom.xml:2
+    run: mvn -B -ntp -DskipTests -Dmaven.repo.local={keep}/repository clean install [JAVA_HOME={prefix}, JAVA_TOOL_OPTIONS=-Duser.home={home}, MAVEN_SKIP_RC=1]
+    web: java -Dserver.port=$PORT $JAVA_OPTS -jar target/*.jar
+    ");
+    insta::assert_snapshot!(summary(&[("pom.xml", "<project>"), ("Procfile", "web: java -jar target/x.jar")]), @r"
+    java
+    runtime any version at nowhere
+    run: mvn -B -ntp -DskipTests -Dmaven.repo.local={keep}/repository clean install [JAVA_HOME={prefix}, JAVA_TOOL_OPTIONS=-Duser.home={home}, MAVEN_SKIP_RC=1]
+    cure: Add a Procfile with a line like `web: java -jar target/APP.jar`; it must listen on $PORT
+    ");
+}
+
+#[test]
 fn of_two_languages_one_starts_the_app() {
     let pack = |files: &[(&str, &str)]| of(files).expect("a plan").pack;
     let (module, main) = (("go.mod", "module shop\n"), ("main.go", "package main\n"));
@@ -369,7 +386,7 @@ fn the_procfile_pack_takes_any_tree() {
 #[test]
 fn plans_that_cannot_be_made_say_why() {
     insta::assert_snapshot!(summary(&[]), @"error: there is nothing to build: the folder has no files that would go into a slug");
-    insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, package.json, Gemfile, go.mod, Cargo.toml, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
+    insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, package.json, Gemfile, go.mod, Cargo.toml, pom.xml, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
     insta::assert_snapshot!(summary(&[("requirements.txt", ""), (".python-version", "pypy3.10\n")]), @r#"error: .python-version:1 cannot be used: "pypy3.10" is not a version of CPython. Write `3.12` or `3.12.1`, or name an interpreter with `--use-python`"#);
     insta::assert_snapshot!(summary(&[("pyproject.toml", "[project\n")]), @"error: pyproject.toml:1 cannot be used: unclosed table, expected `]`. Correct that line; it is no TOML");
     insta::assert_snapshot!(summary(&[("Pipfile.lock", "{")]), @"error: Pipfile.lock cannot be used: EOF while parsing an object at line 1 column 1. Make it anew with `pipenv lock`");

@@ -50,7 +50,14 @@ async fn one(job: &Job<'_>, language: Language, run: &Run) -> Result<(), BuildEr
     };
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let program = text(&job.interpreter.executable);
-    let places = [("{app}", text(&folder)), ("{keep}", text(&keep)), ("{program}", program), ("{version}", job.interpreter.number())];
+    let places = [
+        ("{app}", text(&folder)),
+        ("{keep}", text(&keep)),
+        ("{program}", program),
+        ("{version}", job.interpreter.number()),
+        ("{home}", text(&job.stage.home())),
+        ("{prefix}", text(&job.interpreter.prefix)),
+    ];
     let fill = |word: &String| places.iter().fold(word.clone(), |word, (name, path)| word.replace(name, path));
     let passed = |name: &str| run.passed.iter().any(|p| p.strip_suffix('*').map_or(*p == name, |head| name.starts_with(head)));
     // Of two values of a name the last is meant.

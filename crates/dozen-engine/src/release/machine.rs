@@ -36,7 +36,8 @@ pub struct Libc {
 }
 
 /// The languages whose stacks have an interpreter, and what that is called: `Python 3.11.7` is run by a `python…`.
-const PROGRAMS: [(Language, &str); 3] = [(Language::Python, "python"), (Language::Node, "node"), (Language::Ruby, "ruby")];
+const PROGRAMS: [(Language, &str); 4] =
+    [(Language::Python, "python"), (Language::Node, "node"), (Language::Ruby, "ruby"), (Language::Java, "javac")];
 
 /// The language and the version that a stack's runtime names.
 fn runtime(slug: &Slug) -> Option<(&str, &str)> {

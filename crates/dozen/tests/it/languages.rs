@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod go;
+mod java;
 mod ruby;
 mod rust;
 

@@ -13,6 +13,8 @@ pub(super) fn program(language: Language) -> &'static str {
         Language::Go => "go",
         Language::Rust => "cargo",
         Language::Ruby => "ruby",
+        // A runtime without its compiler builds nothing.
+        Language::Java => "javac",
     }
 }
 
@@ -24,6 +26,7 @@ pub(super) fn install(language: Language) -> &'static str {
         Language::Go => "`apt install golang-go`, mise, or a release of https://go.dev/dl/ unpacked into /usr/local",
         Language::Rust => "rustup (`rustup toolchain install stable`) or `apt install cargo`",
         Language::Ruby => "`apt install ruby ruby-bundler`, rbenv or mise",
+        Language::Java => "`apt install default-jdk-headless maven`, SDKMAN or mise",
     }
 }
 
@@ -96,6 +99,16 @@ pub(super) fn managed(language: Language, home: Option<&Path>, data: Option<&Pat
                 under_home(".asdf/installs/ruby"),
             ];
             own.into_iter().chain(mise("ruby")).collect()
+        }
+        Language::Java => {
+            let own = [
+                fixed("/usr/lib/jvm"),
+                fixed("/opt"),
+                under_home(".sdkman/candidates/java"),
+                under_home(".jdks"),
+                under_home(".asdf/installs/java"),
+            ];
+            own.into_iter().chain(mise("java")).collect()
         }
     };
     folders.into_iter().flatten().collect()
@@ -207,6 +220,16 @@ impl Question {
                 args: &["--disable-gems", "-e", RUBY_QUESTION],
                 env: &[],
                 read: |line, program| Facts::of(Language::Ruby, line.strip_prefix("of ruby ")?, program),
+            },
+            // `javac 17.0.15`; of 8, `javac 1.8.0_402`.
+            Language::Java => Self {
+                args: &["-version"],
+                env: &[],
+                read: |line, program| {
+                    let version = line.strip_prefix("javac ")?;
+                    let version = version.strip_prefix("1.").unwrap_or(version).split('_').next()?;
+                    Facts::of(Language::Java, version, program)
+                },
             },
         }
     }

@@ -72,12 +72,28 @@ const RUBY: Cures = &[
     (&["mkmf.rb can't find header files"], "Gems are compiled here and need Ruby's headers: `apt install ruby-dev build-essential`"),
 ];
 
+const JAVA: Cures = &[
+    (
+        &["Unknown host", "Connection refused", "Connect timed out", "Temporary failure in name resolution", "Network is unreachable"],
+        "Packages could not be fetched. Is there a network? A mirror or a proxy stands in `.mvn/settings.xml`, with `-s .mvn/settings.xml` in `.mvn/maven.config`",
+    ),
+    (
+        &["Could not find artifact", "Could not resolve dependencies"],
+        "pom.xml asks for a package that its repositories do not have; correct it",
+    ),
+    (
+        &["invalid target release", "release version", "invalid source release"],
+        "pom.xml asks for a later Java: name it in system.properties (`java.runtime.version=21`) and install it",
+    ),
+];
+
 /// What to do, as sentences without the last full stop.
 pub(super) fn cure(language: Language, said: &[String], chosen: &Interpreter) -> String {
     let own: Cures = match language {
         Language::Go => GO,
         Language::Rust => RUST,
         Language::Ruby => RUBY,
+        Language::Java => JAVA,
         Language::Python | Language::Node => &[],
     };
     let said_one = |words: &[&str]| said.iter().any(|l| words.iter().any(|w| l.contains(w)));
