@@ -17,7 +17,7 @@ use crate::home::Home;
 use crate::logs::Store;
 use crate::port::guard;
 use crate::port::lease::Lease;
-use crate::port::{Router, RouterEvent, Supply};
+use crate::port::{Line, RouterEvent, Supply};
 use crate::processes::adoption::{Birth, Found, spawn as spawn_lasting, spawn_once};
 use crate::processes::notes::Notes;
 use crate::processes::spec::{self, Place};
@@ -29,7 +29,7 @@ use dozen_core::disposability::health::Checks;
 use dozen_core::disposability::{Event, Life, Policy, Signs};
 use dozen_core::ids::{DeployRef, Generation, InstanceName, Version};
 use dozen_core::parity::{Io, Report};
-use dozen_core::port::{Front, Route};
+use dozen_core::port::{Domain, Front, Route};
 use dozen_core::processes::jail::JailSpec;
 use dozen_core::processes::size::{Limits, Size};
 use dozen_core::processes::{Isolation, Seen, State, Stopped};
@@ -54,8 +54,10 @@ pub struct Site {
     pub uid: u32,
     /// Times.
     pub policy: Policy,
-    /// The router; `None` where only one-offs run.
-    pub router: Option<Router>,
+    /// The line to the router; `None` where only one-offs run.
+    pub router: Option<Line>,
+    /// The names that the deploy has by itself.
+    pub names: Vec<Domain>,
     /// Where instances are written down that outlive this process; `None` where they end with it.
     pub lasting: Option<Notes>,
     /// Whether the only app answers any host name.
@@ -121,14 +123,9 @@ pub enum Command {
         /// Told when it does. Where no router is, at once.
         answer: oneshot::Sender<()>,
     },
-    /// When nothing runs any more, end the router and then the driver.
+    /// When nothing runs any more, have nothing lead here, and end the driver.
     Close(oneshot::Sender<()>),
 }
-
-/// How long the router may take to end what is in flight when everything ends.
-const ROUTER_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
-/// A router that does not live this long is not replaced faster than this.
-pub(crate) const ROUTER_PACE: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
 
 mod adoption;
 mod instance;
@@ -193,12 +190,9 @@ pub(crate) struct Reconciler {
     pub(crate) bad_pages: Vec<&'static str>,
     /// Ports to be drained once the router has a table without them.
     pub(crate) leaving: Vec<u16>,
-    /// The router is gone; another is started then.
-    pub(crate) revive: Option<Timestamp>,
-    pub(crate) revived: Option<Timestamp>,
     /// Who waits for which certificates to be shown.
     certifying: Vec<(u64, oneshot::Sender<()>)>,
-    /// Told when nothing runs any more and the router has ended.
+    /// Told when nothing runs any more and nothing leads here.
     pub(crate) closing: Option<oneshot::Sender<()>>,
     pub(crate) events: mpsc::UnboundedSender<(Key, u64, JailEvent)>,
     pub(crate) tries: mpsc::UnboundedSender<Tried>,
@@ -226,8 +220,6 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         weights: BTreeMap::new(),
         bad_pages: Vec::new(),
         leaving: Vec::new(),
-        revive: None,
-        revived: None,
         certifying: Vec::new(),
         closing: None,
         events,
@@ -235,7 +227,7 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
     };
     loop {
         let wake = reconciler.wake();
-        let router = reconciler.site.router.as_mut().filter(|_| reconciler.revive.is_none());
+        let router = reconciler.site.router.as_mut();
         tokio::select! {
             command = commands.recv() => match command {
                 Some(command) => reconciler.command(command).await,
@@ -252,7 +244,7 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
         }
     }
     if let Some(router) = reconciler.site.router.take() {
-        router.stop(ROUTER_GRACE).await;
+        router.close().await;
     }
     drop(reconciler.instances);
     guard::at_rest().await;
@@ -262,7 +254,7 @@ pub async fn run(site: Site, mut commands: mpsc::UnboundedReceiver<Command>) {
     }
 }
 
-async fn next_router_event(router: Option<&mut Router>) -> RouterEvent {
+async fn next_router_event(router: Option<&mut Line>) -> RouterEvent {
     match router {
         Some(router) => router.next().await,
         None => std::future::pending().await,
@@ -285,7 +277,7 @@ impl Reconciler {
         let checks = self.instances.values().filter_map(|i| i.checks.wake());
         let drains = self.instances.values().filter_map(|i| i.leaving.map(|l| l.until));
         let deadlines = self.one_offs.values().filter_map(|i| i.deadline.as_ref().map(|d| d.at));
-        lives.chain(checks).chain(drains).chain(deadlines).chain(self.revive).chain(self.front.wake()).min()
+        lives.chain(checks).chain(drains).chain(deadlines).chain(self.front.wake()).min()
     }
 
     pub(crate) async fn command(&mut self, command: Command) {
@@ -366,11 +358,8 @@ impl Reconciler {
             RouterEvent::Wrote { .. } => self.site.store.poke(),
             RouterEvent::Lost => {
                 self.line("router", "Router ended unexpectedly; another one takes over its listeners");
-                // At once, unless the last one did not even live that long: then no faster than that.
-                let now = Timestamp::now();
-                let soon = self.revived.is_some_and(|at| now.duration_since(at) < ROUTER_PACE);
-                self.revive = Some(if soon { now + ROUTER_PACE } else { now });
             }
+            RouterEvent::NotRevived { why } => self.line("router", &format!("Cannot start another router: {why}")),
             RouterEvent::Applied { generation } => {
                 self.applied = generation.0;
                 self.asked.retain(|(table, _)| table.is_none_or(|table| table > generation.0));

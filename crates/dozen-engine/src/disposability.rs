@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** only [`Life::step`](dozen_core::disposability::Life::step) decides; what is here performs its actions.
 
-use crate::concurrency::{Key, ROUTER_PACE, Reconciler, std_duration};
+use crate::concurrency::{Key, Reconciler, std_duration};
 use crate::processes::adoption::{self, Birth};
 use crate::processes::{JailEvent, missing_there_alone};
 use dozen_core::disposability::health::Verdict;
@@ -90,16 +90,6 @@ impl Reconciler {
             self.drained(&key).await;
         }
         self.stop_overdue_one_offs(now);
-        if self.revive.is_some_and(|at| at <= now) {
-            self.revive = None;
-            self.revived = Some(now);
-            if let Some(router) = &mut self.site.router
-                && let Err(e) = router.revive().await
-            {
-                self.line("router", &format!("Cannot start another router: {}", crate::chain(&e)));
-                self.revive = Some(now + ROUTER_PACE);
-            }
-        }
     }
 
     /// Takes an instance out of the table, lets its requests in flight end, for the grace at most, and then has it stop or restart.

@@ -30,6 +30,7 @@ pub mod router;
 pub mod sockets;
 pub mod static_files;
 mod stream;
+pub mod switchboard;
 mod tls;
 mod upstream;
 mod wire;
@@ -37,6 +38,7 @@ mod wire;
 pub use certificate::{Certificate, CertificateError, Proof, Supply};
 pub use control::{Left, Limits, Router, RouterEvent, RouterSpec};
 pub use ports::{Ahead, Ports};
+pub use switchboard::{Led, Line, Switchboard};
 pub use tls::install as install_tls;
 
 use std::io;

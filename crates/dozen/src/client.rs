@@ -7,12 +7,13 @@ use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use dozen_core::disposability::Policy;
 use dozen_core::ids::DeployRef;
+use dozen_core::port::Domain;
 use dozen_engine::concurrency::Site;
 use dozen_engine::deploy::Floor;
 use dozen_engine::ledger::{Ledger, Principal};
 use dozen_engine::logs::Store;
 use dozen_engine::parity::{Local, Observed};
-use dozen_engine::port::Router;
+use dozen_engine::port::Line;
 use dozen_engine::processes::notes::Notes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -192,7 +193,7 @@ pub(crate) async fn floor(
     settings: &Settings,
     ledger: Ledger,
     deploy: &DeployRef,
-    router: Option<Router>,
+    router: Option<Line>,
     lasting: Option<Notes>,
     serving: bool,
 ) -> Result<Floor> {
@@ -213,6 +214,7 @@ pub(crate) async fn floor(
         policy: Policy::UP,
         router,
         lasting,
+        names: Domain::of_app(&deploy.app).into_iter().collect(),
         // `up` serves one app: whatever name the router is called by, it is meant.
         any_host: true,
         report: observed.clone(),

@@ -1,13 +1,13 @@
 //! What the driver's task tells: states and lines to the house, the route table to the router.
 
 use super::{Instance, Key, Reconciler};
-use crate::port::Supply;
 use crate::port::lease::Lease;
+use crate::port::{Led, Supply};
 use dozen_core::concurrency::Desired;
 use dozen_core::disposability::last_words;
 use dozen_core::ids::{DeployRef, Generation};
 use dozen_core::logs::{LogLine, Source};
-use dozen_core::port::{Backend, Domain, Route, RouteTable, Web, bad_pages};
+use dozen_core::port::{Backend, Route, Web, bad_pages};
 use dozen_core::processes::{Seen, State};
 use dozen_core::release::Release;
 use jiff::Timestamp;
@@ -97,9 +97,8 @@ impl Reconciler {
         if is_new {
             self.tables += 1;
             let route = Arc::new(route);
-            let own = Domain::of_app(&route.deploy.app);
-            let domains = self.front.domains.iter().cloned().chain(own).map(|domain| (domain, route.clone()));
-            router.set(&RouteTable::led(domains, Generation(self.tables), self.site.any_host.then(|| route.clone())));
+            let domains = self.front.domains.iter().chain(&self.site.names).cloned().collect();
+            router.lead(Led { domains, route: route.clone(), any_host: self.site.any_host }, Generation(self.tables));
             (self.route, self.front_is_new) = (Some(route), false);
         }
         self.leaving.drain(..).for_each(|port| router.drain(port));

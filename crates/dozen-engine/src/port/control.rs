@@ -167,6 +167,11 @@ pub enum RouterEvent {
     },
     /// The router process ended. Call [`Router::revive`]; until then connections wait in the listeners' backlog.
     Lost,
+    /// Another one could not be started, and is tried again.
+    NotRevived {
+        /// Why, for people.
+        why: String,
+    },
 }
 
 /// A running router process. Dropped, it ends with its socket.
@@ -294,8 +299,18 @@ impl Router {
         self.found.contains(&port)
     }
 
+    /// The ports that it sent requests to when it was taken over.
+    pub(super) fn found(&self) -> &BTreeSet<u16> {
+        &self.found
+    }
+
     /// Leads requests by this table from now on; answered by [`RouterEvent::Applied`] or [`RouterEvent::Stale`]. Never blocks.
     pub fn set(&mut self, table: &RouteTable) {
+        self.set_beside(table, &BTreeSet::new());
+    }
+
+    /// The same, and to these deploys as before.
+    pub(super) fn set_beside(&mut self, table: &RouteTable, as_before: &BTreeSet<DeployRef>) {
         // A deploy has as many routes as names, and one folder.
         let deploys: BTreeSet<&DeployRef> = table.routes().map(|(_, route)| &route.deploy).collect();
         for deploy in deploys {
@@ -303,7 +318,11 @@ impl Router {
                 tracing::warn!(%error, %deploy, "the router cannot write its log");
             }
         }
-        (self.table, self.generation) = (Some(WireTable::of(table, &self.spec.home)), table.generation);
+        let mut wire = WireTable::of(table, &self.spec.home);
+        let before = self.table.iter().flat_map(|table| &table.routes);
+        let stays = |deploy: &str| deploy.parse().is_ok_and(|deploy: DeployRef| as_before.contains(&deploy));
+        wire.routes.extend(before.filter(|route| stays(&route.deploy)).cloned());
+        (self.table, self.generation) = (Some(wire), table.generation);
         self.tell_table();
     }
 

@@ -9,7 +9,7 @@ use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
 use dozen_core::ids::DeployRef;
 use dozen_engine::ledger::{Intent, Ledger, Principal};
-use dozen_engine::port::{Left, Router, RouterSpec};
+use dozen_engine::port::{Left, Router, RouterSpec, Switchboard};
 use dozen_engine::processes::adoption;
 use http::Method;
 use serde_json::json;
@@ -59,14 +59,19 @@ async fn stop_left(settings: &Settings, deploy: &DeployRef) -> Result<()> {
     let notes = run_folder.notes();
     adoption::check(&notes)?;
     let router = match Router::find(RouterSpec::new(&settings.exe, settings.home.clone()), &notes).await? {
-        Some(Left::Serving(router)) => Some(*router),
+        Some(Left::Serving(router)) => Some(Switchboard::start(*router, [])),
         Some(Left::Gone(..)) | None => None,
     };
+    let line = router.as_ref().map(|board| board.line(deploy.clone()));
     let who = Principal::me();
-    let floor = client::floor(settings, Ledger::open(&settings.home)?, deploy, router, None, true).await?;
+    let floor = client::floor(settings, Ledger::open(&settings.home)?, deploy, line, None, true).await?;
     floor.ledger.commit(&who, Intent::Keep { deploy: deploy.clone(), port: None, https_port: None }).await?;
     floor.take_over(&who, &notes, false).await?;
-    Ok(floor.stop(&who, std::future::pending()).await?)
+    floor.stop(&who, std::future::pending()).await?;
+    if let Some(board) = router {
+        board.end().await;
+    }
+    Ok(())
 }
 
 /// Waits until the process has ended, for [`PATIENCE`] at most.

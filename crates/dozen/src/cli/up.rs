@@ -14,12 +14,12 @@ use dozen_core::logs::{Filter, LogLine};
 use dozen_core::port::{InvalidNetwork, Network};
 use dozen_core::processes::State;
 use dozen_core::release::{Release, Slug};
-use dozen_engine::deploy::{BuildOptions, Treatment};
+use dozen_engine::deploy::{BuildOptions, DeployError, Treatment};
 use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::logs::{Follower, Store};
 use dozen_engine::output::Output;
 use dozen_engine::port::certificates::Keeper;
-use dozen_engine::port::{Ahead, Left, Limits, Ports, Router, RouterSpec};
+use dozen_engine::port::{Ahead, Left, Limits, Ports, Router, RouterSpec, Switchboard};
 use dozen_engine::processes::adoption;
 use dozen_engine::processes::notes::Notes;
 use handover::Taken;
@@ -169,6 +169,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     let spec = RouterSpec { lasting: lasting.clone(), limits, workers, ..spec };
     let router = router(args.ports(), ahead, &notes, spec).await?;
     let (port, https_port) = (router.port(), router.https_port());
+    let board = Switchboard::start(router, []);
     let url = format!("http://{}.localhost:{port}", deploy.app);
     let https_url = https_port.map(|port| format!("https://{}.localhost:{port}", deploy.app));
 
@@ -178,7 +179,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     }
     // The deploy gets its row, and with it its uid, before its driver starts.
     ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: code.folder() }).await?;
-    let floor = client::floor(settings, ledger, &deploy, Some(router), lasting, true).await?;
+    let floor = client::floor(settings, ledger, &deploy, Some(board.line(deploy.clone())), lasting, true).await?;
     if !args.trusted_proxy.is_empty() {
         let networks = args.trusted_proxy.iter().filter_map(|t| if let Trusted::Network(network) = t { Some(*network) } else { None });
         floor.treat(&who, Treatment { trusted: Some(networks.collect()), ..Treatment::default() }).await?;
@@ -207,7 +208,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
 
     let keeper = keeper.map(|keeper| dozen_engine::tasks::spawn("certificates", keeper.keep()));
 
-    let mut session = Session::begin(served.clone(), (port, https_port), signals, printer, found)?;
+    let mut session = Session::begin(served.clone(), (board, (port, https_port)), signals, printer, found)?;
     let result = session.live(&args, &who, code).await;
     if let Err(e) = &result
         && args.lasting
@@ -264,6 +265,7 @@ const INTERRUPTED: i32 = 130;
 /// The terminal's side of a deploy that this process runs: its lines are printed while it is waited for, and Ctrl-C is heard.
 struct Session<'a> {
     served: Arc<api::Served>,
+    router: Switchboard,
     /// The router's, and the one for HTTPS.
     ports: (u16, Option<u16>),
     printer: &'a Arc<Printer>,
@@ -284,13 +286,13 @@ struct Stopped;
 impl<'a> Session<'a> {
     fn begin(
         served: Arc<api::Served>,
-        ports: (u16, Option<u16>),
+        (router, ports): (Switchboard, (u16, Option<u16>)),
         signals: Signals,
         printer: &'a Arc<Printer>,
         found: bool,
     ) -> Result<Self> {
         let (_, lines) = served.floor.observed.store().tail(Some(0), &Filter::default())?;
-        Ok(Self { served, ports, printer, lines: Some(lines), signals, found, leaves: false, signalled: false })
+        Ok(Self { served, router, ports, printer, lines: Some(lines), signals, found, leaves: false, signalled: false })
     }
 
     /// Source to formation, and then on until it is told to stop. Answers the exit code.
@@ -464,7 +466,12 @@ impl<'a> Session<'a> {
     async fn stop(mut self, who: &Principal) -> Result<()> {
         let served = self.served.clone();
         let again = Notify::new();
-        let stop = served.floor.stop(who, again.notified());
+        let stop = async {
+            served.floor.stop(who, again.notified()).await?;
+            // Its last lines are read below.
+            self.router.clone().end().await;
+            Ok::<_, DeployError>(())
+        };
         tokio::pin!(stop);
         let stopped = loop {
             tokio::select! {
