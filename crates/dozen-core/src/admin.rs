@@ -7,6 +7,8 @@ use crate::processes::Stopped;
 use crate::release::Release;
 use jiff::{SignedDuration, Timestamp};
 
+pub mod people;
+
 /// No one-off runs longer (Heroku's detached ones: 24 h).
 pub const LIMIT: SignedDuration = SignedDuration::from_hours(24);
 

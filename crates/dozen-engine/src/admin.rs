@@ -5,6 +5,7 @@ use crate::concurrency::{Instance, Reconciler, std_duration};
 use crate::deploy::{DeployError, Floor, kind};
 use crate::ledger::{self, Intent, OneOffRow, Principal};
 use crate::processes::spec;
+use dozen_core::admin::people::Need;
 use dozen_core::admin::{Command, LIMIT, OneOff};
 use dozen_core::config::{Config, Origin, Var};
 use dozen_core::disposability::{Life, Signs};
@@ -127,7 +128,7 @@ impl Floor {
 
     /// Stops a one-off that this process runs; what comes of it is seen.
     pub fn stop_one_off(&self, who: &Principal, instance: &InstanceName) -> Result<(), DeployError> {
-        self.ledger.authorise(who, "stop a one-off")?;
+        self.ledger.authorise(who, "stop a one-off", Need::Deploy(self.deploy.app.clone()))?;
         if instance.kind != kind("run") || !self.holding.has(instance.number) {
             return Err(DeployError::NotHeld { deploy: self.deploy.clone(), instance: instance.clone() });
         }

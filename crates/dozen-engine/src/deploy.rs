@@ -14,6 +14,7 @@ use crate::output::Output;
 use crate::parity::{Local, Observed};
 use crate::processes::usage::{Meter, Usage};
 use crate::release::store;
+use dozen_core::admin::people::Need;
 use dozen_core::backing::Attachment;
 use dozen_core::codebase::Source;
 use dozen_core::concurrency::formation::{First, Formation};
@@ -282,7 +283,7 @@ impl Floor {
 
     /// Stops everything and waits until it is gone. `kill` ends the wait: everything is killed at once.
     pub async fn stop(&self, who: &Principal, kill: impl Future<Output = ()>) -> Result<(), DeployError> {
-        self.ledger.authorise(who, "stop a deploy")?;
+        self.ledger.authorise(who, "stop a deploy", Need::Deploy(self.deploy.app.clone()))?;
         self.driver.forget(&self.deploy)?;
         let closed = self.driver.close();
         tokio::pin!(closed);

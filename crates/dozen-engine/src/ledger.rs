@@ -7,6 +7,7 @@
 
 use crate::config::{Vault, VaultError};
 use crate::home::Home;
+use dozen_core::admin::people::Need;
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,13 +15,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod authority;
 mod certificates;
 mod intent;
 mod read;
+mod tries;
+mod write;
 
+pub use authority::{Identity, Principal};
 pub use certificates::{CertificateRow, CertificateSource};
-pub use intent::{Committed, Intent, Principal};
+pub use intent::{Committed, Intent};
 pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
+pub use tries::{TooOften, Tries};
 
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);
@@ -110,14 +116,14 @@ pub enum LedgerError {
         app: String,
     },
     /// The one who asks may not.
-    #[error("{who} may not {what}: only the owner of {home} may")]
+    #[error("{who} may not {what}: only {needs} may")]
     Forbidden {
         /// Who asked.
         who: String,
         /// What for.
         what: &'static str,
-        /// Whose state it is.
-        home: PathBuf,
+        /// Who may: `a deployer of shop`, `an admin`.
+        needs: String,
     },
     /// The one who asks is known by their uid only.
     #[error("{who} may not {what} without the token of the API")]
@@ -153,7 +159,7 @@ impl Ledger {
     pub fn open(home: &Home) -> Result<Self, LedgerError> {
         home.make().map_err(|(path, source)| LedgerError::Home { path, source })?;
         // Whoever may read the file by its mode could not write beside it, and SQLite would say no more than that.
-        intent::authorise(home, &Principal::me(), "open the ledger")?;
+        authority::authorise(home, &Principal::me(), "open the ledger", &Need::Host)?;
         let path = home.ledger();
         let failed = |attempt| {
             let path = path.clone();
@@ -274,6 +280,10 @@ mod tests {
     use dozen_core::ids::{DeployRef, SlugId, Version};
     use dozen_core::port::{Domain, Front, Manners};
     use dozen_core::release::{Slug, Status};
+
+    fn uid() -> u32 {
+        rustix::process::getuid().as_raw()
+    }
 
     struct Bench {
         ledger: Ledger,
@@ -443,18 +453,18 @@ mod tests {
         assert_eq!(b.ledger.domains(&b.shop).await.expect("read"), []);
         b.commit(Intent::Lead { deploy: b.shop.clone(), domains: domains.clone() }).await;
         assert!(matches!(b.ledger.may_lead(&b.who, &other, domains.clone()).await, Err(LedgerError::Led { .. })));
-        assert!(matches!(b.ledger.may_lead(&Principal::of(b.who.uid), &b.shop, domains).await, Err(LedgerError::Unproven { .. })));
+        assert!(matches!(b.ledger.may_lead(&Principal::of(uid()), &b.shop, domains).await, Err(LedgerError::Unproven { .. })));
     }
 
     #[tokio::test]
     async fn strangers_and_unknown_deploys_are_refused_and_nothing_is_written() {
         let b = Bench::new().await;
-        let stranger = Principal::of(b.who.uid.wrapping_add(4_711).max(1));
+        let stranger = Principal::of(uid().wrapping_add(4_711).max(1));
         let adopt = || Intent::Adopt { deploy: "other".parse().expect("valid"), folder: Some("/".into()) };
         assert!(matches!(b.ledger.commit(&stranger, adopt()).await, Err(LedgerError::Forbidden { .. })));
         let stranger = Principal { proven: true, ..stranger };
         assert!(matches!(b.ledger.commit(&stranger, adopt()).await, Err(LedgerError::Forbidden { .. })));
-        let tokenless = Principal::of(b.who.uid);
+        let tokenless = Principal::of(uid());
         assert!(matches!(b.ledger.commit(&tokenless, adopt()).await, Err(LedgerError::Unproven { .. })));
         let nobody: DeployRef = "nobody".parse().expect("valid");
         let configure = Intent::Configure { deploy: nobody, config: Config::default() };

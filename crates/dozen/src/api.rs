@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use axum::{Extension, Json};
+use dozen_core::admin::people::Need;
 use dozen_core::concurrency::formation::FormationError;
 use dozen_core::config::{ConfigError, MASK, MASKED_FROM, Origin, Var};
 use dozen_core::ids::DeployRef;
@@ -156,7 +157,7 @@ async fn known(
 ) -> Response {
     let proven = token.map_or(who.proven, |token| token.is_in(request.headers()));
     let who = Principal { proven, ..who };
-    if let Err(e) = served.floor.ledger.authorise(&who, "use this deploy") {
+    if let Err(e) = served.floor.ledger.authorise(&who, "use this deploy", Need::Host) {
         return Failure::from(DeployError::from(e)).into_response();
     }
     request.extensions_mut().insert(who);
@@ -270,7 +271,7 @@ async fn lasting<T: Send + 'static>(work: impl Future<Output = Result<T, DeployE
 }
 
 async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
-    served.floor.ledger.authorise(&who, "stop a deploy").map_err(DeployError::from)?;
+    served.floor.ledger.authorise(&who, "stop a deploy", Need::Host).map_err(DeployError::from)?;
     if !served.floor.serving {
         return Err(DeployError::NotServing(served.floor.deploy.clone()).into());
     }
@@ -282,7 +283,7 @@ async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> An
 
 /// Leaves all that lasts to another control part, once no change of releases is under way.
 async fn hand_over(State(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
-    served.floor.ledger.authorise(&who, "take over a deploy").map_err(DeployError::from)?;
+    served.floor.ledger.authorise(&who, "take over a deploy", Need::Host).map_err(DeployError::from)?;
     let deploy = &served.floor.deploy;
     if !served.lasting {
         return Err(Failure::new(StatusCode::CONFLICT, format!("what runs of {deploy} ends with its `dozen up`")));

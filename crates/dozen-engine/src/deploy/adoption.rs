@@ -5,6 +5,7 @@ use crate::ledger::{Intent, Principal};
 use crate::output::Output;
 use crate::processes::adoption;
 use crate::processes::notes::Notes;
+use dozen_core::admin::people::Need;
 use dozen_core::concurrency::{GivenUp, outcome};
 use dozen_core::ids::{InstanceName, Version};
 use dozen_core::parity::Driver;
@@ -17,7 +18,7 @@ impl Floor {
     /// Takes over the instances that another control part has left running, and waits for the end of what ends with it. `lasting`: they are
     /// to outlive this one, too.
     pub async fn take_over(&self, who: &Principal, notes: &Notes, lasting: bool) -> Result<(), DeployError> {
-        self.ledger.authorise(who, "take over a deploy")?;
+        self.ledger.authorise(who, "take over a deploy", Need::Host)?;
         // Before the first table: whoever is to be told of maintenance is told from the beginning.
         self.tell_front().await?;
         let mut releases: BTreeMap<Version, Arc<Release>> = BTreeMap::new();

@@ -2,6 +2,7 @@
 
 use super::{DeployError, Floor};
 use crate::ledger::{Intent, Principal};
+use dozen_core::admin::people::Need;
 use dozen_core::concurrency::formation::{Formation, Scale};
 use dozen_core::concurrency::outcome;
 use dozen_core::ids::{Generation, TypeName};
@@ -38,7 +39,7 @@ impl Floor {
 
     /// Ends and starts again all instances, those of a type, or one. Answers how many.
     pub async fn restart(&self, who: &Principal, target: Option<String>) -> Result<usize, DeployError> {
-        self.ledger.authorise(who, "restart")?;
+        self.ledger.authorise(who, "restart", Need::Deploy(self.deploy.app.clone()))?;
         if !self.serving {
             return Err(DeployError::NotServing(self.deploy.clone()));
         }

@@ -5,6 +5,7 @@ use axum::Extension;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use dozen_core::admin::people::Need;
 use dozen_core::port::Domain;
 use dozen_engine::deploy::DeployError;
 use dozen_engine::ledger::{CertificateRow, CertificateSource, Intent, Principal};
@@ -65,7 +66,7 @@ pub(super) async fn automate(
     let acme = body.directory.map(|directory| Acme { directory, email: body.email, root: body.root, way });
     if let Some(acme) = &acme {
         // An account that is refused is told now, not in a log.
-        ledger.authorise(&who, "have certificates ordered").map_err(DeployError::from)?;
+        ledger.authorise(&who, "have certificates ordered", Need::Deploy(deploy.app.clone())).map_err(DeployError::from)?;
         acme::account(ledger, &who, &deploy, acme, body.agree_tos).await.map_err(refused)?;
     }
     let directory = acme.as_ref().map(|acme| acme.directory.clone());
