@@ -12,34 +12,41 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+mod apps;
 mod authority;
 mod certificates;
+mod events;
 mod intent;
+mod people;
 mod read;
 mod tries;
 mod write;
 
+pub use apps::DeployRow;
 pub use authority::{Identity, Principal};
 pub use certificates::{CertificateRow, CertificateSource};
+pub use events::{EventFilter, EventResult, EventRow};
 pub use intent::{Committed, Intent};
+pub use people::{Issued, TokenRow, TokenText, UserRow};
 pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
 pub use tries::{TooOften, Tries};
 
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);
 /// `PRAGMA user_version` of the schema in `schema.sql`.
-const SCHEMA: i64 = 7;
+const SCHEMA: i64 = 8;
 /// What leads from each schema to the next: the first one from 1 to 2.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     include_str!("ledger/to_2.sql"),
     include_str!("ledger/to_3.sql"),
     include_str!("ledger/to_4.sql"),
     include_str!("ledger/to_5.sql"),
     include_str!("ledger/to_6.sql"),
     include_str!("ledger/to_7.sql"),
+    include_str!("ledger/to_8.sql"),
 ];
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -52,6 +59,8 @@ pub struct Ledger {
     home: Home,
     /// Counts what was committed by this handle and its clones.
     commits: tokio::sync::watch::Sender<u64>,
+    /// What was refused lately.
+    refusals: Arc<Mutex<events::Refusals>>,
 }
 
 /// Why the ledger did not answer.
@@ -107,6 +116,15 @@ pub enum LedgerError {
         /// Where.
         deploy: String,
     },
+    /// A domain leads to what the one who asks may not know of.
+    #[error("{domain} leads elsewhere already")]
+    Taken {
+        /// Which.
+        domain: String,
+    },
+    /// What is there already stands against it.
+    #[error("{0}")]
+    Conflict(String),
     /// A domain is another app's own name.
     #[error("{domain} is the own name of the app {app}, and leads to it alone")]
     Own {
@@ -196,7 +214,7 @@ impl Ledger {
                 }
             })
             .map_err(|source| LedgerError::Home { path: home.root().to_owned(), source })?;
-        Ok(Self { work, vault, home: home.clone(), commits: tokio::sync::watch::Sender::new(0) })
+        Ok(Self { work, vault, home: home.clone(), commits: tokio::sync::watch::Sender::new(0), refusals: Arc::default() })
     }
 
     /// The home that it is the ledger of.
@@ -225,6 +243,8 @@ impl Ledger {
             Problem::Sqlite(source) => LedgerError::Sqlite { attempt, path: self.home.ledger(), source },
             Problem::Inconsistent(what) => LedgerError::Inconsistent { path: self.home.ledger(), what },
             Problem::NotFound(what) => LedgerError::NotFound(what),
+            Problem::Conflict(what) => LedgerError::Conflict(what),
+            Problem::Vault(source) => LedgerError::Vault(source),
             Problem::Led { domain, deploy } => LedgerError::Led { domain, deploy },
             Problem::Own { domain, app } => LedgerError::Own { domain, app },
         })
@@ -236,6 +256,8 @@ enum Problem {
     Sqlite(rusqlite::Error),
     Inconsistent(String),
     NotFound(String),
+    Conflict(String),
+    Vault(VaultError),
     Led { domain: String, deploy: String },
     Own { domain: String, app: String },
 }
@@ -243,6 +265,12 @@ enum Problem {
 impl From<rusqlite::Error> for Problem {
     fn from(e: rusqlite::Error) -> Self {
         Self::Sqlite(e)
+    }
+}
+
+impl From<VaultError> for Problem {
+    fn from(e: VaultError) -> Self {
+        Self::Vault(e)
     }
 }
 
@@ -472,27 +500,54 @@ mod tests {
         assert_eq!(b.ledger.deploys().await.expect("read"), std::slice::from_ref(&b.shop));
     }
 
+    /// Tables with their columns, and what else there is.
+    fn shape(c: &Connection) -> Vec<(String, String, String, bool)> {
+        let sql = "SELECT t.name, c.name, c.type, c.\"notnull\" FROM sqlite_master t, pragma_table_info(t.name) c
+                   WHERE t.type = 'table' UNION ALL
+                   SELECT name, type, sql, 0 FROM sqlite_master WHERE type != 'table' AND sql IS NOT NULL ORDER BY 1, 2";
+        let mut all = c.prepare(sql).expect("prepared");
+        let rows = all.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).expect("asked");
+        rows.collect::<Result<_, _>>().expect("read")
+    }
+
     #[test]
-    fn a_ledger_of_the_first_schema_becomes_what_a_new_one_is() {
-        let shape = |c: &Connection| -> Vec<(String, String, String, bool)> {
-            let sql = "SELECT t.name, c.name, c.type, c.\"notnull\" FROM sqlite_master t, pragma_table_info(t.name) c
-                       WHERE t.type = 'table' ORDER BY 1, c.cid";
-            let mut all = c.prepare(sql).expect("prepared");
-            let rows = all.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).expect("asked");
-            rows.collect::<Result<_, _>>().expect("read")
-        };
+    fn an_older_ledger_becomes_what_a_new_one_is_and_keeps_what_it_has() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
-        let mut old = Connection::open(at("old.db")).expect("opened");
-        old.execute_batch(include_str!("ledger/schema_1.sql")).expect("the first schema");
-        old.execute("INSERT INTO apps (name, created_at) VALUES ('shop', '2026-11-21T00:00:00Z')", []).expect("a row");
-        old.pragma_update(None, "user_version", 1).expect("set");
-        set_up(&mut old, &at("old.db")).expect("migrated");
         let mut new = Connection::open(at("new.db")).expect("opened");
         set_up(&mut new, &at("new.db")).expect("made");
-        assert_eq!(shape(&old), shape(&new));
-        assert_eq!(old.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0)).expect("read"), SCHEMA);
-        assert_eq!(old.query_row("SELECT name FROM apps", [], |r| r.get::<_, String>(0)).expect("kept"), "shop");
+        for schema in 1..SCHEMA {
+            let path = at(&format!("{schema}.db"));
+            let mut old = Connection::open(&path).expect("opened");
+            old.execute_batch(include_str!("ledger/schema_1.sql")).expect("the first schema");
+            for step in STEPS.iter().take(usize::try_from(schema).expect("it is small") - 1) {
+                old.execute_batch(step).expect("a step");
+            }
+            old.execute_batch(
+                "INSERT INTO apps (name, created_at) VALUES ('shop', '2026-11-21T00:00:00Z');
+                 INSERT INTO deploys (name, app, uid, generation, created_at) VALUES ('shop/dev', 'shop', 480000, 7, '2026-11-21T00:00:00Z');
+                 INSERT INTO slugs VALUES ('00', 'procfile', NULL, '{}', 1, 1, '2026-11-21T00:00:00Z');
+                 INSERT INTO configs VALUES ('shop/dev', 1, '[]', x'00', '2026-11-21T00:00:00Z', 'root');
+                 INSERT INTO releases (deploy, version, slug, config_version, attachments, description, status, created_at, created_by) VALUES
+                    ('shop/dev', 1, '00', 1, '{}', 'Deploy', 'succeeded', '2026-11-21T00:00:00.123456789Z', 'root'),
+                    ('shop/dev', 2, '00', 1, '{}', 'Set A config vars', 'failed', '2026-11-21T00:00:01Z', 'uid 1000');",
+            )
+            .expect("rows");
+            old.pragma_update(None, "user_version", schema).expect("set");
+            set_up(&mut old, &path).expect("migrated");
+            assert_eq!(shape(&old), shape(&new), "from {schema}");
+            assert_eq!(old.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0)).expect("read"), SCHEMA);
+            assert_eq!(old.query_row("SELECT name FROM apps", [], |r| r.get::<_, String>(0)).expect("kept"), "shop");
+            // What was done before anybody wrote it down is known as far as releases tell it.
+            let sql = "SELECT concat_ws('|', at, who, from_where, deploy, app, what, detail, result) FROM events ORDER BY id";
+            let mut events = old.prepare(sql).expect("prepared");
+            let told = events.query_map([], |r| r.get::<_, String>(0)).expect("asked").collect::<Result<Vec<_>, _>>().expect("read");
+            let wanted = [
+                "2026-11-21T00:00:00.123456Z|root|shop/dev|shop|make a release|v1 Deploy|done",
+                "2026-11-21T00:00:01.000000Z|uid 1000|shop/dev|shop|make a release|v2 Set A config vars|failed",
+            ];
+            assert_eq!(told, wanted);
+        }
     }
 
     #[tokio::test]

@@ -329,6 +329,7 @@ impl From<DeployError> for Failure {
             }
             DeployError::NotReleased { .. } | DeployError::OwnDomain { .. } | DeployError::SplitWithout(_) => StatusCode::CONFLICT,
             DeployError::Ledger(LedgerError::Led { .. } | LedgerError::Own { .. }) => StatusCode::CONFLICT,
+            DeployError::Ledger(LedgerError::Taken { .. } | LedgerError::Conflict(_)) => StatusCode::CONFLICT,
             DeployError::NotHeld { .. } => StatusCode::NOT_FOUND,
             DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
             DeployError::NotUp { .. } | DeployError::ConfigMoved(_) => StatusCode::CONFLICT,

@@ -49,6 +49,9 @@ impl fmt::Display for Role {
     }
 }
 
+/// What the record calls the machine's own; were a user called so, nobody could tell one from the other.
+const ROOT: &str = "root";
+
 /// The name of a user of the platform.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserName(String);
@@ -68,8 +71,9 @@ impl FromStr for UserName {
         let good = (1..=63).contains(&name.len())
             && name.chars().all(|c| ends(c) || "-._".contains(c))
             && name.starts_with(ends)
-            && name.ends_with(ends);
-        let rule = "use 1 to 63 lower-case letters, digits and, within it, dashes, dots and underscores";
+            && name.ends_with(ends)
+            && name != ROOT;
+        let rule = "use 1 to 63 lower-case letters, digits and, within it, dashes, dots and underscores; root is the machine's own";
         if good { Ok(Self(name.to_owned())) } else { Err(InvalidName { what: "user name", value: name.to_owned(), rule }) }
     }
 }
@@ -211,7 +215,7 @@ mod tests {
         for name in ["a", "alice", "ci-2", "a.b_c", &"a".repeat(63)] {
             assert_eq!(name.parse::<UserName>().expect(name).as_str(), name);
         }
-        for name in ["", "-a", "a.", "Alice", "a b", "a/b", "ä", "a\n", &"a".repeat(64)] {
+        for name in ["", "-a", "a.", "Alice", "a b", "a/b", "ä", "a\n", "root", &"a".repeat(64)] {
             assert!(name.parse::<UserName>().is_err(), "{name:?}");
         }
     }

@@ -3,7 +3,7 @@
 use super::{Ledger, LedgerError};
 use crate::home::Home;
 use dozen_core::admin::people::{self, Need, Role, Standing, User};
-use dozen_core::ids::AppName;
+use dozen_core::ids::{AppName, DeployRef};
 use std::os::unix::fs::MetadataExt;
 
 /// Where somebody on this machine asks from.
@@ -81,7 +81,17 @@ impl Ledger {
     /// # Errors
     /// They may not. Of an app that they may not know of it says what it would say were there none.
     pub fn authorise(&self, who: &Principal, what: &'static str, need: Need) -> Result<(), LedgerError> {
-        authorise(&self.home, who, what, &need)
+        self.decide(who, what, &need, None)
+    }
+
+    /// What was refused is written down with the deploy that it was about.
+    pub(super) fn decide(&self, who: &Principal, what: &'static str, need: &Need, deploy: Option<&DeployRef>) -> Result<(), LedgerError> {
+        let decided = authorise(&self.home, who, what, need);
+        // A home that cannot be read is nobody's refusal.
+        if let Err(LedgerError::Forbidden { .. } | LedgerError::Unproven { .. } | LedgerError::NotFound(_)) = decided {
+            self.note_refusal(who, what, need.role().map(|(app, _)| app), deploy);
+        }
+        decided
     }
 }
 

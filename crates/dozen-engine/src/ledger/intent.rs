@@ -1,20 +1,21 @@
 //! Every write of intent: what it is, what it needs, and the one way in.
 
 use super::certificates::CertificateSource;
+use super::events::Event;
 use super::{Ledger, LedgerError, Principal, Problem, write};
 use crate::port::Certificate;
 use crate::port::acme::Acme;
 use crate::port::certificate::Secret;
 use crate::port::certificates::Failure;
-use dozen_core::admin::people::Need;
+use dozen_core::admin::people::{Need, Role, UserName};
 use dozen_core::backing::ResourceKind;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
-use dozen_core::ids::{DeployRef, Generation, TypeName, Version};
+use dozen_core::ids::{AppName, DeployRef, Generation, TypeName, Version};
 use dozen_core::port::{Domain, Manners, Sticky};
 use dozen_core::release::{Slug, Status};
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -204,10 +205,87 @@ pub enum Intent {
         /// As a shell says it.
         exit_code: i32,
     },
+    /// There shall be an app that is new.
+    CreateApp {
+        /// Which.
+        app: AppName,
+    },
+    /// There shall be a deploy that is new.
+    CreateDeploy {
+        /// Which.
+        deploy: DeployRef,
+        /// With the config and the formation of this one, of the same app.
+        like: Option<DeployRef>,
+        /// When it is to be destroyed.
+        expires: Option<Timestamp>,
+        /// The branch that it is for.
+        branch: Option<String>,
+    },
+    /// A deploy that nobody runs shall be no more. What it ran is told by the events; slugs and files stay.
+    DestroyDeploy {
+        /// Which.
+        deploy: DeployRef,
+    },
+    /// An app without deploys shall be no more.
+    DestroyApp {
+        /// Which.
+        app: AppName,
+    },
+    /// A user shall be this to an app.
+    Grant {
+        /// Who.
+        user: UserName,
+        /// To which.
+        app: AppName,
+        /// What.
+        role: Role,
+    },
+    /// A user shall be nobody to an app.
+    Ungrant {
+        /// Who.
+        user: UserName,
+        /// To which.
+        app: AppName,
+    },
+    /// There shall be a user, who looks after the platform or does not.
+    AddUser {
+        /// Who.
+        user: UserName,
+        /// Whether they do.
+        admin: bool,
+    },
+    /// A user shall be none any more; their tokens are worth nothing from now on.
+    RemoveUser {
+        /// Who.
+        user: UserName,
+    },
+    /// A user shall have a token; [`Ledger::issue_token`] makes its text.
+    IssueToken {
+        /// Whose.
+        user: UserName,
+        /// What it is for.
+        label: String,
+        /// blake3 of its text.
+        hash: [u8; 32],
+        /// Until when.
+        expires: Option<Timestamp>,
+    },
+    /// A token shall be worth nothing any more.
+    RevokeToken {
+        /// Whose.
+        user: UserName,
+        /// Which.
+        id: u32,
+    },
+    /// There shall be an admin with a token, where there was no user yet; [`Ledger::first_token`] makes its text.
+    FirstToken {
+        /// blake3 of its text.
+        hash: [u8; 32],
+    },
 }
 
 impl Intent {
-    fn what(&self) -> &'static str {
+    pub(super) fn what(&self) -> &'static str {
         match self {
             Self::Adopt { .. } => "bring up an app",
             Self::Recover { .. } => "take up a deploy again",
@@ -230,40 +308,22 @@ impl Intent {
             Self::Stop { .. } => "stop and start processes",
             Self::Run { .. } => "run a one-off",
             Self::Ran { .. } => "end a one-off",
+            Self::CreateApp { .. } => "create an app",
+            Self::CreateDeploy { .. } => "create a deploy",
+            Self::DestroyDeploy { .. } => "destroy a deploy",
+            Self::DestroyApp { .. } => "destroy an app",
+            Self::Grant { .. } => "grant a role",
+            Self::Ungrant { .. } => "take a role away",
+            Self::AddUser { .. } => "add a user",
+            Self::RemoveUser { .. } => "remove a user",
+            Self::IssueToken { .. } => "issue a token",
+            Self::RevokeToken { .. } => "revoke a token",
+            Self::FirstToken { .. } => "make the first token",
         }
     }
 
     /// What somebody has to be for it.
     pub fn needs(&self) -> Need {
-        let app = || self.deploy().app.clone();
-        match self {
-            Self::Adopt { .. }
-            | Self::Recover { .. }
-            | Self::Configure { .. }
-            | Self::Attach { .. }
-            | Self::Release { .. }
-            | Self::Conclude { .. }
-            | Self::CameUp { .. }
-            | Self::Lead { .. }
-            | Self::Unlead { .. }
-            | Self::Treat { .. }
-            | Self::Split { .. }
-            | Self::Certify { .. }
-            | Self::Uncertify { .. }
-            | Self::Automate { .. }
-            | Self::Unobtained { .. }
-            | Self::Scale { .. }
-            | Self::Stop { .. }
-            | Self::Run { .. }
-            | Self::Ran { .. } => Need::Deploy(app()),
-            // All deploys of the home use it, and its terms bind whoever runs the platform.
-            Self::Account { .. } => Need::Platform,
-            // What comes back after a reboot is the machine's affair.
-            Self::Keep { .. } => Need::Host,
-        }
-    }
-
-    fn deploy(&self) -> &DeployRef {
         match self {
             Self::Adopt { deploy, .. }
             | Self::Recover { deploy, .. }
@@ -272,20 +332,82 @@ impl Intent {
             | Self::Release { deploy, .. }
             | Self::Conclude { deploy, .. }
             | Self::CameUp { deploy, .. }
-            | Self::Keep { deploy, .. }
             | Self::Lead { deploy, .. }
             | Self::Unlead { deploy, .. }
             | Self::Treat { deploy, .. }
+            | Self::Split { deploy, .. }
             | Self::Certify { deploy, .. }
             | Self::Uncertify { deploy, .. }
             | Self::Automate { deploy, .. }
-            | Self::Account { deploy, .. }
             | Self::Unobtained { deploy, .. }
-            | Self::Split { deploy, .. }
             | Self::Scale { deploy, .. }
             | Self::Stop { deploy, .. }
             | Self::Run { deploy, .. }
-            | Self::Ran { deploy, .. } => deploy,
+            | Self::Ran { deploy, .. }
+            | Self::CreateDeploy { deploy, .. } => Need::Deploy(deploy.app.clone()),
+            Self::DestroyDeploy { deploy } => Need::Own(deploy.app.clone()),
+            Self::DestroyApp { app } | Self::Grant { app, .. } | Self::Ungrant { app, .. } => Need::Own(app.clone()),
+            Self::IssueToken { user, .. } | Self::RevokeToken { user, .. } => Need::Be(user.clone()),
+            // All deploys of the home use the account, and its terms bind whoever looks after the platform.
+            Self::Account { .. } | Self::CreateApp { .. } | Self::AddUser { .. } | Self::RemoveUser { .. } => Need::Platform,
+            // What comes back after a reboot is the machine's affair.
+            Self::Keep { .. } | Self::FirstToken { .. } => Need::Host,
+        }
+    }
+
+    /// What is numbered by it: `v` and 12 are `v12`.
+    fn numbers(&self) -> Option<&'static str> {
+        match self {
+            Self::Release { .. } => Some("v"),
+            Self::Run { .. } => Some("run."),
+            Self::IssueToken { .. } => Some(""),
+            _ => None,
+        }
+    }
+
+    /// Of which app it is.
+    pub fn app(&self) -> Option<&AppName> {
+        match self {
+            Self::CreateApp { app } | Self::DestroyApp { app } | Self::Grant { app, .. } | Self::Ungrant { app, .. } => Some(app),
+            _ => self.deploy().map(|deploy| &deploy.app),
+        }
+    }
+
+    /// Of which deploy it is.
+    pub fn deploy(&self) -> Option<&DeployRef> {
+        match self {
+            Self::Adopt { deploy, .. }
+            | Self::Recover { deploy, .. }
+            | Self::Configure { deploy, .. }
+            | Self::Attach { deploy, .. }
+            | Self::Release { deploy, .. }
+            | Self::Conclude { deploy, .. }
+            | Self::CameUp { deploy, .. }
+            | Self::Lead { deploy, .. }
+            | Self::Unlead { deploy, .. }
+            | Self::Treat { deploy, .. }
+            | Self::Split { deploy, .. }
+            | Self::Certify { deploy, .. }
+            | Self::Uncertify { deploy, .. }
+            | Self::Automate { deploy, .. }
+            | Self::Unobtained { deploy, .. }
+            | Self::Scale { deploy, .. }
+            | Self::Stop { deploy, .. }
+            | Self::Run { deploy, .. }
+            | Self::Ran { deploy, .. }
+            | Self::CreateDeploy { deploy, .. }
+            | Self::Keep { deploy, .. }
+            | Self::Account { deploy, .. }
+            | Self::DestroyDeploy { deploy, .. } => Some(deploy),
+            Self::CreateApp { .. }
+            | Self::DestroyApp { .. }
+            | Self::Grant { .. }
+            | Self::Ungrant { .. }
+            | Self::AddUser { .. }
+            | Self::RemoveUser { .. }
+            | Self::IssueToken { .. }
+            | Self::RevokeToken { .. }
+            | Self::FirstToken { .. } => None,
         }
     }
 }
@@ -293,33 +415,43 @@ impl Intent {
 /// What a commit gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
-    /// The deploy's generation after it.
+    /// The deploy's generation after it; 0 where it is of none.
     pub generation: Generation,
-    /// The number of what was made: a release's, a config's, a one-off's or a resource's; 0 otherwise.
+    /// The number of what was made: a release's, a config's, a one-off's, a resource's or a token's; 0 otherwise.
     pub number: u32,
 }
 
 impl Ledger {
-    /// The one way in: authorises, then commits in one transaction that also counts the deploy's generation up.
+    /// The one way in: authorises, then commits in one transaction that also counts the deploy's generation up and writes down what was done.
     pub async fn commit(&self, who: &Principal, intent: Intent) -> Result<Committed, LedgerError> {
-        self.authorise(who, intent.what(), intent.needs())?;
-        let (vault, commits) = (self.vault.clone(), self.commits.clone());
-        let (who, attempt) = (who.name.clone(), intent.what());
-        self.run(attempt, move |c| {
+        let what = intent.what();
+        self.decide(who, what, &intent.needs(), intent.deploy())?;
+        let (vault, commits, by) = (self.vault.clone(), self.commits.clone(), who.clone());
+        let done = self.run(what, move |c| {
             let t = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let deploy = intent.deploy().clone();
-            let number = write::write(&t, &vault, &who, intent)?;
-            let name = deploy.to_string();
-            t.execute("UPDATE deploys SET generation = generation + 1 WHERE name = ?1", [&name])?;
-            let generation: u64 = t
-                .query_row("SELECT generation FROM deploys WHERE name = ?1", [&name], |r| r.get(0))
-                .optional()?
-                .ok_or_else(|| Problem::NotFound(format!("there is no deploy {name}")))?;
+            let now = Timestamp::now();
+            let (event, numbers, deploy) = (Event::of(&t, &vault, &intent)?, intent.numbers(), intent.deploy().cloned());
+            // What ends is counted for the last time, what begins for the first.
+            let ends = matches!(intent, Intent::DestroyDeploy { .. });
+            let last = if ends { count(&t, deploy.as_ref())? } else { Generation(0) };
+            let number = write::write(&t, &vault, &by, intent, now)?;
+            let generation = if ends { last } else { count(&t, deploy.as_ref())? };
+            event.numbered(numbers, number).record(&t, &by, now)?;
             t.commit()?;
             commits.send_modify(|n| *n += 1);
-            Ok(Committed { generation: Generation(generation), number })
-        })
-        .await
+            Ok(Committed { generation, number })
+        });
+        done.await.map_err(|e| self.veiled(who, e))
+    }
+
+    /// What somebody is told who may not know of all apps.
+    fn veiled(&self, who: &Principal, error: LedgerError) -> LedgerError {
+        let sees = |app: &AppName| who.sees(&self.home, app).unwrap_or(false);
+        match error {
+            LedgerError::Led { domain, deploy } if !deploy.parse().is_ok_and(|d: DeployRef| sees(&d.app)) => LedgerError::Taken { domain },
+            LedgerError::Own { domain, app } if !app.parse().is_ok_and(|app| sees(&app)) => LedgerError::Taken { domain },
+            other => other,
+        }
     }
 
     /// Whether domains could be led to a deploy now: none leads to another one.
@@ -328,12 +460,20 @@ impl Ledger {
     /// What [`Intent::Lead`] would fail with.
     pub async fn may_lead(&self, who: &Principal, deploy: &DeployRef, domains: Vec<Domain>) -> Result<(), LedgerError> {
         self.authorise(who, "add a domain", Need::Deploy(deploy.app.clone()))?;
-        let (deploy, who) = (deploy.clone(), who.name.clone());
-        self.run("see where domains lead", move |c| {
+        let (deploy, by) = (deploy.clone(), who.name.clone());
+        let seen = self.run("see where domains lead", move |c| {
             // It is done, and taken back as this ends.
             let t = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            domains.iter().try_for_each(|domain| write::lead(&t, &deploy, domain, "", &who))
-        })
-        .await
+            domains.iter().try_for_each(|domain| write::lead(&t, &deploy, domain, "", &by))
+        });
+        seen.await.map_err(|e| self.veiled(who, e))
     }
+}
+
+/// Counts a deploy's generation up. Of what is no deploy's there is none.
+fn count(c: &Connection, deploy: Option<&DeployRef>) -> Result<Generation, Problem> {
+    let Some(name) = deploy.map(ToString::to_string) else { return Ok(Generation(0)) };
+    let sql = "UPDATE deploys SET generation = generation + 1 WHERE name = ?1 RETURNING generation";
+    let counted: Option<u64> = c.query_row(sql, [&name], |r| r.get(0)).optional()?;
+    counted.map(Generation).ok_or_else(|| Problem::NotFound(format!("there is no deploy {name}")))
 }

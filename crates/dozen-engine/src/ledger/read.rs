@@ -384,6 +384,6 @@ fn attachment(c: &Connection, name: String, id: u32) -> Result<Attachment, Probl
     Ok(Attachment { name, kind, url, folder: Some(folder) })
 }
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Problem> {
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Problem> {
     text.parse().map_err(|e| Problem::Inconsistent(format!("{e}")))
 }

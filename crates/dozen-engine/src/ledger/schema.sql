@@ -23,7 +23,9 @@ CREATE TABLE deploys (
     acme             TEXT,                     -- JSON: whom its domains' certificates are asked of; null where nobody is
     paused_until     TEXT,                     -- when a pause ends by itself
     trusted          TEXT NOT NULL DEFAULT '', -- the proxies before the router: '10.0.0.0/8 192.0.2.1/32'
-    sticky           TEXT NOT NULL DEFAULT 'no' -- by what clients are known in a split: 'cookie', 'header:x-user'
+    sticky           TEXT NOT NULL DEFAULT 'no', -- by what clients are known in a split: 'cookie', 'header:x-user'
+    expires_at       TEXT,                     -- when it is to be destroyed; null where it is to stay
+    branch           TEXT                      -- the branch that it was made for
 ) STRICT;
 
 CREATE TABLE slugs (
@@ -148,3 +150,65 @@ CREATE TABLE acme_failures (
     again_at   TEXT NOT NULL,                  -- when the next is made
     PRIMARY KEY (deploy, directory, host)
 ) STRICT;
+
+CREATE TABLE destroyed (
+    uid         INTEGER PRIMARY KEY,           -- never given to another deploy: what it left may still lie somewhere
+    name        TEXT NOT NULL,                 -- the deploy that there was
+    generation  INTEGER NOT NULL,              -- one of the same name goes on from here
+    at          TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE users (
+    name        TEXT PRIMARY KEY,
+    admin       INTEGER NOT NULL,              -- 1: looks after the platform
+    created_at  TEXT NOT NULL,
+    created_by  TEXT NOT NULL,
+    removed_at  TEXT                           -- null while they are a user
+) STRICT;
+
+CREATE TABLE grants (
+    user  TEXT NOT NULL REFERENCES users (name),
+    app   TEXT NOT NULL REFERENCES apps (name),
+    role  TEXT NOT NULL CHECK (role IN ('viewer', 'deployer', 'owner')),
+    PRIMARY KEY (user, app)
+) STRICT;
+
+CREATE TABLE tokens (
+    id          INTEGER PRIMARY KEY,
+    user        TEXT NOT NULL REFERENCES users (name),
+    label       TEXT NOT NULL,                 -- what it is for
+    hash        BLOB NOT NULL UNIQUE,          -- blake3 of its text, which is kept nowhere
+    created_at  TEXT NOT NULL,
+    created_by  TEXT NOT NULL,
+    expires_at  TEXT,
+    revoked_at  TEXT,
+    used_at     TEXT,                          -- to a minute
+    used_from   TEXT
+) STRICT;
+
+CREATE TABLE events (
+    id          INTEGER PRIMARY KEY,
+    at          TEXT NOT NULL,                 -- always with six digits after the second, so that its order is that of text
+    who         TEXT NOT NULL,
+    from_where  TEXT,                          -- 'local', or an address
+    deploy      TEXT,                          -- also of one that is no more
+    app         TEXT,
+    what        TEXT NOT NULL,
+    detail      TEXT NOT NULL,
+    result      TEXT NOT NULL CHECK (result IN ('done', 'failed', 'refused'))
+) STRICT;
+
+CREATE INDEX events_of_apps ON events (app);
+
+CREATE TRIGGER events_stay BEFORE UPDATE ON events BEGIN
+    SELECT RAISE(ABORT, 'events are never changed');
+END;
+
+CREATE TRIGGER events_last BEFORE DELETE ON events BEGIN
+    SELECT RAISE(ABORT, 'events are never deleted');
+END;
+
+-- INSERT OR REPLACE asks no trigger of DELETE.
+CREATE TRIGGER events_follow BEFORE INSERT ON events WHEN EXISTS (SELECT 1 FROM events WHERE id = NEW.id) BEGIN
+    SELECT RAISE(ABORT, 'events are never replaced');
+END;

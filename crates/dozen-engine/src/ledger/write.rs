@@ -1,19 +1,17 @@
 //! What each intent does to the ledger.
 
-use super::certificates;
-use super::{Intent, Problem};
+use super::apps::{self, Occasion};
+use super::people::{self, Wanted};
+use super::{Intent, Principal, Problem, certificates};
+use crate::config::Vault;
 use dozen_core::ids::{DeployRef, Version};
 use dozen_core::port::{Domain, Sticky};
 use dozen_core::release::{Slug, Status};
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-/// The first uid that deploys get where dozen may choose: above what distributions, containers and systemd hand out (below 2¹⁹ and
-/// 524288 onwards in blocks of 65536; this block of 10,000 is none of theirs by default).
-const FIRST_UID: u32 = 480_000;
-
-pub(super) fn write(c: &Connection, vault: &crate::config::Vault, who: &str, intent: Intent) -> Result<u32, Problem> {
-    let now = Timestamp::now().to_string();
+pub(super) fn write(c: &Connection, vault: &Vault, principal: &Principal, intent: Intent, at: Timestamp) -> Result<u32, Problem> {
+    let (who, now) = (principal.name.as_str(), at.to_string());
     match intent {
         Intent::Adopt { deploy, folder } => {
             let folder = folder.map(|f| f.to_string_lossy().into_owned());
@@ -21,11 +19,7 @@ pub(super) fn write(c: &Connection, vault: &crate::config::Vault, who: &str, int
                 "INSERT INTO apps (name, folder, created_at) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET folder = ifnull(?2, folder)",
                 params![deploy.app.as_str(), folder, now],
             )?;
-            c.execute(
-                "INSERT INTO deploys (name, app, uid, generation, created_at)
-                 VALUES (?1, ?2, (SELECT ifnull(max(uid) + 1, ?3) FROM deploys), 0, ?4) ON CONFLICT (name) DO NOTHING",
-                params![deploy.to_string(), deploy.app.as_str(), FIRST_UID, now],
-            )?;
+            apps::add_deploy(c, &deploy, &Occasion::default(), &now)?;
             Ok(0)
         }
         Intent::Recover { deploy, running } => {
@@ -181,6 +175,22 @@ pub(super) fn write(c: &Connection, vault: &crate::config::Vault, who: &str, int
             )?;
             Ok(number)
         }
+        Intent::CreateApp { app } => apps::create(c, &app, &now).map(|()| 0),
+        Intent::CreateDeploy { deploy, like, expires, branch } => {
+            let occasion = Occasion { expires, branch: branch.as_deref() };
+            apps::create_deploy(c, vault, &deploy, like.as_ref(), &occasion, (&now, who)).map(|()| 0)
+        }
+        Intent::DestroyDeploy { deploy } => apps::destroy_deploy(c, &deploy, &now).map(|()| 0),
+        Intent::DestroyApp { app } => apps::destroy(c, &app).map(|()| 0),
+        Intent::Grant { user, app, role } => people::grant(c, &user, &app, role).map(|()| 0),
+        Intent::Ungrant { user, app } => people::ungrant(c, &user, &app).map(|()| 0),
+        Intent::AddUser { user, admin } => people::add(c, &user, admin, (&now, who)).map(|()| 0),
+        Intent::RemoveUser { user } => people::remove(c, &user, &now).map(|()| 0),
+        Intent::IssueToken { user, label, hash, expires } => {
+            people::issue(c, principal, &Wanted { user: &user, label: &label, hash, expires }, at)
+        }
+        Intent::RevokeToken { user, id } => people::revoke(c, &user, id, &now).map(|()| 0),
+        Intent::FirstToken { hash } => people::first(c, principal, hash, at),
         Intent::Ran { deploy, number, exit_code } => {
             // Whoever ran it knows best, also where it was taken for lost meanwhile.
             c.execute(
