@@ -32,6 +32,9 @@ impl Policy {
         backoff: Backoff::STANDARD,
     };
 
+    /// What a server does (Heroku's times).
+    pub const SERVER: Self = Self { grace: SignedDuration::from_secs(30), ..Self::UP };
+
     /// The times of one process type: what the app says of it goes over what the platform does.
     #[must_use]
     pub fn with(&self, rules: &Rules) -> Self {

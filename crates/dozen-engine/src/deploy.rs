@@ -336,7 +336,8 @@ impl Floor {
             // What failed to come up was taken back: the release that serves has this config.
             return Ok(Configured { changes: config.changes(&next), version: None });
         }
-        let current = current.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
+        // The first release will have it.
+        let Some(current) = current else { return Ok(Configured { changes, version: None }) };
         let slug = Slug { commit: current.commit.clone(), ..store::open(self.home(), &current.slug)? };
         let cause = Cause::Config(changes.clone());
         let release = self.make(who, slug, number, None, (current.python, current.node), &cause).await?;

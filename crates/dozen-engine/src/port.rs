@@ -61,7 +61,7 @@ pub struct Listeners {
     tls: Option<Door>,
 }
 
-/// 127.0.0.1 and, where the machine has it, ::1, on one port.
+/// One address or, of this machine only, 127.0.0.1 and, where the machine has it, ::1; on one port.
 #[derive(Debug)]
 struct Door {
     sockets: Vec<TcpListener>,
@@ -123,10 +123,15 @@ pub enum PortError {
 /// # Errors
 /// The port is taken ([`PortError::Taken`] says by whom) or may not be bound.
 pub fn bind(port: Option<u16>) -> Result<Listeners, PortError> {
+    bind_on(None, port)
+}
+
+/// The same on another address.
+fn bind_on(address: Option<IpAddr>, port: Option<u16>) -> Result<Listeners, PortError> {
     let plain = match port {
-        Some(port) => named(port),
+        Some(port) => named(address, port),
         None => (FIRST_PORT..FIRST_PORT + TRIED_PORTS)
-            .find_map(|port| match bind_both(port) {
+            .find_map(|port| match bind_all(address, port) {
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse => None,
                 other => Some(other.map_err(|source| explain(port, source))),
             })
@@ -136,14 +141,14 @@ pub fn bind(port: Option<u16>) -> Result<Listeners, PortError> {
 }
 
 /// A port that was asked for, or any.
-fn named(port: u16) -> Result<Door, PortError> {
-    let mut bound = bind_both(port);
+fn named(address: Option<IpAddr>, port: u16) -> Result<Door, PortError> {
+    let mut bound = bind_all(address, port);
     // The kernel chooses for IPv4; the same number may be taken on IPv6, so it gets a few chances.
     for _ in 0..if port == 0 { 16 } else { 0 } {
         if bound.is_ok() {
             break;
         }
-        bound = bind_both(port);
+        bound = bind_all(address, port);
     }
     bound.map_err(|source| explain(port, source))
 }
@@ -154,7 +159,7 @@ impl Listeners {
     /// # Errors
     /// As [`bind`].
     pub fn with_https(self, port: u16) -> Result<Self, PortError> {
-        Ok(Self { tls: Some(named(port)?), ..self })
+        Ok(Self { tls: Some(named(None, port)?), ..self })
     }
     /// The port of plain HTTP, on both addresses.
     pub fn port(&self) -> u16 {
@@ -197,7 +202,12 @@ impl Door {
     }
 }
 
-fn bind_both(port: u16) -> io::Result<Door> {
+fn bind_all(address: Option<IpAddr>, port: u16) -> io::Result<Door> {
+    if let Some(address) = address {
+        let socket = listen(SocketAddr::new(address, port))?;
+        let port = socket.local_addr()?.port();
+        return Ok(Door { sockets: vec![socket], port });
+    }
     let four = listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))?;
     let port = four.local_addr()?.port();
     match listen(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {

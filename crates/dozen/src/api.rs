@@ -1,12 +1,13 @@
-//! The API that every command speaks: HTTP and JSON over a Unix socket, each peer known by its credentials and the token that it shows.
+//! The API that every command speaks: HTTP and JSON. Over a Unix socket each peer is known by its credentials and the token that it shows, by
+//! way of a server's router by its user's token alone.
 //!
-//! A server will serve the same routes for many deploys. Where nothing runs, the command line serves itself the same routes in its own process,
-//! so that there is one way to do a thing.
+//! A server serves the same routes for many deploys. Where nothing runs, the command line serves itself the same routes in its own process, so
+//! that there is one way to do a thing.
 
 use anyhow::Result;
 use axum::Router;
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use axum::{Extension, Json};
@@ -16,7 +17,7 @@ use dozen_core::config::{ConfigError, MASK, MASKED_FROM, Origin, Var};
 use dozen_core::ids::DeployRef;
 use dozen_core::logs::Filter;
 use dozen_engine::deploy::{ConfigChange, DeployError, Floor};
-use dozen_engine::ledger::{Intent, LedgerError, Principal};
+use dozen_engine::ledger::{Intent, Ledger, LedgerError, Principal};
 use dozen_engine::output::{Event, Output};
 use dozen_engine::port::certificates::Keeper;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,6 +31,7 @@ mod certs;
 pub(crate) mod event;
 mod front;
 mod peers;
+pub(crate) mod platform;
 mod processes;
 mod releases;
 mod runs;
@@ -55,6 +57,8 @@ pub(crate) struct Served {
     pub(crate) keeper: Option<Arc<Keeper>>,
     /// Whether what it runs outlives it.
     pub(crate) lasting: bool,
+    /// Whether it is one of a server's, which neither ends with it nor leaves it to another.
+    pub(crate) of_server: bool,
     /// Told when someone asks it to end.
     pub(crate) down: Notify,
     /// Told when it is to end and leave what runs to another control part.
@@ -70,8 +74,36 @@ pub(crate) struct Failure {
     kind: wire::ProblemKind,
 }
 
-/// The routes.
+/// What an API serves: one deploy, or all of a server.
+pub(crate) trait Deploys: Send + Sync + 'static {
+    /// What everything here stands in.
+    fn ledger(&self) -> &Ledger;
+    /// A deploy that is served here.
+    fn served(&self, deploy: &DeployRef) -> Option<Arc<Served>>;
+    /// What is said of one that is not.
+    fn unserved(&self, deploy: &DeployRef) -> String;
+}
+
+impl Deploys for Arc<Served> {
+    fn ledger(&self) -> &Ledger {
+        &self.floor.ledger
+    }
+    fn served(&self, deploy: &DeployRef) -> Option<Arc<Served>> {
+        (*deploy == self.floor.deploy).then(|| self.clone())
+    }
+    fn unserved(&self, _: &DeployRef) -> String {
+        format!("only {} is served here", self.floor.deploy)
+    }
+}
+
+/// The routes of one deploy.
 pub(crate) fn router(served: Arc<Served>) -> Router {
+    let deploys: Arc<dyn Deploys> = Arc::new(served);
+    Router::new().merge(of_deploys(deploys.clone())).layer(axum::middleware::from_fn_with_state(deploys, known))
+}
+
+/// The routes of each of these deploys, for who is known.
+pub(crate) fn of_deploys(deploys: Arc<dyn Deploys>) -> Router {
     let deploy = Router::new()
         .route("/", get(info))
         .route("/processes", get(processes::list))
@@ -97,9 +129,8 @@ pub(crate) fn router(served: Arc<Served>) -> Router {
         .route("/stop", post(stop));
     Router::new()
         .nest("/v1/apps/{app}/deploys/{deploy}", deploy)
-        .layer(axum::middleware::from_fn_with_state(served.clone(), known))
+        .layer(axum::middleware::from_fn_with_state(deploys, found))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
-        .with_state(served)
 }
 
 /// Where an API is reached, and what its peers have to show.
@@ -136,9 +167,14 @@ pub(crate) async fn serve(Door { listener, token }: Door, router: Router) {
     }
 }
 
-/// Answers one connection.
+/// Answers one connection of this peer.
 pub(crate) async fn answer(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static, router: Router, peer: Peer) {
-    let service = hyper_util::service::TowerToHyperService::new(router.layer(Extension(peer)));
+    answer_any(stream, router.layer(Extension(peer))).await;
+}
+
+/// Answers one connection.
+async fn answer_any(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static, router: Router) {
+    let service = hyper_util::service::TowerToHyperService::new(router);
     // A peer that goes away mid-request is its own affair.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -148,34 +184,61 @@ pub(crate) async fn answer(stream: impl tokio::io::AsyncRead + tokio::io::AsyncW
         .await;
 }
 
-/// Says who asks, and refuses peers that may do nothing here and deploys that are not served here.
-async fn known(
-    State(served): State<Arc<Served>>,
+/// Says who asks.
+pub(crate) async fn known(
+    State(_): State<Arc<dyn Deploys>>,
     Extension(Peer { who, token }): Extension<Peer>,
     mut request: axum::extract::Request,
     next: axum::middleware::Next,
 ) -> Response {
     let proven = token.map_or(who.proven, |token| token.is_in(request.headers()));
-    let who = Principal { proven, ..who };
-    if let Err(e) = served.floor.ledger.authorise(&who, "use this deploy", Need::Host) {
-        return Failure::from(DeployError::from(e)).into_response();
-    }
-    request.extensions_mut().insert(who);
-    let wanted = request.uri().path().strip_prefix("/v1/apps/").and_then(|rest| {
-        let mut parts = rest.split('/');
-        let (app, word, deploy) = (parts.next()?, parts.next()?, parts.next()?);
-        (word == "deploys").then(|| format!("{app}/{deploy}"))
-    });
-    if wanted.is_some_and(|w| w != served.floor.deploy.to_string()) {
-        return Failure::new(StatusCode::NOT_FOUND, format!("only {} is served here", served.floor.deploy)).into_response();
-    }
+    request.extensions_mut().insert(Principal { proven, ..who });
     next.run(request).await
 }
 
-type Shared = State<Arc<Served>>;
+/// Finds the deploy that a request is about, and refuses who may not ask that of it.
+async fn found(
+    State(deploys): State<Arc<dyn Deploys>>,
+    Extension(who): Extension<Principal>,
+    mut request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
+    let of = |text: &str| -> Option<(DeployRef, String)> {
+        let mut parts = text.strip_prefix("/v1/apps/")?.splitn(4, '/');
+        let (app, word, deploy) = (parts.next()?, parts.next()?, parts.next()?);
+        let deploy = DeployRef { app: app.parse().ok()?, deploy: deploy.parse().ok()? };
+        (word == "deploys").then(|| (deploy, parts.next().unwrap_or_default().to_owned()))
+    };
+    let Some((deploy, rest)) = of(request.uri().path()) else {
+        return Failure::new(StatusCode::NOT_FOUND, "there is no such route; do both sides run the same dozen?").into_response();
+    };
+    let need = needs(request.method(), &rest, &deploy);
+    if let Err(e) = deploys.ledger().authorise(&who, "use this deploy", need) {
+        return Failure::from(DeployError::from(e)).into_response();
+    }
+    let Some(served) = deploys.served(&deploy) else {
+        return Failure::new(StatusCode::NOT_FOUND, deploys.unserved(&deploy)).into_response();
+    };
+    request.extensions_mut().insert(served);
+    next.run(request).await
+}
+
+/// What somebody has to be for a request about a deploy. What is done is asked once more where it is done, by what it needs itself.
+fn needs(method: &Method, rest: &str, deploy: &DeployRef) -> Need {
+    let app = deploy.app.clone();
+    match (method, rest) {
+        (_, "stop" | "handover") => Need::Host,
+        // Values of config vars are among it.
+        (&Method::GET, "config") => Need::Deploy(app),
+        (&Method::GET, _) => Need::View(app),
+        _ => Need::Deploy(app),
+    }
+}
+
+type Shared = Extension<Arc<Served>>;
 type Answer<T> = Result<Json<T>, Failure>;
 
-async fn info(State(served): Shared) -> Answer<wire::Info> {
+async fn info(Extension(served): Shared) -> Answer<wire::Info> {
     let release = served.floor.ledger.current(&served.floor.deploy).await.map_err(DeployError::from)?;
     Ok(Json(wire::Info {
         deploy: served.floor.deploy.to_string(),
@@ -187,7 +250,7 @@ async fn info(State(served): Shared) -> Answer<wire::Info> {
     }))
 }
 
-async fn logs(State(served): Shared, Query(query): Query<wire::Logs>) -> Result<Response, Failure> {
+async fn logs(Extension(served): Shared, Query(query): Query<wire::Logs>) -> Result<Response, Failure> {
     let filter = query.filter().map_err(|message| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, message))?;
     Ok(log_stream(&served, query.number(), query.tail, filter).into_response())
 }
@@ -223,7 +286,7 @@ fn log_stream(served: &Arc<Served>, last: Option<usize>, tail: bool, filter: Fil
     axum::body::Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(stream))
 }
 
-async fn config(State(served): Shared) -> Answer<wire::Config> {
+async fn config(Extension(served): Shared) -> Answer<wire::Config> {
     let floor = &served.floor;
     let (version, config) = floor.ledger.config(&floor.deploy).await.map_err(DeployError::from)?;
     let ids = floor.ledger.attachments(&floor.deploy).await.map_err(DeployError::from)?;
@@ -247,14 +310,18 @@ impl wire::Var {
 }
 
 async fn configure(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::Configure>,
 ) -> Answer<wire::Configured> {
     let set = body.set.into_iter().map(|(k, value)| (k, Var { value, origin: Origin::Set, plain: body.plain })).collect();
     let change = ConfigChange { set, unset: body.unset, keep_plain: body.keep_plain, at: body.at };
-    let done = lasting(async move { served.floor.configure(&who, change, &Notes).await.map(|done| (done, served.floor.serving)) }).await?;
-    let (done, serving) = done;
+    let changed = async move {
+        let floor = &served.floor;
+        let done = floor.configure(&who, change, &Notes).await?;
+        Ok((done, floor.serving && floor.ledger.current(&floor.deploy).await?.is_some()))
+    };
+    let (done, serving) = lasting(changed).await?;
     Ok(Json(wire::Configured {
         set: done.changes.set,
         marked: done.changes.marked,
@@ -270,8 +337,11 @@ async fn lasting<T: Send + 'static>(work: impl Future<Output = Result<T, DeployE
     Ok(done.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the change ended early: {e}")))??)
 }
 
-async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
+async fn stop(Extension(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
     served.floor.ledger.authorise(&who, "stop a deploy", Need::Host).map_err(DeployError::from)?;
+    if served.of_server {
+        return Err(of_server(&served.floor.deploy));
+    }
     if !served.floor.serving {
         return Err(DeployError::NotServing(served.floor.deploy.clone()).into());
     }
@@ -281,10 +351,18 @@ async fn stop(State(served): Shared, Extension(who): Extension<Principal>) -> An
     Ok(Json(wire::Stopping { pid: std::process::id() }))
 }
 
+fn of_server(deploy: &DeployRef) -> Failure {
+    let message = format!("{deploy} is one of `dozen server`'s (pid {}), and ends with it", std::process::id());
+    Failure { hint: Some(format!("`dozen stop -a {deploy}` stops its processes.")), ..Failure::new(StatusCode::CONFLICT, message) }
+}
+
 /// Leaves all that lasts to another control part, once no change of releases is under way.
-async fn hand_over(State(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
+async fn hand_over(Extension(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
     served.floor.ledger.authorise(&who, "take over a deploy", Need::Host).map_err(DeployError::from)?;
     let deploy = &served.floor.deploy;
+    if served.of_server {
+        return Err(of_server(deploy));
+    }
     if !served.lasting {
         return Err(Failure::new(StatusCode::CONFLICT, format!("what runs of {deploy} ends with its `dozen up`")));
     }

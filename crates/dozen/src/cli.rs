@@ -34,6 +34,7 @@ pub(crate) mod resume;
 mod rollback;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod server;
 pub(crate) mod static_files;
 pub(crate) mod target;
 pub(crate) mod up;
@@ -163,6 +164,12 @@ pub(crate) enum Command {
     Console(console::ConsoleArgs),
     /// List the one-offs, the latest first; stop one
     Runs(runs::RunsArgs),
+    /// Run many deploys behind one address, until Ctrl-C
+    ///
+    /// The platform for one machine and a small team: apps are pushed to it, released, promoted, scaled. One router leads each host to its deploy;
+    /// the API, git and webhooks are a host of it, too. Settings come from these flags and the environment alone. It starts what it ran before;
+    /// killed, it leaves all of it running, and the next one takes it over. Ctrl-C and SIGTERM stop everything.
+    Server(server::ServerArgs),
     /// Serve a folder of files: a static site, or the page of an app that runs in the browser
     ///
     /// On $PORT, as in a Procfile's `web: dozen static dist --spa`; without one on this machine only. Conditional and range requests, files
@@ -225,6 +232,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Run(args) => run::run(args, settings, printer).await,
         Command::Console(args) => console::run(args, settings, printer).await,
         Command::Runs(args) => runs::run(args, settings, printer).await,
+        Command::Server(args) => server::run(args, settings, printer).await,
         Command::Static(args) => static_files::run(args, printer).await,
         Command::Doctor(args) => doctor::run(args, settings, printer).await,
         Command::Completions(args) => {

@@ -86,13 +86,14 @@ impl Client {
     /// Serves the deploy in this process, whoever else does.
     pub(crate) async fn here(settings: &Settings, deploy: DeployRef) -> Result<Self> {
         let ledger = Ledger::open(&settings.home)?;
-        let floor = floor(settings, ledger, &deploy, None, None, false).await?;
+        let floor = floor(settings, ledger, &deploy, About::up(&deploy, None, None, false)).await?;
         let served = Arc::new(api::Served {
             floor,
             url: None,
             https_url: None,
             keeper: None,
             lasting: false,
+            of_server: false,
             down: Notify::new(),
             leave: Notify::new(),
         });
@@ -188,20 +189,38 @@ async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>> {
     })
 }
 
-/// Everything that acts on a deploy of this home, with or without a formation to serve. `lasting`: what it starts outlives this process.
-pub(crate) async fn floor(
-    settings: &Settings,
-    ledger: Ledger,
-    deploy: &DeployRef,
-    router: Option<Line>,
-    lasting: Option<Notes>,
-    serving: bool,
-) -> Result<Floor> {
+/// How a deploy is to be served.
+pub(crate) struct About {
+    /// What leads requests to it, where anything does.
+    pub(crate) line: Option<Line>,
+    /// The names that it has by itself.
+    pub(crate) names: Vec<Domain>,
+    /// Whether it is the only app, and answers any host name.
+    pub(crate) any_host: bool,
+    /// Where what it starts is written down that outlives this process.
+    pub(crate) lasting: Option<Notes>,
+    /// Times.
+    pub(crate) policy: Policy,
+    /// Whether a formation is kept running.
+    pub(crate) serving: bool,
+}
+
+impl About {
+    /// As `up` does: it serves one app, and whatever name the router is called by, that is meant.
+    pub(crate) fn up(deploy: &DeployRef, line: Option<Line>, lasting: Option<Notes>, serving: bool) -> Self {
+        let names = Domain::of_app(&deploy.app).into_iter().collect();
+        Self { line, names, any_host: true, lasting, policy: Policy::UP, serving }
+    }
+}
+
+/// Everything that acts on a deploy of this home, with or without a formation to serve.
+pub(crate) async fn floor(settings: &Settings, ledger: Ledger, deploy: &DeployRef, about: About) -> Result<Floor> {
+    let About { line, names, any_host, lasting, policy, serving } = about;
     let store = Arc::new(Store::open(settings.home.logs(deploy))?);
     let observed = Observed::new(store.clone());
     let uid = ledger.deploy(deploy).await?.map_or_else(|| rustix::process::getuid().as_raw(), |(uid, _)| uid);
     let layers = dozen_engine::processes::isolation(&settings.exe).await;
-    if router.is_some() {
+    if line.is_some() {
         // What it could not do is said by `ps`.
         let _ = dozen_engine::port::guard::probe().await;
     }
@@ -211,12 +230,11 @@ pub(crate) async fn floor(
         store,
         isolation: layers.isolation,
         uid,
-        policy: Policy::UP,
-        router,
+        policy,
+        router: line,
         lasting,
-        names: Domain::of_app(&deploy.app).into_iter().collect(),
-        // `up` serves one app: whatever name the router is called by, it is meant.
-        any_host: true,
+        names,
+        any_host,
         report: observed.clone(),
     });
     Ok(Floor::new(ledger, deploy.clone(), settings.exe.clone(), driver, observed, serving))

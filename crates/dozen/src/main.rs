@@ -7,6 +7,7 @@
 mod api;
 mod cli;
 mod client;
+mod house;
 mod printer;
 mod programs;
 mod running;

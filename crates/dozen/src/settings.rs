@@ -7,7 +7,7 @@ use dozen_engine::home::Home;
 use std::path::PathBuf;
 
 /// What every command needs to know.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// Where the state is.
     pub(crate) home: Home,

@@ -36,6 +36,8 @@ pub struct Keeper {
     shown: Mutex<Shown>,
     /// Held while an order is under way.
     orders: Mutex<()>,
+    /// What the deploy is called by itself.
+    names: Vec<String>,
 }
 
 /// An order that came to nothing.
@@ -93,11 +95,13 @@ pub enum KeeperError {
 }
 
 impl Keeper {
-    /// Of this deploy's router, which listens for HTTPS.
-    pub fn of(floor: &Floor) -> Self {
+    /// Of this deploy's router, which listens for HTTPS. By itself the deploy has these names, of which those are certified here that nobody
+    /// has on the Internet.
+    pub fn of(floor: &Floor, names: &[Domain]) -> Self {
+        let names = names.iter().map(|name| name.host().to_owned()).filter(|name| ca::may_certify(name)).collect();
         let (ledger, deploy, driver) = (floor.ledger.clone(), floor.deploy.clone(), floor.driver.clone());
         let (observed, shown, orders) = (floor.observed.clone(), Mutex::default(), Mutex::default());
-        Self { ledger, deploy, driver, observed, shown, orders }
+        Self { ledger, deploy, driver, observed, shown, orders, names }
     }
 
     /// Has the router show what it should. When this answers, it does.
@@ -165,10 +169,9 @@ impl Keeper {
         let mut all: Vec<Certificate> = rows.into_iter().map(|row| row.certificate).filter(|c| c.not_after > now).collect();
         // Of two for one name the one that lasts longer is shown.
         all.sort_by_key(|c| std::cmp::Reverse(c.not_after));
-        let own = format!("{}.localhost", self.deploy.app);
         let loopback = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         // Who names no host has asked for an address.
-        let first: Vec<String> = std::iter::once(own).chain(loopback).collect();
+        let first: Vec<String> = self.names.iter().cloned().chain(loopback).collect();
         all.push(Certificate { fallback: true, ..shown.certified(self.ledger.home(), first, now)? });
         for domain in self.ledger.domains(&self.deploy).await? {
             if ca::may_certify(domain.host()) && !all.iter().any(|c| c.is_for(&domain)) {

@@ -1,10 +1,13 @@
 //! Which public ports are asked for, and what comes of it where a router has some already.
 
-use super::{Door, Listeners, PortError, bind, named};
+use super::{Door, Listeners, PortError, bind_on, named};
+use std::net::IpAddr;
 
 /// The ports that were asked for; 0 is any. `None` takes what is there: for HTTP the next free one, for HTTPS none.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ports {
+    /// Of this address; `None` is this machine only, 127.0.0.1 and ::1.
+    pub address: Option<IpAddr>,
     /// Of plain HTTP.
     pub http: Option<u16>,
     /// Of HTTPS.
@@ -33,7 +36,7 @@ impl Ports {
     /// # Errors
     /// As [`bind`].
     pub fn ahead(self, http: u16, https: Option<u16>) -> Result<Ahead, PortError> {
-        let missing = |asked: Option<u16>, has| asked.filter(|_| !fits(asked, has)).map(named).transpose();
+        let missing = |asked: Option<u16>, has| asked.filter(|_| !fits(asked, has)).map(|port| named(self.address, port)).transpose();
         Ok(Ahead { plain: missing(self.http, Some(http))?, tls: missing(self.https, https)? })
     }
 
@@ -55,17 +58,18 @@ impl Ports {
     /// # Errors
     /// As [`bind`].
     pub fn bind(self, ahead: Ahead, last: Option<(u16, Option<u16>)>) -> Result<Listeners, PortError> {
-        let again =
-            |asked: Option<u16>, last: Option<u16>| last.filter(|_| asked.is_none_or(|port| port == 0)).and_then(|port| named(port).ok());
+        let again = |asked: Option<u16>, last: Option<u16>| {
+            last.filter(|_| asked.is_none_or(|port| port == 0)).and_then(|port| named(self.address, port).ok())
+        };
         let (http, https) = last.map_or((None, None), |(http, https)| (Some(http), https));
         let plain = match ahead.plain.or_else(|| again(self.http, http)) {
             Some(door) => door,
-            None => bind(self.http)?.plain,
+            None => bind_on(self.address, self.http)?.plain,
         };
         let tls = match ahead.tls.or_else(|| again(self.https, https)) {
             Some(door) => Some(door),
             // One that had HTTPS has it again, on another port if need be.
-            None => self.https.or(https.map(|_| 0)).map(named).transpose()?,
+            None => self.https.or(https.map(|_| 0)).map(|port| named(self.address, port)).transpose()?,
         };
         Ok(Listeners { plain, tls })
     }
@@ -77,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_there_or_is_not() {
-        let ports = |http, https| Ports { http, https };
+        let ports = |http, https| Ports { http, https, address: None };
         for (asked, fits) in [
             (ports(None, None), true),
             (ports(Some(0), Some(0)), true),
@@ -92,10 +96,10 @@ mod tests {
 
     #[test]
     fn a_successor_keeps_the_ports_that_stay() {
-        let any = Ports { http: Some(0), https: None };
+        let any = Ports { http: Some(0), ..Ports::default() };
         let running = any.bind(Ahead::default(), None).expect("free");
         assert_eq!(running.https_port(), None);
-        let more = Ports { http: None, https: Some(0) };
+        let more = Ports { https: Some(0), ..Ports::default() };
         let ahead = more.ahead(running.port(), running.https_port()).expect("free");
         let next = more.beside(ahead, &running).expect("copied");
         assert_eq!(next.port(), running.port());

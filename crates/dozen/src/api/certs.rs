@@ -3,7 +3,6 @@
 use super::{Answer, Failure, Served, Shared, wire};
 use axum::Extension;
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use dozen_core::admin::people::Need;
 use dozen_core::port::Domain;
@@ -15,7 +14,7 @@ use dozen_engine::port::{Certificate, ca};
 use jiff::Timestamp;
 
 /// `GET /certificates`
-pub(super) async fn list(State(served): Shared) -> Answer<wire::Certs> {
+pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Certs> {
     let (rows, domains) = known(&served).await?;
     let now = Timestamp::now();
     let covered = |domain: &Domain| rows.iter().any(|row| row.certificate.not_after > now && row.certificate.is_for(domain));
@@ -34,7 +33,7 @@ pub(super) async fn list(State(served): Shared) -> Answer<wire::Certs> {
 
 /// `POST /certificates`
 pub(super) async fn add(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::AddCert>,
 ) -> Answer<wire::Cert> {
@@ -52,7 +51,7 @@ pub(super) async fn add(
 
 /// `POST /certificates/auto`
 pub(super) async fn automate(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::AutoCerts>,
 ) -> Answer<wire::Automated> {
@@ -99,7 +98,7 @@ async fn automatic(served: &Served, domains: &[Domain]) -> Result<Option<wire::A
 
 /// `POST /certificates/remove`
 pub(super) async fn remove(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::RemoveCert>,
 ) -> Answer<wire::Cert> {

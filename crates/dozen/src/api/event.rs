@@ -10,6 +10,13 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub(crate) enum Event {
+    /// `server` answers.
+    Serving {
+        /// Its API's.
+        url: String,
+        /// The first token, the first time.
+        token: Option<String>,
+    },
     /// A part of the build begins.
     Step {
         /// For people.

@@ -3,7 +3,6 @@
 use super::{Answer, Failure, Served, Shared, wire};
 use axum::Extension;
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use dozen_core::ids::{InvalidName, Version};
 use dozen_core::port::{Domain, Front, Sticky};
@@ -13,7 +12,7 @@ use dozen_engine::port::certificates::Standing;
 use std::time::Duration;
 
 /// `GET /domains`
-pub(super) async fn domains(State(served): Shared) -> Answer<wire::Domains> {
+pub(super) async fn domains(Extension(served): Shared) -> Answer<wire::Domains> {
     let front = served.floor.front().await?;
     let deploy = served.floor.deploy.to_string();
     Ok(Json(wire::Domains { deploy, serving: served.floor.serving, domains: all(&served, &front) }))
@@ -21,7 +20,7 @@ pub(super) async fn domains(State(served): Shared) -> Answer<wire::Domains> {
 
 /// `PATCH /domains`
 pub(super) async fn change_domains(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::ChangeDomains>,
 ) -> Answer<wire::ChangedDomains> {
@@ -91,14 +90,14 @@ fn all(served: &Served, front: &Front) -> Vec<wire::Domain> {
 }
 
 /// `GET /manners`
-pub(super) async fn manners(State(served): Shared) -> Answer<wire::Manners> {
+pub(super) async fn manners(Extension(served): Shared) -> Answer<wire::Manners> {
     let front = served.floor.front().await?;
     Ok(Json(shown(&served, &front).await?))
 }
 
 /// `PATCH /manners`
 pub(super) async fn treat(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::Treat>,
 ) -> Answer<wire::Manners> {
@@ -115,13 +114,13 @@ pub(super) async fn treat(
 }
 
 /// `GET /split`
-pub(super) async fn split(State(served): Shared) -> Answer<wire::Split> {
+pub(super) async fn split(Extension(served): Shared) -> Answer<wire::Split> {
     Ok(Json(parts(&served).await?))
 }
 
 /// `PUT /split`
 pub(super) async fn change_split(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::ChangeSplit>,
 ) -> Answer<wire::Split> {

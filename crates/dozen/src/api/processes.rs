@@ -3,7 +3,6 @@
 use super::{Answer, Failure, Shared, wire};
 use axum::Extension;
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use dozen_core::ids::{InstanceName, TypeName};
 use dozen_core::parity::Driver;
@@ -14,7 +13,7 @@ use dozen_engine::processes::usage::Usage;
 use std::collections::BTreeSet;
 
 /// `GET /processes`
-pub(super) async fn list(State(served): Shared) -> Answer<wire::Processes> {
+pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Processes> {
     let floor = &served.floor;
     let release = floor.current().await?;
     let formation = floor.formation(&release.slug).await?;
@@ -68,7 +67,7 @@ fn process(seen: &Seen, usage: Usage) -> wire::Process {
 
 /// `PATCH /formation`
 pub(super) async fn scale(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::Scale>,
 ) -> Answer<wire::Formation> {
@@ -80,7 +79,7 @@ pub(super) async fn scale(
 
 /// `POST /restarts`
 pub(super) async fn restart(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::Restart>,
 ) -> Answer<wire::Restarted> {
@@ -110,7 +109,7 @@ pub(super) async fn restart(
 
 /// `POST /stops`
 pub(super) async fn stop(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::Types>,
 ) -> Answer<wire::Steered> {
@@ -128,7 +127,7 @@ pub(super) async fn stop(
 
 /// `POST /starts`
 pub(super) async fn start(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::Types>,
 ) -> Answer<wire::Steered> {

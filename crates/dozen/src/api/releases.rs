@@ -3,14 +3,14 @@
 use super::{Answer, Failure, Notes, Shared, wire};
 use axum::Extension;
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query};
 use dozen_core::ids::Version;
 use dozen_engine::deploy::DeployError;
 use dozen_engine::deploy::releases::Described;
 use dozen_engine::ledger::Principal;
 
 /// `GET /releases`
-pub(super) async fn list(State(served): Shared) -> Answer<wire::Releases> {
+pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Releases> {
     let floor = &served.floor;
     let current = floor.ledger.current(&floor.deploy).await.map_err(DeployError::from)?;
     let rows = floor.ledger.releases(&floor.deploy).await.map_err(DeployError::from)?;
@@ -29,7 +29,7 @@ pub(super) async fn list(State(served): Shared) -> Answer<wire::Releases> {
 }
 
 /// `GET /releases/{version}`; `current` for the one that serves.
-pub(super) async fn describe(State(served): Shared, Path(path): Path<Vec<(String, String)>>) -> Answer<wire::ReleaseInfo> {
+pub(super) async fn describe(Extension(served): Shared, Path(path): Path<Vec<(String, String)>>) -> Answer<wire::ReleaseInfo> {
     let word = path.into_iter().find(|(name, _)| name == "version").map(|(_, value)| value).filter(|v| v != "current");
     let of = served.floor.describe(version(word)?).await?;
     let mask = mask(&[&of]);
@@ -65,7 +65,7 @@ pub(super) async fn describe(State(served): Shared, Path(path): Path<Vec<(String
 }
 
 /// `GET /diffs?from=v41&to=v42`
-pub(super) async fn diff(State(served): Shared, Query(query): Query<wire::DiffQuery>) -> Answer<wire::ReleaseDiff> {
+pub(super) async fn diff(Extension(served): Shared, Query(query): Query<wire::DiffQuery>) -> Answer<wire::ReleaseDiff> {
     let floor = &served.floor;
     let before = floor.describe(version(Some(query.from))?).await?;
     let after = floor.describe(version(query.to)?).await?;
@@ -80,7 +80,7 @@ pub(super) async fn diff(State(served): Shared, Query(query): Query<wire::DiffQu
 
 /// `POST /rollbacks`
 pub(super) async fn rollback(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::Rollback>,
 ) -> Answer<wire::RolledBack> {

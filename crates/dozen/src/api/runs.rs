@@ -2,7 +2,7 @@
 
 use super::{Answer, Failure, Shared, wire};
 use crate::running;
-use axum::extract::{Query, State};
+use axum::extract::Query;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -45,7 +45,7 @@ const HANG_UP: Duration = Duration::from_secs(10);
 
 /// `POST /runs`: starts a one-off and, unless it is detached, hands the connection over to it.
 pub(super) async fn run(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     headers: HeaderMap,
     request: axum::extract::Request,
@@ -90,7 +90,7 @@ pub(super) async fn run(
 }
 
 /// `GET /runs`
-pub(super) async fn list(State(served): Shared, Query(query): Query<wire::RunsQuery>) -> Answer<wire::Runs> {
+pub(super) async fn list(Extension(served): Shared, Query(query): Query<wire::RunsQuery>) -> Answer<wire::Runs> {
     let all = served.floor.one_offs().await?;
     let runs = all.into_iter().take(query.n.unwrap_or(usize::MAX)).map(one_off).collect();
     Ok(Json(wire::Runs { runs }))
@@ -98,7 +98,7 @@ pub(super) async fn list(State(served): Shared, Query(query): Query<wire::RunsQu
 
 /// `POST /runs/stop`: answers at once; the end is in the ledger.
 pub(super) async fn stop(
-    State(served): Shared,
+    Extension(served): Shared,
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::StopRun>,
 ) -> Answer<wire::StopRun> {

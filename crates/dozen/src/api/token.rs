@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** the text is in its file and on its way only; it is never printed, and what is kept of it does not tell it.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use blake3::Hash;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
@@ -25,6 +27,20 @@ impl Token {
         // Hashes are compared in constant time.
         shown.is_some_and(|text| blake3::hash(text) == self.0)
     }
+}
+
+/// The token that a request shows: by `Bearer`, or as git does, as the password of `Basic`.
+pub(super) fn shown_in(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = value.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(BASE64.decode(rest.trim()).ok()?).ok()?;
+    decoded.split_once(':').map(|(_, password)| password.to_owned())
 }
 
 /// How a client shows what it has read in the file.

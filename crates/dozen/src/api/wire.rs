@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 
 mod certs;
 mod front;
+mod platform;
 mod releases;
 
 pub(crate) use certs::*;
 pub(crate) use front::*;
+pub(crate) use platform::*;
 pub(crate) use releases::*;
 
 /// A deploy.

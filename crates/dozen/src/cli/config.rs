@@ -146,7 +146,7 @@ async fn change(client: &mut Client, body: &wire::Configure, printer: &Printer) 
         (Some(release), _) => format!("{what} and restarting {app}... done, {release}"),
         (None, false) => format!("{what}... nothing changed"),
         (None, true) if answer.serving => format!("{what}... done; what serves has that config already"),
-        (None, true) => format!("{what}... done; the next `dozen up` releases it"),
+        (None, true) => format!("{what}... done; the next release has it"),
     });
     Ok(0)
 }

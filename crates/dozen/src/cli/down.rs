@@ -2,7 +2,7 @@
 
 use super::target;
 use crate::api::wire;
-use crate::client::{self, Client};
+use crate::client::{self, About, Client};
 use crate::printer::Printer;
 use crate::running::{self, RunFolder};
 use crate::settings::Settings;
@@ -64,7 +64,7 @@ async fn stop_left(settings: &Settings, deploy: &DeployRef) -> Result<()> {
     };
     let line = router.as_ref().map(|board| board.line(deploy.clone()));
     let who = Principal::me();
-    let floor = client::floor(settings, Ledger::open(&settings.home)?, deploy, line, None, true).await?;
+    let floor = client::floor(settings, Ledger::open(&settings.home)?, deploy, About::up(deploy, line, None, true)).await?;
     floor.ledger.commit(&who, Intent::Keep { deploy: deploy.clone(), port: None, https_port: None }).await?;
     floor.take_over(&who, &notes, false).await?;
     floor.stop(&who, std::future::pending()).await?;

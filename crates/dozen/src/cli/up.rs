@@ -179,13 +179,15 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     }
     // The deploy gets its row, and with it its uid, before its driver starts.
     ledger.commit(&who, Intent::Adopt { deploy: deploy.clone(), folder: code.folder() }).await?;
-    let floor = client::floor(settings, ledger, &deploy, Some(board.line(deploy.clone())), lasting, true).await?;
+    let about = client::About::up(&deploy, Some(board.line(deploy.clone())), lasting, true);
+    let names = about.names.clone();
+    let floor = client::floor(settings, ledger, &deploy, about).await?;
     if !args.trusted_proxy.is_empty() {
         let networks = args.trusted_proxy.iter().filter_map(|t| if let Trusted::Network(network) = t { Some(*network) } else { None });
         floor.treat(&who, Treatment { trusted: Some(networks.collect()), ..Treatment::default() }).await?;
     }
     // A router that was left running goes on with what it has, a new one has nothing yet.
-    let keeper = https_port.map(|_| Arc::new(Keeper::of(&floor)));
+    let keeper = https_port.map(|_| Arc::new(Keeper::of(&floor, &names)));
     if let Some(keeper) = &keeper {
         keeper.look().await.context("cannot begin to speak HTTPS")?;
     }
@@ -199,6 +201,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
         https_url,
         keeper: keeper.clone(),
         lasting: args.lasting,
+        of_server: false,
         down: Notify::new(),
         leave: Notify::new(),
     });
@@ -232,7 +235,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
 
 impl UpArgs {
     fn ports(&self) -> Ports {
-        Ports { http: self.port, https: self.https_port }
+        Ports { http: self.port, https: self.https_port, address: None }
     }
 }
 
@@ -240,7 +243,7 @@ impl UpArgs {
 const LEAVES: Duration = Duration::from_secs(300);
 
 /// The router that was left running, or a new one where there is none or other ports are asked for, which may be bound already.
-async fn router(ports: Ports, ahead: Ahead, notes: &Notes, spec: RouterSpec) -> Result<Router> {
+pub(crate) async fn router(ports: Ports, ahead: Ahead, notes: &Notes, spec: RouterSpec) -> Result<Router> {
     let listeners = match Router::find(spec.clone(), notes).await? {
         Some(Left::Serving(mut router)) if ports.are(router.port(), router.https_port()) => {
             if !router.is_current() {
@@ -498,7 +501,7 @@ fn has_web(formation: &Formation) -> bool {
 }
 
 /// Deletes the oldest log segments beyond the budget, now and every minute.
-async fn keep_within_budget(store: Arc<Store>) {
+pub(crate) async fn keep_within_budget(store: Arc<Store>) {
     let mut minute = tokio::time::interval(Duration::from_secs(60));
     loop {
         minute.tick().await;

@@ -28,7 +28,7 @@ fn dotenv_makes_a_release_and_what_was_set_wins_over_it() {
 fn what_was_set_while_nothing_runs_is_released_by_the_next_up() {
     let place = Place::new(&[("Procfile", CLOCK)]);
     place.once().ok();
-    place.dozen(&["config:set", "LEVEL=loud", "B=2"]).ok().has(&["done; the next `dozen up` releases it"]);
+    place.dozen(&["config:set", "LEVEL=loud", "B=2"]).ok().has(&["done; the next release has it"]);
     place.dozen(&["config:set", "LEVEL=loud"]).ok().has(&["nothing changed"]);
     assert_eq!(place.ledger("select count(*) from releases"), "1");
     place.once().ok().has(&["Released v2", "level is loud"]);
@@ -181,7 +181,7 @@ fn an_export_is_read_back_by_shells_and_by_ourselves() {
     let dotenv = place.dozen(&["config", "export"]).ok().bytes;
     place.dozen(&["config", "unset", "A", "B", "C", "D"]).ok();
     let said = finish_with(place.program(DOZEN).args(["config", "set", "-"]), &dotenv).ok();
-    assert_eq!(said.out, "Setting A, B, C, D... done; the next `dozen up` releases it\n");
+    assert_eq!(said.out, "Setting A, B, C, D... done; the next release has it\n");
     assert_eq!(place.dozen(&["config", "export", "--json"]).ok().json(), json);
     // What an attached resource gives is not the deploy's own.
     place.write("app.json", r#"{"addons": ["sqlite"]}"#);
@@ -196,7 +196,7 @@ fn many_are_set_from_a_text_a_file_and_a_folder() {
     place.once().ok();
     place.dozen(&["config", "set", "OLD=x"]).ok();
     let said = place.dozen(&["config", "set", "vars/", "THREE=3", "--env-file", "more.env"]).ok();
-    assert_eq!(said.out, "Setting ONE, THREE, TWO, unsetting OLD... done; the next `dozen up` releases it\n");
+    assert_eq!(said.out, "Setting ONE, THREE, TWO, unsetting OLD... done; the next release has it\n");
     assert_eq!(place.dozen(&["config", "export"]).ok().out, "ONE=1\nTHREE=3\nTWO=2\n");
     let from = |text: &str| finish_with(place.program(DOZEN).args(["config", "set", "-"]), text.as_bytes());
     from("FOUR=4\nhidden-value\n").ok().has(&[" !     stdin:2:1: this line is dropped"]).lacks("hidden-value");
@@ -231,7 +231,7 @@ fn config_is_edited_as_a_text() {
     edit(": >\"$2\"", &[]).coded(1).has(&["no variable is left", "nothing was changed"]);
     assert_eq!(place.dozen(&["config", "export"]).ok().out, before);
     let said = edit("sed -i -e s/plain-and/PLAIN-AND/ -e /^C=/d \"$2\"; echo N=new >>\"$2\"", &[]).ok();
-    assert_eq!(said.out, "Setting N, P, unsetting C... done; the next `dozen up` releases it\n");
+    assert_eq!(said.out, "Setting N, P, unsetting C... done; the next release has it\n");
     // What was no secret is none after it.
     place.dozen(&["config"]).ok().has(&["PLAIN-AND-long"]);
     assert_eq!(place.dozen(&["config", "get", "A"]).ok().out.trim_end(), HARD[0].1);
@@ -282,7 +282,7 @@ fn what_is_marked_plain_makes_a_release_that_says_so_and_an_origin_makes_none() 
     place.once().ok();
     place.dozen(&["config", "set", "Z=longsecret1"]).ok();
     place.once().ok();
-    place.dozen(&["config", "set", "--plain", "Z=longsecret1"]).ok().has(&["Setting Z... done; the next `dozen up` releases it"]);
+    place.dozen(&["config", "set", "--plain", "Z=longsecret1"]).ok().has(&["Setting Z... done; the next release has it"]);
     place.once().ok().has(&["Released v3"]);
     place.dozen(&["releases"]).ok().has(&["Mark Z config vars"]);
     // The same value from elsewhere.

@@ -29,6 +29,7 @@ mod port;
 mod processes;
 mod release;
 mod scratch;
+mod server;
 mod shell;
 mod sizes;
 mod slug;

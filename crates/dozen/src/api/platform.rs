@@ -1,0 +1,204 @@
+//! A server's own routes, beside those of its deploys: apps and deploys made and destroyed, and who one is. Reached by way of the router.
+//!
+//! **Invariant:** whoever comes by the router is nobody until they have shown a token.
+
+use super::{Deploys, Failure, wire};
+use crate::house::{self, House};
+use anyhow::{Context, Result};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Extension, Json, Router};
+use dozen_core::admin::people::Need;
+use dozen_core::ids::{AppName, DeployName, DeployRef, Generation, Version};
+use dozen_core::port::{Backend, Domain, Manners, Route, Web};
+use dozen_engine::deploy::DeployError;
+use dozen_engine::ledger::{Intent, LedgerError, Principal};
+use dozen_engine::port::{Led, Switchboard};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// A request's body is small: names at most.
+const MAX_BODY: usize = 64 * 1024;
+
+type Here = State<Arc<House>>;
+type Who = Extension<Principal>;
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// Answers requests that the router leads to the API's host.
+pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &DeployRef) -> Result<JoinHandle<()>> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen")?;
+    let port = listener.local_addr()?.port();
+    let domain: Domain = house.addresses.api_host.parse().context("the API's host")?;
+    let web = Web::Ready(vec![Backend { instance: "api".to_owned(), port, release: Version(0), weight: 1 }]);
+    let route = Arc::new(Route { deploy: itself.clone(), web, manners: Manners::default() });
+    let mut line = board.line(itself.clone());
+    line.lead(Led { domains: vec![domain], route, any_host: false }, Generation(1));
+    let router = router(house.clone());
+    Ok(dozen_engine::tasks::spawn("public api", async move {
+        loop {
+            tokio::select! {
+                // What the router tells of the API needs no answer: there is one instance of it, here.
+                _ = line.next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => drop(dozen_engine::tasks::spawn("public api", super::answer_any(stream, router.clone()))),
+                    // Out of descriptors, most likely; others will be given back.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                },
+            }
+        }
+    }))
+}
+
+fn router(house: Arc<House>) -> Router {
+    let deploys: Arc<dyn Deploys> = Arc::new(house.clone());
+    let own = Router::new()
+        .route("/v1/account", get(account))
+        .route("/v1/apps", get(apps).post(create_app))
+        .route("/v1/apps/{app}", delete(destroy_app))
+        .route("/v1/apps/{app}/deploys", post(create_deploy))
+        .route("/v1/apps/{app}/deploys/{deploy}", delete(destroy_deploy))
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .with_state(house.clone());
+    super::of_deploys(deploys).merge(own).fallback(nothing).layer(axum::middleware::from_fn_with_state(house, known))
+}
+
+async fn nothing() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "there is no such route; do both sides run the same dozen?")
+}
+
+/// Who asks, by the token that they show.
+async fn known(State(house): Here, mut request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    let from = asked_from(request.headers());
+    let Some(token) = super::token::shown_in(request.headers()) else { return nobody("This needs a token").into_response() };
+    match house.ledger.who_shows(&token, from.as_deref(), jiff::Timestamp::now()).await {
+        Ok(Some(who)) => {
+            request.extensions_mut().insert(who);
+            next.run(request).await
+        }
+        Ok(None) => nobody("This token is not known here, has ended or was revoked").into_response(),
+        Err(e) => Failure::from(DeployError::from(e)).into_response(),
+    }
+}
+
+/// The address that the router saw: it is the last that it adds.
+fn asked_from(headers: &HeaderMap) -> Option<String> {
+    let last = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
+    last.rsplit(',').next().map(|address| address.trim().to_owned())
+}
+
+fn nobody(message: &str) -> Failure {
+    let hint = "`dozen login URL` shows dozen your token; who runs the server gives you one.".to_owned();
+    Failure { hint: Some(hint), ..Failure::new(StatusCode::UNAUTHORIZED, message) }
+}
+
+async fn account(State(house): Here, Extension(who): Who) -> Answer<wire::Account> {
+    Ok(Json(wire::Account { user: who.name.clone(), server: env!("CARGO_PKG_VERSION").to_owned(), url: house.addresses.api() }))
+}
+
+async fn apps(State(house): Here, Extension(who): Who) -> Answer<wire::Apps> {
+    let mut apps = Vec::new();
+    let deploys = house.ledger.deploys().await.map_err(DeployError::from)?;
+    for row in house.ledger.apps_of(&who).await.map_err(DeployError::from)? {
+        let app = row.name;
+        let mut mine = Vec::new();
+        for deploy in deploys.iter().filter(|deploy| deploy.app == app) {
+            let release = house.ledger.current(deploy).await.map_err(DeployError::from)?;
+            let (url, https_url) = house.addresses.urls(deploy);
+            let serving = house.served(deploy).is_some();
+            mine.push(wire::Deploy { name: deploy.to_string(), serving, release: release.map(|v| v.to_string()), url, https_url });
+        }
+        apps.push(wire::App { name: app.to_string(), deploys: mine });
+    }
+    Ok(Json(wire::Apps { apps }))
+}
+
+async fn create_app(State(house): Here, Extension(who): Who, Json(body): Json<wire::CreateApp>) -> Answer<wire::App> {
+    let app: AppName = body.name.parse().map_err(|e| Failure::usage(format!("{e}")))?;
+    let deploy = house::production(&app);
+    free(&house, &deploy).await?;
+    house.ledger.commit(&who, Intent::CreateApp { app: app.clone() }).await.map_err(DeployError::from)?;
+    let made = make(&house, &who, deploy, None, None, None).await?;
+    Ok(Json(wire::App { name: app.to_string(), deploys: vec![made] }))
+}
+
+async fn create_deploy(
+    State(house): Here,
+    Extension(who): Who,
+    Path(app): Path<String>,
+    Json(body): Json<wire::CreateDeploy>,
+) -> Answer<wire::Deploy> {
+    let deploy = DeployRef { app: app.parse().map_err(|e| Failure::usage(format!("{e}")))?, deploy: name(&body.name)? };
+    let like = body.from.map(|from| Ok::<_, Failure>(DeployRef { app: deploy.app.clone(), deploy: name(&from)? })).transpose()?;
+    let until = body.ttl_seconds.map(|seconds| jiff::Timestamp::now() + Duration::from_secs(seconds.min(10 * 366 * 86_400)));
+    house.ledger.authorise(&who, "create a deploy", Need::Deploy(deploy.app.clone())).map_err(DeployError::from)?;
+    free(&house, &deploy).await?;
+    Ok(Json(make(&house, &who, deploy, like, until, body.branch).await?))
+}
+
+/// Whether the deploy's own host name is nobody else's: `shop-staging` may be an app, and a deploy of one.
+async fn free(house: &House, deploy: &DeployRef) -> Result<(), Failure> {
+    let label = house::label(deploy);
+    let taken = |other: &DeployRef| other != deploy && house::label(other) == label;
+    let own = house.addresses.names(deploy).iter().any(|name| name.host() == house.addresses.api_host);
+    let message = match house.ledger.deploys().await.map_err(DeployError::from)?.iter().find(|other| taken(other)) {
+        Some(_) => format!("{deploy} would have the host name {label}, which another deploy has"),
+        None if own => format!("{deploy} would have the host name of this server's API"),
+        None if label.len() > dozen_core::ids::MAX_LABEL => format!("{deploy} has too long a name: {label} is no host name"),
+        None => return Ok(()),
+    };
+    Err(Failure { hint: Some("Choose another name.".to_owned()), ..Failure::new(StatusCode::CONFLICT, message) })
+}
+
+async fn make(
+    house: &House,
+    who: &Principal,
+    deploy: DeployRef,
+    like: Option<DeployRef>,
+    expires: Option<jiff::Timestamp>,
+    branch: Option<String>,
+) -> Result<wire::Deploy, Failure> {
+    let create = Intent::CreateDeploy { deploy: deploy.clone(), like, expires, branch };
+    house.ledger.commit(who, create).await.map_err(DeployError::from)?;
+    let served = house.open(&deploy).await.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&*e)))?;
+    Ok(wire::Deploy {
+        name: deploy.to_string(),
+        serving: true,
+        release: None,
+        url: served.url.clone(),
+        https_url: served.https_url.clone(),
+    })
+}
+
+async fn destroy_deploy(State(house): Here, Extension(who): Who, Path((app, deploy)): Path<(String, String)>) -> Answer<wire::Destroyed> {
+    let deploy = DeployRef { app: app.parse().map_err(|e| Failure::usage(format!("{e}")))?, deploy: name(&deploy)? };
+    destroy(&house, &who, &deploy).await?;
+    Ok(Json(wire::Destroyed { destroyed: deploy.to_string() }))
+}
+
+async fn destroy(house: &House, who: &Principal, deploy: &DeployRef) -> Result<(), Failure> {
+    house.ledger.authorise(who, "destroy a deploy", Need::Own(deploy.app.clone())).map_err(DeployError::from)?;
+    if house.ledger.deploy(deploy).await.map_err(DeployError::from)?.is_none() {
+        return Err(DeployError::from(LedgerError::NotFound(format!("there is no deploy {deploy}"))).into());
+    }
+    house.close(deploy).await.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&*e)))?;
+    house.ledger.commit(who, Intent::DestroyDeploy { deploy: deploy.clone() }).await.map_err(DeployError::from)?;
+    Ok(())
+}
+
+async fn destroy_app(State(house): Here, Extension(who): Who, Path(app): Path<String>) -> Answer<wire::Destroyed> {
+    let app: AppName = app.parse().map_err(|e| Failure::usage(format!("{e}")))?;
+    house.ledger.authorise(&who, "destroy an app", Need::Own(app.clone())).map_err(DeployError::from)?;
+    for deploy in house.ledger.deploys().await.map_err(DeployError::from)?.into_iter().filter(|deploy| deploy.app == app) {
+        destroy(&house, &who, &deploy).await?;
+    }
+    house.ledger.commit(&who, Intent::DestroyApp { app: app.clone() }).await.map_err(DeployError::from)?;
+    Ok(Json(wire::Destroyed { destroyed: app.to_string() }))
+}
+
+fn name(text: &str) -> Result<DeployName, Failure> {
+    text.parse().map_err(|e| Failure::usage(format!("{e}")))
+}

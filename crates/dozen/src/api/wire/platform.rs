@@ -1,0 +1,82 @@
+//! What goes over a server's own routes.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/account`, `whoami`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Account {
+    /// Who one is.
+    pub(crate) user: String,
+    /// The server's version of dozen.
+    pub(crate) server: String,
+    /// Where its API answers.
+    pub(crate) url: String,
+}
+
+/// `apps`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Apps {
+    /// Those that one may see.
+    pub(crate) apps: Vec<App>,
+}
+
+/// An app.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct App {
+    /// `shop`
+    pub(crate) name: String,
+    /// All of them.
+    pub(crate) deploys: Vec<Deploy>,
+}
+
+/// A deploy of an app.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Deploy {
+    /// `shop/production`
+    pub(crate) name: String,
+    /// Whether this server runs it.
+    pub(crate) serving: bool,
+    /// The release that serves, or would: `v12`.
+    pub(crate) release: Option<String>,
+    /// Where its `web` answers.
+    pub(crate) url: Option<String>,
+    /// And where by HTTPS.
+    pub(crate) https_url: Option<String>,
+}
+
+/// `apps create`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct CreateApp {
+    /// `shop`
+    pub(crate) name: String,
+}
+
+/// `deploys create`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct CreateDeploy {
+    /// `staging`
+    pub(crate) name: String,
+    /// The deploy whose config and formation it begins with.
+    #[serde(default)]
+    pub(crate) from: Option<String>,
+    /// It is destroyed after so long.
+    #[serde(default)]
+    pub(crate) ttl_seconds: Option<u64>,
+    /// The branch that it is for.
+    #[serde(default)]
+    pub(crate) branch: Option<String>,
+}
+
+/// `apps destroy`, `deploys destroy`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Destroyed {
+    /// `shop`, `shop/staging`
+    pub(crate) destroyed: String,
+}

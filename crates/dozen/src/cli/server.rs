@@ -1,0 +1,132 @@
+//! `dozen server`: many deploys behind one address, in the foreground.
+
+use super::up::{Signals, router};
+use crate::api::platform;
+use crate::house::{Addresses, House};
+use crate::printer::Printer;
+use crate::running::RunFolder;
+use crate::settings::Settings;
+use anyhow::{Context, Result};
+use clap::Args;
+use dozen_core::ids::DeployRef;
+use dozen_core::port::Domain;
+use dozen_engine::ledger::{Ledger, Principal};
+use dozen_engine::output::Output;
+use dozen_engine::port::{Ahead, Limits, Ports, RouterSpec, Switchboard};
+use dozen_engine::processes::adoption;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What stands for the server itself among the deploys: its router's notes, and the log of the API's requests.
+const ITSELF: &str = "dozen/server";
+
+/// Arguments.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// Where to listen: a port of this machine only, or an address and a port; 0.0.0.0:80 and [::]:80 are everybody's. 0 is any port
+    #[arg(long, value_name = "[ADDRESS:]PORT", default_value = "8000", env = "DOZEN_LISTEN")]
+    listen: Listen,
+    /// Answer HTTPS and HTTP/2 too, on this port of the same address (0: any)
+    #[arg(long, value_name = "N", env = "DOZEN_HTTPS_PORT")]
+    https_port: Option<u16>,
+    /// The host of the API, of git and of webhooks; every other host is a deploy's
+    #[arg(long, value_name = "HOST", default_value = "dozen.localhost", env = "DOZEN_API_HOST", value_parser = host)]
+    api_host: String,
+    /// Give each deploy a host below this domain, too: shop.example.com beside shop.localhost
+    #[arg(long, value_name = "DOMAIN", env = "DOZEN_DOMAIN", value_parser = host)]
+    domain: Option<String>,
+    /// Let one client address have at most so many connections (1000; clients on this host as many as they like)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections_per_address: Option<u32>,
+    /// Threads of the router, each with connections to instances of its own (one for each core, at most two)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+}
+
+/// An address of this machine, or the loopback's two, and a port.
+#[derive(Debug, Clone, Copy)]
+struct Listen {
+    address: Option<IpAddr>,
+    port: u16,
+}
+
+impl FromStr for Listen {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(port) = text.parse() {
+            return Ok(Self { address: None, port });
+        }
+        let at: std::net::SocketAddr = text.parse().map_err(|_| "give a port, or an address and a port: 8000, 0.0.0.0:80, [::]:80")?;
+        Ok(Self { address: Some(at.ip()), port: at.port() })
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let domain: Domain = text.parse().map_err(|e| format!("{e}"))?;
+    if domain.path().is_empty() && !domain.host().starts_with("*.") {
+        Ok(domain.host().to_owned())
+    } else {
+        Err("give a host name".to_owned())
+    }
+}
+
+/// Serves until it is told to stop.
+pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
+    let mut signals = Signals::listen()?;
+    let ledger = Ledger::open(&settings.home)?;
+    let itself: DeployRef = ITSELF.parse()?;
+    let run_folder = RunFolder::take(&settings.home, &itself, true)?;
+    let notes = run_folder.notes();
+    adoption::check(&notes)?;
+    let limits = Limits { per_address: args.max_connections_per_address.and_then(|n| usize::try_from(n).ok()), ..Limits::default() };
+    let spec = RouterSpec::new(&settings.exe, settings.home.clone());
+    let workers = args.workers.map_or(spec.workers, usize::from);
+    let spec = RouterSpec { lasting: Some(notes.clone()), limits, workers, ..spec };
+    let ports = Ports { address: args.listen.address, http: Some(args.listen.port), https: args.https_port };
+    let router = router(ports, Ahead::default(), &notes, spec).await?;
+    let addresses =
+        Addresses { port: router.port(), https_port: router.https_port(), domain: args.domain.clone(), api_host: args.api_host.clone() };
+    let board = Switchboard::start(router, ledger.deploys().await?);
+    let house = House::new(settings.clone(), ledger, addresses, board.clone());
+    let api = platform::open(&house, &board, &itself).await.context("cannot open the API")?;
+    let opened = house.open_all().await?;
+    for (deploy, error) in &opened {
+        printer.warning(&format!("{deploy} is not served: {}", dozen_engine::chain(&**error)));
+    }
+    greet(&house, printer).await?;
+    signals.next().await;
+    printer.note("Stopping; Ctrl-C again kills at once");
+    let (kill, killed) = watch::channel(false);
+    let end = house.end(&killed);
+    tokio::pin!(end);
+    let ended = loop {
+        tokio::select! {
+            ended = &mut end => break ended,
+            () = signals.next() => drop(kill.send(true)),
+        }
+    };
+    api.abort();
+    drop(run_folder);
+    ended.map(|()| 0)
+}
+
+/// Says where it is reached, and to who starts it for the first time how to begin.
+async fn greet(house: &Arc<House>, printer: &Arc<Printer>) -> Result<()> {
+    let url = house.addresses.api();
+    let who = Principal::me();
+    let first = house.ledger.first_token(&who).await?;
+    if printer.is_json() {
+        printer.json(&crate::api::event::Event::Serving { url, token: first.map(|token| token.text.expose().to_owned()) });
+        return Ok(());
+    }
+    printer.line(&format!("dozen {} serves {url}", env!("CARGO_PKG_VERSION")));
+    if let Some(token) = first {
+        printer.line(&format!(
+            "\nThe first token, of the user admin, is shown this once:\n\n    dozen login {url} --token {}\n",
+            token.text.expose()
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! All deploys of a server: each with what acts on it, its run folder and its API, behind one router.
+//!
+//! **Invariant:** a deploy is run by this server or by another dozen, never by both: whoever runs it holds the lock of its run folder.
+//! **Invariant:** one that cannot be opened is no reason to leave the others closed.
+
+use crate::api::{self, Deploys, Served};
+use crate::client;
+use crate::running::{self, RunFolder};
+use crate::settings::Settings;
+use anyhow::Result;
+use dozen_core::disposability::Policy;
+use dozen_core::ids::{AppName, DeployName, DeployRef};
+use dozen_core::port::Domain;
+use dozen_engine::ledger::{Ledger, Principal};
+use dozen_engine::port::Switchboard;
+use dozen_engine::port::certificates::Keeper;
+use dozen_engine::processes::adoption;
+use dozen_engine::tasks;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+/// The deploy that an app has from its beginning, and that has the app's own host name.
+pub(crate) const PRODUCTION: &str = "production";
+
+/// Where what a server runs is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Addresses {
+    /// The router's port.
+    pub(crate) port: u16,
+    /// The one for HTTPS.
+    pub(crate) https_port: Option<u16>,
+    /// The domain below which each deploy has a name of its own, beside `.localhost`.
+    pub(crate) domain: Option<String>,
+    /// The host of the API, of git and of webhooks.
+    pub(crate) api_host: String,
+}
+
+impl Addresses {
+    /// The names that a deploy has by itself, the one to be shown last.
+    pub(crate) fn names(&self, deploy: &DeployRef) -> Vec<Domain> {
+        let label = label(deploy);
+        let all = std::iter::once("localhost").chain(self.domain.as_deref());
+        all.filter_map(|parent| format!("{label}.{parent}").parse().ok()).collect()
+    }
+
+    /// Where a deploy's `web` answers, and where by HTTPS.
+    pub(crate) fn urls(&self, deploy: &DeployRef) -> (Option<String>, Option<String>) {
+        let Some(name) = self.names(deploy).pop() else { return (None, None) };
+        (Some(url("http", name.host(), self.port)), self.https_port.map(|port| url("https", name.host(), port)))
+    }
+
+    /// Where the API answers.
+    pub(crate) fn api(&self) -> String {
+        url("http", &self.api_host, self.port)
+    }
+}
+
+/// The first label of a deploy's own names.
+pub(crate) fn label(deploy: &DeployRef) -> String {
+    if deploy.deploy.as_str() == PRODUCTION { deploy.app.to_string() } else { format!("{}-{}", deploy.app, deploy.deploy) }
+}
+
+/// An app's first deploy.
+pub(crate) fn production(app: &AppName) -> DeployRef {
+    let deploy: DeployName = PRODUCTION.parse().expect("a literal deploy name is valid");
+    DeployRef { app: app.clone(), deploy }
+}
+
+fn url(scheme: &str, host: &str, port: u16) -> String {
+    match (scheme, port) {
+        ("http", 80) | ("https", 443) => format!("{scheme}://{host}"),
+        _ => format!("{scheme}://{host}:{port}"),
+    }
+}
+
+/// A deploy that is run here.
+struct Opened {
+    served: Arc<Served>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Freed last.
+    _run_folder: RunFolder,
+}
+
+/// See the module.
+pub(crate) struct House {
+    pub(crate) settings: Settings,
+    pub(crate) ledger: Ledger,
+    pub(crate) addresses: Addresses,
+    board: Switchboard,
+    deploys: RwLock<BTreeMap<DeployRef, Opened>>,
+    /// Deploys are opened and closed one after the other.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl House {
+    /// An empty one, behind this router.
+    pub(crate) fn new(settings: Settings, ledger: Ledger, addresses: Addresses, board: Switchboard) -> Arc<Self> {
+        let (deploys, changing) = Default::default();
+        Arc::new(Self { settings, ledger, addresses, board, deploys, changing })
+    }
+
+    /// Opens every deploy of the ledger. Answers those that could not be, each with why.
+    pub(crate) async fn open_all(&self) -> Result<Vec<(DeployRef, anyhow::Error)>> {
+        let mut closed = Vec::new();
+        for deploy in self.ledger.deploys().await? {
+            if let Err(e) = self.open(&deploy).await {
+                closed.push((deploy, e));
+            }
+        }
+        Ok(closed)
+    }
+
+    /// Runs a deploy of the ledger from now on: what was left running of it, else its current release, if it has one.
+    ///
+    /// # Errors
+    /// Another dozen runs it, or what was left running cannot be taken over.
+    pub(crate) async fn open(&self, deploy: &DeployRef) -> Result<Arc<Served>> {
+        let _turn = self.changing.lock().await;
+        if let Some(served) = self.served(deploy) {
+            return Ok(served);
+        }
+        let run_folder = RunFolder::take(&self.settings.home, deploy, true)?;
+        let notes = run_folder.notes();
+        adoption::check(&notes)?;
+        let about = client::About {
+            line: Some(self.board.line(deploy.clone())),
+            names: self.addresses.names(deploy),
+            any_host: false,
+            lasting: Some(notes.clone()),
+            policy: Policy::SERVER,
+            serving: true,
+        };
+        let floor = client::floor(&self.settings, self.ledger.clone(), deploy, about).await?;
+        let who = Principal::me();
+        let keeper = self.addresses.https_port.map(|_| Arc::new(Keeper::of(&floor, &self.addresses.names(deploy))));
+        if let Some(keeper) = &keeper {
+            keeper.look().await?;
+        }
+        floor.take_over(&who, &notes, true).await?;
+        floor.go_on(&who).await?;
+        let (url, https_url) = self.addresses.urls(deploy);
+        let served = Arc::new(Served {
+            floor,
+            url,
+            https_url,
+            keeper: keeper.clone(),
+            lasting: true,
+            of_server: true,
+            down: Notify::new(),
+            leave: Notify::new(),
+        });
+        let mut all = vec![
+            tasks::spawn("api", api::serve(run_folder.bind()?, api::router(served.clone()))),
+            tasks::spawn("log budget", crate::cli::up::keep_within_budget(served.floor.observed.store().clone())),
+        ];
+        all.extend(keeper.map(|keeper| tasks::spawn("certificates", keeper.keep())));
+        let opened = Opened { served: served.clone(), tasks: all, _run_folder: run_folder };
+        self.deploys.write().unwrap_or_else(PoisonError::into_inner).insert(deploy.clone(), opened);
+        Ok(served)
+    }
+
+    /// Stops all of a deploy's processes and runs it no longer.
+    pub(crate) async fn close(&self, deploy: &DeployRef) -> Result<()> {
+        let _turn = self.changing.lock().await;
+        self.stop(deploy, std::future::pending()).await
+    }
+
+    async fn stop(&self, deploy: &DeployRef, kill: impl Future<Output = ()>) -> Result<()> {
+        let Some(served) = self.served(deploy) else { return Ok(()) };
+        served.floor.stop(&Principal::me(), kill).await?;
+        let opened = self.deploys.write().unwrap_or_else(PoisonError::into_inner).remove(deploy);
+        opened.iter().flat_map(|opened| &opened.tasks).for_each(JoinHandle::abort);
+        Ok(())
+    }
+
+    /// Stops everything, and the router last. As soon as `kill` says so everything is killed at once.
+    pub(crate) async fn end(self: &Arc<Self>, kill: &watch::Receiver<bool>) -> Result<()> {
+        let _turn = self.changing.lock().await;
+        let all: Vec<DeployRef> = self.read().keys().cloned().collect();
+        let stops: Vec<JoinHandle<Result<()>>> = all
+            .into_iter()
+            .map(|deploy| {
+                let (house, mut kill) = (self.clone(), kill.clone());
+                // Whoever could ask for it once more has gone where the sender is.
+                tasks::spawn("stop", async move { house.stop(&deploy, async { drop(kill.wait_for(|kill| *kill).await) }).await })
+            })
+            .collect();
+        let mut ended = Ok(());
+        for stop in stops {
+            ended = ended.and(stop.await?);
+        }
+        self.board.clone().end().await;
+        ended
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<DeployRef, Opened>> {
+        self.deploys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Deploys for Arc<House> {
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn served(&self, deploy: &DeployRef) -> Option<Arc<Served>> {
+        House::served(self, deploy)
+    }
+
+    fn unserved(&self, deploy: &DeployRef) -> String {
+        match running::holder(&self.settings.home, deploy) {
+            Some(holder) => format!("{deploy} is run by another dozen ({holder}), and not by this server"),
+            None => format!("there is no deploy {deploy}"),
+        }
+    }
+}
+
+impl House {
+    /// A deploy that is run here.
+    pub(crate) fn served(&self, deploy: &DeployRef) -> Option<Arc<Served>> {
+        self.read().get(deploy).map(|opened| opened.served.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deploys_names_follow_from_its_own() {
+        let addresses =
+            Addresses { port: 80, https_port: Some(8443), domain: Some("apps.test".into()), api_host: "dozen.localhost".into() };
+        let deploy = |text: &str| -> DeployRef { text.parse().expect("a deploy") };
+        assert_eq!(
+            addresses.urls(&deploy("shop/production")),
+            (Some("http://shop.apps.test".into()), Some("https://shop.apps.test:8443".into()))
+        );
+        let names: Vec<String> = addresses.names(&deploy("shop/pr-12")).iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["shop-pr-12.localhost", "shop-pr-12.apps.test"]);
+        assert_eq!(addresses.api(), "http://dozen.localhost");
+    }
+}
