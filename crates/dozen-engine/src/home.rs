@@ -3,6 +3,7 @@
 //! **Invariant:** nothing else on the machine is written, and what dozen did not create here it does not delete.
 
 use dozen_core::ids::{AppName, DeployRef, SlugId};
+use jiff::Timestamp;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -76,6 +77,23 @@ impl Home {
     /// The folders of a deploy's resources.
     pub fn resources(&self, deploy: &DeployRef) -> PathBuf {
         self.root.join("resources").join(deploy.app.as_str()).join(deploy.deploy.as_str())
+    }
+    /// Puts what a destroyed deploy leaves, its data and its logs, where no deploy finds it: one of its name is another. Answers where, where
+    /// it left anything.
+    ///
+    /// # Errors
+    /// It cannot be moved.
+    pub fn retire(&self, deploy: &DeployRef, now: Timestamp) -> io::Result<Option<PathBuf>> {
+        let at = self.root.join("destroyed").join(deploy.to_string()).join(now.as_millisecond().to_string());
+        let mut left = None;
+        for (what, name) in [(self.resources(deploy), "resources"), (self.logs(deploy), "logs")] {
+            if what.try_exists()? {
+                DirBuilder::new().recursive(true).mode(0o700).create(&at)?;
+                std::fs::rename(&what, at.join(name))?;
+                left = Some(at.clone());
+            }
+        }
+        Ok(left)
     }
     /// A running deploy's lock, sockets and scratch.
     pub fn run(&self, deploy: &DeployRef) -> PathBuf {

@@ -7,17 +7,19 @@ use crate::api::{self, Deploys, Served};
 use crate::client;
 use crate::running::{self, RunFolder};
 use crate::settings::Settings;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use dozen_core::disposability::Policy;
 use dozen_core::ids::{AppName, DeployName, DeployRef};
 use dozen_core::port::Domain;
-use dozen_engine::ledger::{Ledger, Principal};
+use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::port::Switchboard;
 use dozen_engine::port::certificates::Keeper;
 use dozen_engine::processes::adoption;
 use dozen_engine::tasks;
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -161,10 +163,36 @@ impl House {
         Ok(served)
     }
 
-    /// Stops all of a deploy's processes and runs it no longer.
-    pub(crate) async fn close(&self, deploy: &DeployRef) -> Result<()> {
-        let _turn = self.changing.lock().await;
-        self.stop(deploy, std::future::pending()).await
+    /// Stops all of a deploy's processes and forgets it. Its data and logs are put aside: a later one of its name is another.
+    ///
+    /// # Errors
+    /// It is run on then.
+    pub(crate) async fn destroy(&self, who: &Principal, deploy: &DeployRef) -> Result<()> {
+        let turn = self.changing.lock().await;
+        self.stop(deploy, std::future::pending()).await?;
+        let destroyed = self.ledger.commit(who, Intent::DestroyDeploy { deploy: deploy.clone() }).await;
+        drop(turn);
+        if let Err(e) = destroyed {
+            self.open(deploy).await?;
+            return Err(e.into());
+        }
+        let retired = self.settings.home.retire(deploy, Timestamp::now());
+        retired.map(drop).with_context(|| format!("{deploy} is destroyed; its data and logs lie where they lay"))
+    }
+
+    /// Destroys deploys whose time is over, now and each minute.
+    pub(crate) async fn keep_time(self: Arc<Self>) {
+        let mut minute = tokio::time::interval(Duration::from_secs(60));
+        loop {
+            minute.tick().await;
+            for deploy in self.ledger.expired(Timestamp::now()).await.unwrap_or_default() {
+                let destroyed = self.destroy(&Principal::me(), &deploy).await;
+                if let (Err(error), Some(served)) = (destroyed, self.served(&deploy)) {
+                    let line = format!("Its time is over, and it cannot be destroyed: {}", dozen_engine::chain(&*error));
+                    served.floor.observed.store().write("api", &line);
+                }
+            }
+        }
     }
 
     async fn stop(&self, deploy: &DeployRef, kill: impl Future<Output = ()>) -> Result<()> {

@@ -119,6 +119,8 @@ async fn apps(State(house): Here, Extension(who): Who) -> Answer<wire::Apps> {
 async fn create_app(State(house): Here, Extension(who): Who, Json(body): Json<wire::CreateApp>) -> Answer<wire::App> {
     let app: AppName = body.name.parse().map_err(|e| Failure::usage(format!("{e}")))?;
     let deploy = house::production(&app);
+    // Whoever may not make one is not told which names are taken.
+    house.ledger.authorise(&who, "create an app", Need::Platform).map_err(DeployError::from)?;
     free(&house, &deploy).await?;
     house.ledger.commit(&who, Intent::CreateApp { app: app.clone() }).await.map_err(DeployError::from)?;
     let made = make(&house, &who, deploy, None, None, None).await?;
@@ -145,7 +147,7 @@ async fn free(house: &House, deploy: &DeployRef) -> Result<(), Failure> {
     let taken = |other: &DeployRef| other != deploy && house::label(other) == label;
     let own = house.addresses.names(deploy).iter().any(|name| name.host() == house.addresses.api_host);
     let message = match house.ledger.deploys().await.map_err(DeployError::from)?.iter().find(|other| taken(other)) {
-        Some(_) => format!("{deploy} would have the host name {label}, which another deploy has"),
+        Some(_) => format!("{deploy} would have the host name {label}, which is taken"),
         None if own => format!("{deploy} would have the host name of this server's API"),
         None if label.len() > dozen_core::ids::MAX_LABEL => format!("{deploy} has too long a name: {label} is no host name"),
         None => return Ok(()),
@@ -184,9 +186,10 @@ async fn destroy(house: &House, who: &Principal, deploy: &DeployRef) -> Result<(
     if house.ledger.deploy(deploy).await.map_err(DeployError::from)?.is_none() {
         return Err(DeployError::from(LedgerError::NotFound(format!("there is no deploy {deploy}"))).into());
     }
-    house.close(deploy).await.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&*e)))?;
-    house.ledger.commit(who, Intent::DestroyDeploy { deploy: deploy.clone() }).await.map_err(DeployError::from)?;
-    Ok(())
+    house.destroy(who, deploy).await.map_err(|e| match e.downcast::<LedgerError>() {
+        Ok(e) => DeployError::from(e).into(),
+        Err(e) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&*e)),
+    })
 }
 
 async fn destroy_app(State(house): Here, Extension(who): Who, Path(app): Path<String>) -> Answer<wire::Destroyed> {

@@ -95,9 +95,11 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
     for (deploy, error) in &opened {
         printer.warning(&format!("{deploy} is not served: {}", dozen_engine::chain(&**error)));
     }
+    let time = dozen_engine::tasks::spawn("time", house.clone().keep_time());
     greet(&house, printer).await?;
     signals.next().await;
     printer.note("Stopping; Ctrl-C again kills at once");
+    time.abort();
     let (kill, killed) = watch::channel(false);
     let end = house.end(&killed);
     tokio::pin!(end);
