@@ -6,6 +6,8 @@
 use crate::ids::{AppName, DeployRef};
 use std::path::PathBuf;
 
+pub mod push;
+
 /// A codebase with a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {

@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** reading runs no program that the folder names, follows no link, and takes nothing from outside the folder.
 
-use dozen_core::codebase::{FileKind, Source, SourceFile};
+use dozen_core::codebase::{Commit, FileKind, Source, SourceFile};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use std::ffi::OsString;
 use std::fs;
@@ -12,8 +12,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+pub mod commit;
 pub mod fingerprint;
 mod git;
+pub mod hook;
+pub mod repository;
+pub mod smart;
+#[cfg(test)]
+mod tested;
 
 /// The most bytes that a source may have: twice Heroku's limit for a packed slug.
 pub const MAX_BYTES: u64 = 1 << 30;
@@ -77,26 +83,42 @@ pub fn read(folder: &Path) -> Result<Reading, ReadError> {
         return Err(ReadError::NotAFolder(folder));
     }
     let slugignore = slugignore(&folder)?;
-    let mut warnings = Vec::new();
-    let (listed, commit) = match git::list(&folder)? {
-        Some(listing) => {
-            warnings.extend(listing.warnings);
-            (listing.files, listing.commit)
-        }
-        None => (walk(&folder, &slugignore)?, None),
+    let (listed, commit, warnings) = match git::list(&folder)? {
+        Some(listing) => (listing.files, listing.commit, listing.warnings),
+        None => (walk(&folder, &slugignore, false)?, None, Vec::new()),
     };
+    gather(folder, listed, &slugignore, commit, warnings)
+}
+
+/// Reads the files of a commit, which is all that lies in this folder. git is not asked: they are taken as they are, and only what never goes
+/// into a slug is left out.
+pub fn read_commit(folder: &Path, commit: Commit) -> Result<Reading, ReadError> {
+    let folder = fs::canonicalize(folder).map_err(|e| ReadError::Io(folder.to_owned(), e))?;
+    let slugignore = slugignore(&folder)?;
+    let listed = walk(&folder, &slugignore, true)?;
+    gather(folder, listed, &slugignore, Some(commit), Vec::new())
+}
+
+/// The source of those files that may go into a slug.
+fn gather(
+    folder: PathBuf,
+    listed: Vec<Listed>,
+    slugignore: &Gitignore,
+    commit: Option<Commit>,
+    mut warnings: Vec<String>,
+) -> Result<Reading, ReadError> {
     let mut files = Vec::with_capacity(listed.len());
     for listed in listed {
         if files.len() == MAX_FILES {
             return Err(ReadError::TooMany(folder));
         }
         let Some(path) = listed.path.to_str() else {
-            if ignored(&slugignore, &listed.path) || left_out(&listed.path.to_string_lossy(), listed.tracked) {
+            if ignored(slugignore, &listed.path) || left_out(&listed.path.to_string_lossy(), listed.tracked) {
                 continue;
             }
             return Err(ReadError::Name(listed.path));
         };
-        if left_out(path, listed.tracked) || ignored(&slugignore, &listed.path) {
+        if left_out(path, listed.tracked) || ignored(slugignore, &listed.path) {
             continue;
         }
         if path.len() > MAX_PATH || path.matches('/').count() > MAX_DEPTH {
@@ -115,12 +137,15 @@ pub fn read(folder: &Path) -> Result<Reading, ReadError> {
     files.dedup_by(|a, b| a.path == b.path);
     let total: u64 = files.iter().map(|f| f.size).sum();
     if total > MAX_BYTES {
-        let mut largest: Vec<(String, u64)> = files.into_iter().map(|f| (f.path, f.size)).collect();
-        largest.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
-        largest.truncate(5);
-        return Err(ReadError::TooLarge { total, largest });
+        return Err(too_large(total, files.into_iter().map(|f| (f.path, f.size)).collect()));
     }
     Ok(Reading { source: Source { folder, commit, files }, warnings })
+}
+
+fn too_large(total: u64, mut largest: Vec<(String, u64)>) -> ReadError {
+    largest.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    largest.truncate(5);
+    ReadError::TooLarge { total, largest }
 }
 
 /// The text of a file of a source, for a pack. At most 16 MiB: the largest lock files in the wild have a fourth of it.
@@ -227,8 +252,8 @@ fn ignored(slugignore: &Gitignore, path: &Path) -> bool {
     !slugignore.is_empty() && slugignore.matched_path_or_any_parents(path, false).is_ignore()
 }
 
-/// Every file of a folder that no revision control knows.
-fn walk(folder: &Path, slugignore: &Gitignore) -> Result<Vec<Listed>, ReadError> {
+/// Every file of a folder that no revision control knows, or where all of it is `tracked`.
+fn walk(folder: &Path, slugignore: &Gitignore, tracked: bool) -> Result<Vec<Listed>, ReadError> {
     let mut out = Vec::new();
     let mut queue = vec![PathBuf::new()];
     while let Some(relative) = queue.pop() {
@@ -241,14 +266,14 @@ fn walk(folder: &Path, slugignore: &Gitignore) -> Result<Vec<Listed>, ReadError>
             let entry = entry.map_err(failed)?;
             let name: OsString = entry.file_name();
             let path = relative.join(&name);
-            let skipped = left_out(&String::from_utf8_lossy(name.as_bytes()), false);
+            let skipped = left_out(&String::from_utf8_lossy(name.as_bytes()), tracked);
             let kind = entry.file_type().map_err(failed)?;
             if skipped {
                 continue;
             }
             if kind.is_dir() {
                 // By its own word a folder is this machine's: a virtual environment, what cargo has compiled.
-                let made = ["pyvenv.cfg", "CACHEDIR.TAG"].iter().any(|mark| here.join(&name).join(mark).is_file());
+                let made = !tracked && ["pyvenv.cfg", "CACHEDIR.TAG"].iter().any(|mark| here.join(&name).join(mark).is_file());
                 if !made && !slugignore.matched(&path, true).is_ignore() {
                     queue.push(path);
                 }
@@ -256,7 +281,7 @@ fn walk(folder: &Path, slugignore: &Gitignore) -> Result<Vec<Listed>, ReadError>
                 if out.len() > MAX_FILES {
                     return Err(ReadError::TooMany(folder.to_owned()));
                 }
-                out.push(Listed { path, tracked: false });
+                out.push(Listed { path, tracked });
             }
         }
     }

@@ -29,6 +29,10 @@ impl Home {
         }
         Ok(())
     }
+    /// Makes one of its folders that not every home needs, for its owner alone.
+    pub(crate) fn private(folder: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    }
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root
@@ -57,6 +61,26 @@ impl Home {
     /// that the build's own programs reach.
     pub fn cache(&self, app: &AppName) -> PathBuf {
         self.root.join("cache").join(app.as_str())
+    }
+    /// What was pushed of an app, of all of its deploys: a bare git repository.
+    pub fn repository(&self, app: &AppName) -> PathBuf {
+        self.repositories().join(format!("{app}.git"))
+    }
+    /// All repositories.
+    pub fn repositories(&self) -> PathBuf {
+        self.root.join("repositories")
+    }
+    /// What git runs when something is pushed.
+    pub fn hooks(&self) -> PathBuf {
+        self.root.join("hooks")
+    }
+    /// The files of commits while they are built.
+    pub fn checkouts(&self) -> PathBuf {
+        self.root.join("checkouts")
+    }
+    /// Where git's hooks reach the control plane.
+    pub fn push_socket(&self) -> PathBuf {
+        self.root.join("run").join("push.sock")
     }
     /// Programs that dozen fetched for itself (a pinned uv), by name and version.
     pub fn tools(&self) -> PathBuf {

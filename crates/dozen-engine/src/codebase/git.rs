@@ -126,8 +126,7 @@ impl<'a> Git<'a> {
     }
 
     fn run(&self, folder: &Path, args: &[&str]) -> io::Result<Output> {
-        #[expect(clippy::disallowed_methods, reason = "the one place that starts git")]
-        let mut command = Command::new("git");
+        let mut command = program();
         for (name, _) in std::env::vars_os().filter(|(n, _)| n.as_bytes().starts_with(b"GIT_")) {
             command.env_remove(name);
         }
@@ -145,8 +144,14 @@ impl<'a> Git<'a> {
     }
 }
 
+/// git, by nothing but its name. Who starts it says what it may read and what it is given.
+pub(super) fn program() -> Command {
+    #[expect(clippy::disallowed_methods, reason = "the one place that starts git")]
+    Command::new("git")
+}
+
 /// The first lines of what git said, as one.
-fn said(out: &Output) -> String {
+pub(super) fn said(out: &Output) -> String {
     let text = String::from_utf8_lossy(&out.stderr);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).take(3).collect();
     if lines.is_empty() { format!("it ended with {}", out.status) } else { lines.join("; ") }
