@@ -7,7 +7,6 @@
 
 use crate::admin::held::Holding;
 use crate::codebase;
-use crate::dependencies;
 use crate::home::Home;
 use crate::ledger::{Intent, Ledger, Principal, ReleaseRow};
 use crate::output::Output;
@@ -19,11 +18,11 @@ use dozen_core::backing::Attachment;
 use dozen_core::codebase::Source;
 use dozen_core::concurrency::formation::{First, Formation};
 use dozen_core::concurrency::{Desired, GivenUp, Share, outcome};
-use dozen_core::config::{Changes, Config, Mask, Origin, Var};
+use dozen_core::config::{Changes, Config, Origin, Var};
 use dozen_core::ids::{DeployRef, Generation, TypeName, Version};
 use dozen_core::parity::Driver;
 use dozen_core::processes::{Isolation, State};
-use dozen_core::release::{self, Cause, Release, Slug, Status};
+use dozen_core::release::{Cause, Release, Slug, Status};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +33,7 @@ mod declared;
 mod error;
 mod formation;
 mod front;
+mod pushed;
 pub mod releases;
 mod roll;
 mod split;
@@ -58,6 +58,8 @@ pub struct Floor {
     pub observed: Arc<Observed>,
     /// Whether a formation is kept running; otherwise only one-offs run and releases wait for the next `up`.
     pub serving: bool,
+    /// How many of a process type run that nobody has scaled. One of each where nobody says otherwise.
+    pub first: First,
     /// What its instances use of this host.
     meter: Arc<Meter>,
     /// The one-offs that this process runs.
@@ -92,6 +94,8 @@ struct Ready {
     attachments: Vec<Attachment>,
     /// What app.json requires and nothing gives.
     missing: Vec<String>,
+    /// Whether another commit makes another release, though its slug may be the same: who pushes asks for one.
+    each_commit: bool,
 }
 
 /// A change of config.
@@ -120,7 +124,8 @@ impl Floor {
     /// A floor for a deploy.
     pub fn new(ledger: Ledger, deploy: DeployRef, exe: PathBuf, driver: Local, observed: Arc<Observed>, serving: bool) -> Self {
         let (turn, telling) = Default::default();
-        Self { ledger, deploy, exe, driver, observed, serving, meter: Arc::default(), holding: Holding::default(), turn, telling }
+        let first = First::OneOfEach;
+        Self { ledger, deploy, exe, driver, observed, serving, first, meter: Arc::default(), holding: Holding::default(), turn, telling }
     }
 
     pub(crate) fn home(&self) -> &Home {
@@ -147,36 +152,8 @@ impl Floor {
         declared.dotenv = Some(declared::read_dotenv(&folder, output)?);
         self.ledger.commit(who, Intent::Adopt { deploy: deploy.clone(), folder: Some(source.folder.clone()) }).await?;
         let ready = self.get_ready(who, declared, &source, output).await?;
-        let Ready { declared, before, config, attachments, missing, .. } = &ready;
-
-        let last = match before {
-            Some(row) => store::open(self.home(), &row.slug).ok(),
-            None => None,
-        };
-        let python = options.use_python.clone().or_else(|| before.as_ref().and_then(|b| b.python.clone()));
-        let node = options.use_node.clone().or_else(|| before.as_ref().and_then(|b| b.node.clone()));
-        let last_runtime = last.as_ref().and_then(|s| s.stack.runtime.as_deref());
-        let variables: Vec<(String, String)> = release::variables(config, attachments).into_iter().collect();
-        let built = dependencies::build(dependencies::Request {
-            exe: &self.exe,
-            home: self.home(),
-            app: &deploy.app,
-            source: &source,
-            processes: declared.processes.clone(),
-            console: declared.console(),
-            scratch: &declared.scratch,
-            rules: &declared.rules,
-            config: &variables,
-            placeholders: missing,
-            mask: &Mask::of(config.vars.values()),
-            use_python: python.as_deref(),
-            last_python: last_runtime.and_then(|r| r.strip_prefix("Python ")),
-            use_node: node.as_deref(),
-            last_node: last_runtime.and_then(|r| r.strip_prefix("Node ")),
-            output: printer.clone(),
-        })
-        .await?;
-        self.release(who, &ready, built.slug, (python, node), output).await
+        let (slug, pins) = self.build(&ready, &source, options, printer.clone()).await?;
+        self.release(who, &ready, slug, pins, output).await
     }
 
     /// The same from a slug that is in the store, built here or elsewhere. It has no `.env`: config is the deploy's own and app.json's defaults.
@@ -206,7 +183,7 @@ impl Floor {
         if !missing.is_empty() {
             output.warning(&format!("app.json requires config that is not set: {}", missing.join(", ")));
         }
-        Ok(Ready { declared, before, config_version, config, ids, attachments, missing })
+        Ok(Ready { declared, before, config_version, config, ids, attachments, missing, each_commit: false })
     }
 
     /// Makes a release of a slug where anything differs from the current one, and runs its release phase.
@@ -218,15 +195,16 @@ impl Floor {
         pins: Pins,
         output: &dyn Output,
     ) -> Result<(Arc<Release>, bool), DeployError> {
-        let Ready { declared, before, config_version, config, ids, missing, .. } = ready;
+        let Ready { declared, before, config_version, config, ids, missing, each_commit, .. } = ready;
         let deploy = &self.deploy;
         if !missing.is_empty() {
             return Err(DeployError::Required { deploy: deploy.clone(), names: missing.clone() });
         }
         self.first_formation(who, &slug, &declared.formation, output).await?;
 
+        let code_changed = before.as_ref().is_none_or(|b| b.slug != slug.id || (*each_commit && b.commit != slug.commit));
         if let Some(row) = before
-            && row.slug == slug.id
+            && !code_changed
             && row.attachments == *ids
             && (&row.python, &row.node) == (&pins.0, &pins.1)
             && (row.config_version == *config_version
@@ -238,7 +216,6 @@ impl Floor {
             Some(b) => self.ledger.config_at(deploy, b.config_version).await?.changes(config),
             None => Changes::default(),
         };
-        let code_changed = before.as_ref().is_none_or(|b| b.slug != slug.id);
         let cause = if code_changed {
             Cause::Deploy { commit: slug.commit.clone(), slug: slug.id, config: changes }
         } else if before.as_ref().is_some_and(|b| b.attachments != *ids) {
@@ -361,7 +338,7 @@ impl Floor {
     /// The formation as it was scaled, for the types that this slug has.
     pub async fn formation(&self, slug: &Slug) -> Result<Formation, DeployError> {
         let was = self.ledger.formation(&self.deploy).await?.unwrap_or_default();
-        Ok(was.next(&slug.processes, &BTreeMap::new(), First::OneOfEach).0)
+        Ok(was.next(&slug.processes, &BTreeMap::new(), self.first).0)
     }
 
     async fn current_row(&self) -> Result<Option<ReleaseRow>, DeployError> {
@@ -428,7 +405,7 @@ impl Floor {
         output: &dyn Output,
     ) -> Result<(), DeployError> {
         let was = self.ledger.formation(&self.deploy).await?;
-        let (next, unknown) = was.clone().unwrap_or_default().next(&slug.processes, declared, First::OneOfEach);
+        let (next, unknown) = was.clone().unwrap_or_default().next(&slug.processes, declared, self.first);
         for u in unknown {
             output.warning(&format!("app.json's formation: {u}"));
         }

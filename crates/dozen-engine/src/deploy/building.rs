@@ -1,7 +1,7 @@
 //! Source → slug alone: a build that needs no deploy and no ledger; and what a slug declares, read back from its tree.
 
 use super::declared;
-use super::{BuildOptions, DeployError};
+use super::{BuildOptions, DeployError, Floor, Pins, Ready};
 use crate::codebase;
 use crate::dependencies::{self, BuildError, Built};
 use crate::home::Home;
@@ -67,6 +67,47 @@ pub async fn build(building: Building<'_>, options: &BuildOptions, printer: Arc<
     })
     .await?;
     Ok(built)
+}
+
+impl Floor {
+    /// The slug of a source for this deploy, and what the build was told to use.
+    pub(super) async fn build(
+        &self,
+        ready: &Ready,
+        source: &Source,
+        options: &BuildOptions,
+        printer: Arc<dyn Output>,
+    ) -> Result<(Slug, Pins), DeployError> {
+        let Ready { declared, before, config, attachments, missing, .. } = ready;
+        let last = match before {
+            Some(row) => store::open(self.home(), &row.slug).ok(),
+            None => None,
+        };
+        let python = options.use_python.clone().or_else(|| before.as_ref().and_then(|b| b.python.clone()));
+        let node = options.use_node.clone().or_else(|| before.as_ref().and_then(|b| b.node.clone()));
+        let last_runtime = last.as_ref().and_then(|s| s.stack.runtime.as_deref());
+        let variables: Vec<(String, String)> = release::variables(config, attachments).into_iter().collect();
+        let built = dependencies::build(dependencies::Request {
+            exe: &self.exe,
+            home: self.home(),
+            app: &self.deploy.app,
+            source,
+            processes: declared.processes.clone(),
+            console: declared.console(),
+            scratch: &declared.scratch,
+            rules: &declared.rules,
+            config: &variables,
+            placeholders: missing,
+            mask: &Mask::of(config.vars.values()),
+            use_python: python.as_deref(),
+            last_python: last_runtime.and_then(|r| r.strip_prefix("Python ")),
+            use_node: node.as_deref(),
+            last_node: last_runtime.and_then(|r| r.strip_prefix("Node ")),
+            output: printer,
+        })
+        .await?;
+        Ok((built.slug, (python, node)))
+    }
 }
 
 /// Fails where no pack would know the folder, as [`Floor::bring_up`](super::Floor::bring_up) does later: what is no app leaves no deploy behind.

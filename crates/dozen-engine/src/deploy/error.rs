@@ -156,6 +156,9 @@ pub enum DeployError {
         /// Which.
         instance: InstanceName,
     },
+    /// Who pushed is gone, and nothing had been changed yet.
+    #[error("nobody waits for the push to {0} any more")]
+    GivenUp(DeployRef),
     /// Only a running deploy can do that.
     #[error("{0} is not running")]
     NotServing(DeployRef),

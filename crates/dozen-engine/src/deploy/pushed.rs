@@ -1,0 +1,74 @@
+//! From a commit that was pushed to a release that serves.
+//!
+//! **Invariant:** a push that is given up has changed nothing that runs: until its build is done, or not at all.
+
+use super::{BuildOptions, DeployError, Floor};
+use crate::codebase;
+use crate::codebase::hook::Push;
+use crate::deploy::declared;
+use crate::ledger::{Intent, Principal};
+use crate::output::Output;
+use dozen_core::release::Release;
+use std::sync::Arc;
+
+impl Floor {
+    /// Commit to release, as [`Floor::bring_up`] does of a folder. There is no `.env`: config is the deploy's own and app.json's defaults. What is
+    /// known of the app's folder stays.
+    pub async fn push(
+        &self,
+        who: &Principal,
+        push: &Push,
+        options: &BuildOptions,
+        printer: Arc<dyn Output>,
+    ) -> Result<(Arc<Release>, bool), DeployError> {
+        let output = &*printer;
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(_) => {
+                output.step("Waiting for the change that is under way");
+                self.turn.lock().await
+            }
+        };
+        let reading = codebase::read_commit(push.checkout.folder(), push.checkout.commit.clone())?;
+        reading.warnings.iter().for_each(|w| output.warning(w));
+        let declared = declared::read(&reading.source, output)?;
+        self.ledger.commit(who, Intent::Adopt { deploy: self.deploy.clone(), folder: None }).await?;
+        let mut ready = self.get_ready(who, declared, &reading.source, output).await?;
+        ready.each_commit = true;
+        let (slug, pins) = self.build(&ready, &reading.source, options, printer.clone()).await?;
+        if !push.hold.fast() {
+            return Err(DeployError::GivenUp(self.deploy.clone()));
+        }
+        self.release(who, &ready, slug, pins, output).await
+    }
+
+    /// Has a release that [`Floor::push`] answered serve, in the place of the one that does, and waits until all of it is up. Where it does not come
+    /// up the one before serves on; a first one is tried again, and the error says so.
+    pub async fn launch(
+        &self,
+        who: &Principal,
+        release: Arc<Release>,
+        new: bool,
+        url: Option<&str>,
+        output: &dyn Output,
+    ) -> Result<(), DeployError> {
+        let version = release.version;
+        output.step("Launching...");
+        if new && self.succeeds(&release).await? {
+            self.succeed(who, release.clone(), output).await?;
+        } else {
+            self.serve(who, release.clone()).await?;
+            if let Err(given_up) = self.come_up(who, &release).await? {
+                return Err(DeployError::NotUp { version, reason: given_up.to_string() });
+            }
+        }
+        output.detail(&if new { format!("Released {version}") } else { format!("Nothing changed: {version} again") });
+        let formation = self.formation(&release.slug).await?;
+        if !formation.iter().any(|(kind, n)| kind.is_web() && n > 0) {
+            output.warning("the formation has no web process: nothing is routed");
+        } else if let Some(url) = url {
+            output.detail(&format!("{url} deployed"));
+        }
+        Ok(())
+    }
+}
