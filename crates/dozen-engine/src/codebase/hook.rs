@@ -179,7 +179,12 @@ impl<T: Send + Sync + 'static> Door<T> {
         let listener = UnixListener::bind(through(&File::open(folder)?, &socket))?;
         fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
         let (waited_for, turns) = Default::default();
-        Ok((Arc::new(Self { program: program.to_owned(), socket, home: home.clone(), waited_for, turns }), listener))
+        // Of whoever runs the hook "self" would be another one.
+        let program = match program.strip_prefix("/proc/self") {
+            Ok(rest) => Path::new("/proc").join(std::process::id().to_string()).join(rest),
+            Err(_) => program.to_owned(),
+        };
+        Ok((Arc::new(Self { program, socket, home: home.clone(), waited_for, turns }), listener))
     }
 
     /// Has the hook of one receiving git let in.

@@ -9,9 +9,10 @@ use crate::home::Home;
 use crate::release::scratch::Scratch;
 use dozen_core::ids::{DeployName, DeployRef};
 use rustix::fs::{Access, FlockOperation, access, flock};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -132,10 +133,16 @@ impl Repository {
         }
         let head = made.path.join("refs/namespaces").join(made.deploy.as_str()).join("HEAD");
         let main = format!("ref: {}\n", made.reference("refs/heads/main"));
-        replace(&head, main.as_bytes(), 0o600).map_err(written(&head))?;
+        if !holds(&head, main.as_bytes()) {
+            // Nobody sweeps meanwhile.
+            let _lock = made.receiving().map_err(written(&head))?;
+            replace(&head, main.as_bytes(), 0o600).map_err(written(&head))?;
+        }
         let hook = made.hooks.join("pre-receive");
         Home::private(&made.hooks).map_err(written(&made.hooks))?;
-        replace(&hook, PRE_RECEIVE.as_bytes(), 0o700).map_err(written(&hook))?;
+        if !holds(&hook, PRE_RECEIVE.as_bytes()) {
+            replace(&hook, PRE_RECEIVE.as_bytes(), 0o700).map_err(written(&hook))?;
+        }
         access(&hook, Access::EXEC_OK).map_err(|_| RepositoryError::Hook(hook))?;
         Ok(made)
     }
@@ -155,7 +162,7 @@ impl Repository {
     pub fn tip(&self, branch: &str) -> io::Result<Option<String>> {
         let mut git = self.git();
         let reference = self.reference(&format!("refs/heads/{branch}"));
-        let out = git.args(["rev-parse", "--verify", "--quiet", "--end-of-options", &reference]).stdin(Stdio::null()).output()?;
+        let out = git.args(["rev-parse", "--verify", "--quiet", &reference]).stdin(Stdio::null()).output()?;
         let hash = String::from_utf8_lossy(&out.stdout).trim().to_owned();
         Ok(out.status.success().then_some(hash).filter(|h| is_hash(h)))
     }
@@ -180,7 +187,7 @@ impl Repository {
     pub(super) fn git_within(&self, quarantine: Option<&Path>) -> Command {
         let mut git = self.git();
         if let Some(quarantine) = quarantine {
-            git.env("GIT_OBJECT_DIRECTORY", quarantine).env("GIT_ALTERNATE_OBJECT_DIRECTORIES", self.path.join("objects"));
+            git.env("GIT_OBJECT_DIRECTORY", quarantine).env("GIT_ALTERNATE_OBJECT_DIRECTORIES", quoted(&self.path.join("objects")));
         }
         git
     }
@@ -206,7 +213,7 @@ impl Repository {
         for setting in SETTINGS {
             git.args(["-c", setting]);
         }
-        let mut hooks = std::ffi::OsString::from("core.hooksPath=");
+        let mut hooks = OsString::from("core.hooksPath=");
         hooks.push(&self.hooks);
         git.arg("-c").arg(hooks);
         git
@@ -267,11 +274,29 @@ fn remove_files(folder: &Path, which: &dyn Fn(&str) -> bool) {
     }
 }
 
-/// A file with this content, whole at any time; nothing is written where it has it already.
-fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    if fs::read(path).is_ok_and(|now| now == content) {
-        return Ok(());
+fn holds(path: &Path, content: &[u8]) -> bool {
+    fs::read(path).is_ok_and(|now| now == content)
+}
+
+/// A folder as git reads it from a list that colons part.
+fn quoted(folder: &Path) -> OsString {
+    let bytes = folder.as_os_str().as_bytes();
+    if !bytes.contains(&b':') && bytes.first() != Some(&b'"') {
+        return folder.into();
     }
+    let mut text = vec![b'"'];
+    for byte in bytes {
+        if matches!(byte, b'"' | b'\\') {
+            text.push(b'\\');
+        }
+        text.push(*byte);
+    }
+    text.push(b'"');
+    OsString::from_vec(text)
+}
+
+/// A file with this content, whole at any time.
+fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     fs::create_dir_all(folder)?;
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();

@@ -19,7 +19,8 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("temp dir");
-        let home = Home::at(folder.path().join("home"));
+        // Names that some list or quotation could part.
+        let home = Home::at(folder.path().join("a \"home\": its 'own'"));
         home.make().expect("made");
         let repository = Repository::make(&home, &shop()).expect("git is installed");
         Self { folder, home, repository }

@@ -1,5 +1,7 @@
 //! End to end: codebase. What a folder holds decides which app it is and whether there is a new release.
 
+mod push;
+
 use crate::deployed::{Place, WEB};
 
 #[test]

@@ -457,6 +457,16 @@ async fn a_fetch_that_is_packed_is_unpacked() {
 }
 
 #[tokio::test]
+async fn the_hook_becomes_the_program_that_serves() {
+    let place = Place::new();
+    let (door, _listener) = Door::<()>::bind(&place.home, Path::new("/proc/self/exe")).expect("bound");
+    let pass = door.admit(&"shop".parse().expect("valid"), &place.repository, ());
+    assert_eq!(pass.environment()[2].1, format!("/proc/{}/exe", std::process::id()));
+    drop((pass, door));
+    assert!(!place.home.push_socket().exists());
+}
+
+#[tokio::test]
 async fn only_who_is_waited_for_is_let_in() {
     let server = Server::new().await;
     let (home, repository) = (&server.place.home, &server.place.repository);
