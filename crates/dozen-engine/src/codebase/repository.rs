@@ -92,6 +92,14 @@ pub enum RepositoryError {
         /// What git said.
         stderr: String,
     },
+    /// It could not be packed.
+    #[error("git cannot pack the repository {}: {stderr}", path.display())]
+    Collect {
+        /// Where.
+        path: PathBuf,
+        /// What git said.
+        stderr: String,
+    },
     /// Nothing was pushed to the app, nor could be.
     #[error("there is no repository {}", .0.display())]
     Missing(PathBuf),
@@ -165,6 +173,17 @@ impl Repository {
         let out = git.args(["rev-parse", "--verify", "--quiet", &reference]).stdin(Stdio::null()).output()?;
         let hash = String::from_utf8_lossy(&out.stdout).trim().to_owned();
         Ok(out.status.success().then_some(hash).filter(|h| is_hash(h)))
+    }
+
+    /// Packs what many pushes have brought, where it is worth it, and drops what has belonged to no branch for two weeks. Blocks, for seconds where
+    /// there is much to do; pushes go on meanwhile.
+    pub fn collect(&self) -> Result<(), RepositoryError> {
+        let _lock = self.receiving().map_err(|source| RepositoryError::Write { path: self.path.clone(), source })?;
+        let mut git = self.git();
+        git.args(["-c", "gc.auto=2000", "-c", "gc.autoPackLimit=50", "-c", "gc.autoDetach=false", "gc", "--auto", "--quiet"]);
+        let out = git.stdin(Stdio::null()).output().map_err(RepositoryError::Start)?;
+        let failed = || RepositoryError::Collect { path: self.path.clone(), stderr: said(&out) };
+        if out.status.success() { Ok(()) } else { Err(failed()) }
     }
 
     fn at(home: &Home, deploy: &DeployRef) -> Self {

@@ -277,7 +277,17 @@ impl Session {
         let mut handing = true;
         let over = loop {
             tokio::select! {
-                _ = self.child.wait() => return,
+                _ = self.child.wait() => {
+                    let Self { _pass, _lock, .. } = self;
+                    drop((_pass, _lock));
+                    // Who is still sending reads the answer only then.
+                    tokio::select! {
+                        _ = &mut handed, if handing => {}
+                        () = &mut idle => {}
+                        () = &mut deadline => {}
+                    }
+                    return;
+                }
                 done = &mut handed, if handing => match done {
                     Ok(()) => handing = false,
                     Err(e) => break e.to_string(),
@@ -302,10 +312,11 @@ impl Session {
     }
 }
 
-async fn hand_on(input: impl AsyncRead, mut stdin: ChildStdin, activity: &Activity, most: u64) -> io::Result<()> {
+async fn hand_on(input: impl AsyncRead, stdin: ChildStdin, activity: &Activity, most: u64) -> io::Result<()> {
     tokio::pin!(input);
     let mut buffer = vec![0; 64 << 10];
     let mut left = most;
+    let mut stdin = Some(stdin);
     loop {
         let n = input.read(&mut buffer).await?;
         if n == 0 {
@@ -313,9 +324,11 @@ async fn hand_on(input: impl AsyncRead, mut stdin: ChildStdin, activity: &Activi
         }
         activity.seen(false);
         left = left.checked_sub(n as u64).ok_or_else(|| io::Error::other("more was sent than may be"))?;
-        // What git does not want any more is no fault: it says so itself.
-        if stdin.write_all(&buffer[..n]).await.is_err() {
-            return Ok(());
+        if let Some(git) = &mut stdin
+            && git.write_all(&buffer[..n]).await.is_err()
+        {
+            // What git does not want any more is no fault: it says so itself.
+            stdin = None;
         }
     }
 }

@@ -180,3 +180,22 @@ fn a_repository_is_made_once_and_has_branches_of_each_deploy() {
     let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!((mode(&place.home.repositories()), mode(&place.home.hooks())), (0o700, 0o700));
 }
+
+#[test]
+fn what_many_pushes_brought_is_packed_and_still_there() {
+    let place = Place::new();
+    let files: Vec<(String, String)> = (0..3000).map(|n| (format!("d{}/{n}", n % 50), n.to_string())).collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    let work = place.work("work", &files);
+    let unpacked = "--receive-pack=git -c receive.unpackLimit=100000 receive-pack";
+    let path = place.repository.path().to_string_lossy().into_owned();
+    work.git(&["push", "-q", unpacked, &path, "HEAD:refs/namespaces/production/refs/heads/main"]);
+    let objects = place.repository.path().join("objects");
+    let folders = || fs::read_dir(&objects).expect("readable").flatten().filter(|e| e.file_name().len() == 2).count();
+    assert!(folders() > 200);
+    place.repository.collect().expect("packed");
+    assert_eq!(folders(), 0);
+    let commit = place.repository.tip("main").expect("git answers").expect("a commit");
+    let checked = out(&place, &commit).expect("whole");
+    assert_eq!(fs::read_to_string(checked.folder().join("d49/2999")).expect("there"), "2999");
+}

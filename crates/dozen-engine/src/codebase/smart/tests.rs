@@ -430,6 +430,24 @@ async fn a_client_that_says_nothing_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
+async fn who_is_still_sending_is_heard_out() {
+    let place = Place::new();
+    let limits = Limits::of(Service::Receive);
+    let (mut client, input) = tokio::io::duplex(64 << 10);
+    let mut answer = serve(&place.repository, Service::Receive, Dialogue::Request, None, input, None, limits).await.expect("git runs");
+    // git has had enough at its first line.
+    let sent = async {
+        for _ in 0..100 {
+            client.write_all(&[b'z'; 64 << 10]).await.expect("taken");
+        }
+        drop(client);
+    };
+    let mut all = Vec::new();
+    let (read, ()) = tokio::join!(answer.read_to_end(&mut all), sent);
+    read.expect("an end");
+}
+
+#[tokio::test]
 async fn a_session_talks_in_turn() {
     let server = Server::new().await;
     let work = server.place.work("work", &[("app.py", "1")]);
