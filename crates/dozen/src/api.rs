@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 mod certs;
 pub(crate) mod event;
 mod front;
+mod git;
 mod peers;
 pub(crate) mod platform;
 mod processes;

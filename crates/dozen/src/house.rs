@@ -8,6 +8,7 @@ use crate::client;
 use crate::running::{self, RunFolder};
 use crate::settings::Settings;
 use anyhow::{Context, Result};
+use dozen_core::concurrency::formation::First;
 use dozen_core::disposability::Policy;
 use dozen_core::ids::{AppName, DeployName, DeployRef};
 use dozen_core::port::Domain;
@@ -134,7 +135,8 @@ impl House {
             policy: Policy::SERVER,
             serving: true,
         };
-        let floor = client::floor(&self.settings, self.ledger.clone(), deploy, about).await?;
+        let mut floor = client::floor(&self.settings, self.ledger.clone(), deploy, about).await?;
+        floor.first = First::WebOnly;
         let who = Principal::me();
         let keeper = self.addresses.https_port.map(|_| Arc::new(Keeper::of(&floor, &self.addresses.names(deploy))));
         if let Some(keeper) = &keeper {

@@ -6,7 +6,7 @@ use super::{Deploys, Failure, wire};
 use crate::house::{self, House};
 use anyhow::{Context, Result};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 const MAX_BODY: usize = 64 * 1024;
 
 type Here = State<Arc<House>>;
-type Who = Extension<Principal>;
+pub(super) type Who = Extension<Principal>;
 type Answer<T> = Result<Json<T>, Failure>;
 
 /// Answers requests that the router leads to the API's host.
@@ -37,8 +37,11 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
     let route = Arc::new(Route { deploy: itself.clone(), web, manners: Manners::default() });
     let mut line = board.line(itself.clone());
     line.lead(Led { domains: vec![domain], route, any_host: false }, Generation(1));
-    let router = router(house.clone());
+    let (git, hooks) = super::git::open(house).context("cannot take pushes in")?;
+    let router = router(house.clone(), git);
     Ok(dozen_engine::tasks::spawn("public api", async move {
+        // It ends with this.
+        let _hooks = AbortOnDrop(hooks);
         loop {
             tokio::select! {
                 // What the router tells of the API needs no answer: there is one instance of it, here.
@@ -53,7 +56,16 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
     }))
 }
 
-fn router(house: Arc<House>) -> Router {
+/// A task that ends with who holds it.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn router(house: Arc<House>, git: Router) -> Router {
     let deploys: Arc<dyn Deploys> = Arc::new(house.clone());
     let own = Router::new()
         .route("/v1/account", get(account))
@@ -63,7 +75,7 @@ fn router(house: Arc<House>) -> Router {
         .route("/v1/apps/{app}/deploys/{deploy}", delete(destroy_deploy))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .with_state(house.clone());
-    super::of_deploys(deploys).merge(own).fallback(nothing).layer(axum::middleware::from_fn_with_state(house, known))
+    super::of_deploys(deploys).merge(own).merge(git).fallback(nothing).layer(axum::middleware::from_fn_with_state(house, known))
 }
 
 async fn nothing() -> Failure {
@@ -73,15 +85,25 @@ async fn nothing() -> Failure {
 /// Who asks, by the token that they show.
 async fn known(State(house): Here, mut request: axum::extract::Request, next: axum::middleware::Next) -> Response {
     let from = asked_from(request.headers());
-    let Some(token) = super::token::shown_in(request.headers()) else { return nobody("This needs a token").into_response() };
+    // git asks once more with what it knows only where it is asked for that.
+    let by_git = request.uri().path().contains(".git/");
+    let Some(token) = super::token::shown_in(request.headers()) else { return refuse(nobody("This needs a token"), by_git) };
     match house.ledger.who_shows(&token, from.as_deref(), jiff::Timestamp::now()).await {
         Ok(Some(who)) => {
             request.extensions_mut().insert(who);
             next.run(request).await
         }
-        Ok(None) => nobody("This token is not known here, has ended or was revoked").into_response(),
+        Ok(None) => refuse(nobody("This token is not known here, has ended or was revoked"), by_git),
         Err(e) => Failure::from(DeployError::from(e)).into_response(),
     }
+}
+
+fn refuse(failure: Failure, by_git: bool) -> Response {
+    let mut response = failure.into_response();
+    if by_git {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"dozen\""));
+    }
+    response
 }
 
 /// The address that the router saw: it is the last that it adds.

@@ -46,6 +46,7 @@ async fn production(home: &Home, deploy: &DeployRef) -> Production {
         policy: Policy::UP,
         router: None,
         lasting: None,
+        names: vec![],
         any_host: true,
         report: observed.clone(),
     });

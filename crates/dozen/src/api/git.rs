@@ -1,0 +1,183 @@
+//! git's smart HTTP: what is pushed to a deploy is built while its pusher waits, and the commit runs or the push is refused.
+//!
+//! `/shop.git` is the app's production, `/shop/staging.git` its staging. The first push makes the repository, not the app.
+
+use super::Failure;
+use super::platform::Who;
+use crate::house::{self, House};
+use anyhow::Result;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use dozen_core::admin::people::Need;
+use dozen_core::ids::{AppName, DeployName, DeployRef};
+use dozen_engine::codebase::hook::{self, Door, Push};
+use dozen_engine::codebase::repository::Repository;
+use dozen_engine::codebase::smart::{self, Dialogue, Gunzip, Limits, Service};
+use dozen_engine::deploy::{BuildOptions, DeployError};
+use dozen_engine::ledger::Principal;
+use dozen_engine::output::Output;
+use serde::Deserialize;
+use std::io;
+use std::sync::Arc;
+use tokio::io::AsyncRead;
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
+use tokio_util::io::{ReaderStream, StreamReader};
+
+/// Who pushes, to which deploy.
+pub(crate) struct Ticket {
+    who: Principal,
+    deploy: DeployRef,
+}
+
+/// Builds and releases what hooks ask for.
+struct Pusher(Arc<House>);
+
+impl hook::Deploys<Ticket> for Pusher {
+    async fn push(&self, ticket: Arc<Ticket>, push: Push, output: Arc<dyn Output>) -> Result<(), DeployError> {
+        let served = self.0.served(&ticket.deploy).ok_or_else(|| DeployError::NotServing(ticket.deploy.clone()))?;
+        let (who, floor) = (&ticket.who, &served.floor);
+        let (release, new) = floor.push(who, &push, &BuildOptions::default(), output.clone()).await?;
+        floor.launch(who, release, new, served.url.as_deref(), &*output).await
+    }
+}
+
+/// What the routes work with.
+#[derive(Clone)]
+struct Pushes {
+    house: Arc<House>,
+    door: Arc<Door<Ticket>>,
+}
+
+/// The routes, and what answers the hooks of the pushes that come by them.
+pub(super) fn open(house: &Arc<House>) -> io::Result<(Router, JoinHandle<()>)> {
+    let (door, listener) = Door::bind(&house.settings.home, &house.settings.exe)?;
+    let serving = dozen_engine::tasks::spawn("hooks", door.clone().serve(listener, Arc::new(Pusher(house.clone()))));
+    let pushes = Pushes { house: house.clone(), door };
+    let routes = Router::new()
+        .route("/{repository}/info/refs", get(refs_of_production))
+        .route("/{repository}/{service}", post(talk_to_production))
+        .route("/{app}/{repository}/info/refs", get(refs))
+        .route("/{app}/{repository}/{service}", post(talk))
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .with_state(pushes);
+    Ok((routes, serving))
+}
+
+/// `?service=git-receive-pack`
+#[derive(Deserialize)]
+struct Asked {
+    service: Option<String>,
+}
+
+async fn refs_of_production(
+    state: State<Pushes>,
+    who: Who,
+    Path(repository): Path<String>,
+    query: Query<Asked>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    advertise(&state, &who, production(&repository)?, query.0, &headers).await
+}
+
+async fn refs(
+    state: State<Pushes>,
+    who: Who,
+    Path((app, repository)): Path<(String, String)>,
+    query: Query<Asked>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    advertise(&state, &who, deploy(&app, &repository)?, query.0, &headers).await
+}
+
+async fn talk_to_production(
+    state: State<Pushes>,
+    who: Who,
+    Path((repository, service)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    serve(&state, &who, production(&repository)?, &service, &headers, body).await
+}
+
+async fn talk(
+    state: State<Pushes>,
+    who: Who,
+    Path((app, repository, service)): Path<(String, String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    serve(&state, &who, deploy(&app, &repository)?, &service, &headers, body).await
+}
+
+fn production(repository: &str) -> Result<DeployRef, Failure> {
+    let app: Option<AppName> = repository.strip_suffix(".git").and_then(|app| app.parse().ok());
+    Ok(house::production(&app.ok_or_else(nothing)?))
+}
+
+fn deploy(app: &str, repository: &str) -> Result<DeployRef, Failure> {
+    let deploy: Option<DeployName> = repository.strip_suffix(".git").and_then(|deploy| deploy.parse().ok());
+    Ok(DeployRef { app: app.parse().map_err(|_| nothing())?, deploy: deploy.ok_or_else(nothing)? })
+}
+
+fn nothing() -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "there is no such repository: an app's is /APP.git, that of one of its deploys /APP/DEPLOY.git")
+}
+
+/// The repository of a deploy that is served here, for who may deploy it.
+async fn repository(pushes: &Pushes, who: &Principal, deploy: &DeployRef) -> Result<Repository, Failure> {
+    let house = &pushes.house;
+    house.ledger.authorise(who, "push to a deploy", Need::Deploy(deploy.app.clone())).map_err(DeployError::from)?;
+    if house.served(deploy).is_none() {
+        return Err(Failure::new(StatusCode::NOT_FOUND, super::Deploys::unserved(house, deploy)));
+    }
+    let (home, of) = (house.settings.home.clone(), deploy.clone());
+    let made = tokio::task::spawn_blocking(move || Repository::make(&home, &of)).await;
+    made.map_err(|e| failed(&e))?.map_err(|e| failed(&e))
+}
+
+fn failed(e: &dyn std::error::Error) -> Failure {
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(e))
+}
+
+fn protocol(headers: &HeaderMap) -> Option<&str> {
+    headers.get(HeaderName::from_static("git-protocol")).and_then(|value| value.to_str().ok())
+}
+
+/// git is to see what is, and not what was.
+fn answered(content_type: String, body: Body) -> Response {
+    ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache".to_owned())], body).into_response()
+}
+
+async fn advertise(pushes: &Pushes, who: &Principal, deploy: DeployRef, asked: Asked, headers: &HeaderMap) -> Result<Response, Failure> {
+    let service = asked.service.as_deref().and_then(Service::named);
+    let repository = repository(pushes, who, &deploy).await?;
+    let service = service.ok_or_else(|| Failure::new(StatusCode::FORBIDDEN, "only git's smart HTTP is spoken here; use a newer git"))?;
+    let list = smart::advertise(&repository, service, protocol(headers)).await.map_err(|e| failed(&e))?;
+    Ok(answered(format!("application/x-{}-advertisement", service.name()), Body::from(list)))
+}
+
+async fn serve(
+    pushes: &Pushes,
+    who: &Principal,
+    deploy: DeployRef,
+    service: &str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Failure> {
+    let service = Service::named(service).ok_or_else(nothing)?;
+    let repository = repository(pushes, who, &deploy).await?;
+    let pass =
+        (service == Service::Receive).then(|| pushes.door.admit(&deploy, &repository, Ticket { who: who.clone(), deploy: deploy.clone() }));
+    let limits = Limits::of(service);
+    let packed = headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding == "gzip" || coding == "x-gzip");
+    let plain = StreamReader::new(body.into_data_stream().map(|piece| piece.map_err(io::Error::other)));
+    let input: Box<dyn AsyncRead + Send + Unpin> = if packed { Box::new(Gunzip::new(plain, limits.input)) } else { Box::new(plain) };
+    let answer = smart::serve(&repository, service, Dialogue::Request, protocol(headers), input, pass, limits).await;
+    let answer = answer.map_err(|e| failed(&e))?;
+    Ok(answered(format!("application/x-{}-result", service.name()), Body::from_stream(ReaderStream::new(answer))))
+}

@@ -1,0 +1,58 @@
+//! git pushes by way of the router.
+
+use super::{Server, WEB};
+use crate::deployed::{Place, Said, finish};
+use serde_json::{Value, json};
+
+fn git(place: &Place, args: &[&str]) -> Said {
+    let mut git = place.program("git");
+    for (name, value) in [("NAME", "a"), ("EMAIL", "a@example.com")] {
+        git.env(format!("GIT_AUTHOR_{name}"), value).env(format!("GIT_COMMITTER_{name}"), value);
+    }
+    finish(git.env("GIT_TERMINAL_PROMPT", "0").env("GIT_CONFIG_GLOBAL", "/dev/null").args(args))
+}
+
+fn commit(place: &Place, message: &str) {
+    git(place, &["add", "-A"]).ok();
+    git(place, &["commit", "-qm", message]).ok();
+}
+
+#[test]
+fn what_is_pushed_runs_and_each_deploy_has_its_own_branch() {
+    let place = Place::new(&[("Procfile", "web: exec python3 web.py\nworker: sleep 1000\n"), ("web.py", WEB)]);
+    let server = Server::start(&place);
+    server.call("POST", "/v1/apps", &json!({"name": "shop"}));
+    server.call("PATCH", "/v1/apps/shop/deploys/production/config", &json!({"set": {"GREETING": "first"}}));
+    git(&place, &["init", "-qb", "main"]).ok();
+    commit(&place, "one");
+    let at = |token: &str, path: &str| format!("http://git:{token}@dozen.localhost:{}/{path}", server.port);
+    for token in ["", "dozen_nonsense"] {
+        git(&place, &["push", &at(token, "shop.git"), "main"]).coded(128);
+    }
+    let production = at(&server.token, "shop.git");
+    git(&place, &["push", &production, "main"]).ok().has(&["Procfile declares types", "Released v1", "http://shop.localhost"]);
+    let page = server.get("shop.localhost");
+    assert_eq!((page.status, page.body.starts_with("first ")), (200, true), "{}", page.body);
+    let processes = server.call("GET", "/v1/apps/shop/deploys/production/processes", &Value::Null);
+    assert_eq!(processes["formation"], "web=1 worker=0", "the first formation is Heroku's");
+
+    // What does not come up is refused, and what served serves on.
+    place.write("Procfile", "web: exit 3\n");
+    commit(&place, "two");
+    git(&place, &["push", &production, "main"]).coded(1).has(&["v1 keeps serving", "pre-receive hook declined"]);
+    assert_eq!(server.get("shop.localhost").body, page.body);
+    git(&place, &["ls-remote", &production, "main"]).ok().lacks(&git(&place, &["rev-parse", "HEAD"]).ok().out.trim().to_owned());
+
+    // The same commit goes to another deploy, and is cloned from there.
+    git(&place, &["reset", "-q", "--hard", "HEAD~1"]).ok();
+    server.call("POST", "/v1/apps/shop/deploys", &json!({"name": "staging", "from": "production"}));
+    let staging = at(&server.token, "shop/staging.git");
+    git(&place, &["push", &staging, "main"]).ok().has(&["Released v1", "http://shop-staging.localhost"]);
+    assert_eq!(server.get("shop-staging.localhost").status, 200);
+    let clone = place.beside("clone");
+    git(&place, &["clone", "-q", &staging, &clone.to_string_lossy()]).ok();
+    assert!(clone.join("web.py").is_file());
+    git(&place, &["push", &at(&server.token, "nobody.git"), "main"]).coded(128).has(&["not found"]);
+    server.stop();
+    place.assert_nothing_left();
+}
