@@ -41,7 +41,7 @@ fn what_is_pushed_runs_and_each_deploy_has_its_own_branch() {
     commit(&place, "two");
     git(&place, &["push", &production, "main"]).coded(1).has(&["v1 keeps serving", "pre-receive hook declined"]);
     assert_eq!(server.get("shop.localhost").body, page.body);
-    git(&place, &["ls-remote", &production, "main"]).ok().lacks(&git(&place, &["rev-parse", "HEAD"]).ok().out.trim().to_owned());
+    git(&place, &["ls-remote", &production, "main"]).ok().lacks(git(&place, &["rev-parse", "HEAD"]).ok().out.trim());
 
     // The same commit goes to another deploy, and is cloned from there.
     git(&place, &["reset", "-q", "--hard", "HEAD~1"]).ok();
