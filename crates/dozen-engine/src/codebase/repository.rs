@@ -6,8 +6,8 @@
 
 use super::git::{program, said};
 use crate::home::Home;
-use crate::release::scratch::Scratch;
-use dozen_core::ids::{DeployName, DeployRef};
+use crate::release::scratch::{self, Scratch};
+use dozen_core::ids::{AppName, DeployName, DeployRef};
 use rustix::fs::{Access, FlockOperation, access, flock};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -128,8 +128,8 @@ impl Repository {
         if !made.path.is_dir() {
             let all = home.repositories();
             Home::private(&all).map_err(written(&all))?;
-            let scratch = Scratch::new(&all).map_err(written(&all))?;
-            let fresh = scratch.path().join("fresh");
+            let making = Scratch::new(&all).map_err(written(&all))?;
+            let fresh = making.path().join("fresh");
             let mut init = made.settled();
             init.args(["-c", "init.defaultBranch=main", "init", "--quiet", "--bare", "--template="]).arg(&fresh);
             let out = init.stdin(Stdio::null()).output().map_err(RepositoryError::Start)?;
@@ -137,7 +137,7 @@ impl Repository {
                 return Err(RepositoryError::Init { path: made.path, stderr: said(&out) });
             }
             // Of two that make one at a time the first one's stays.
-            scratch.keep("fresh", &made.path).map_err(written(&made.path))?;
+            making.keep("fresh", &made.path).map_err(written(&made.path))?;
         }
         let head = made.path.join("refs/namespaces").join(made.deploy.as_str()).join("HEAD");
         let main = format!("ref: {}\n", made.reference("refs/heads/main"));
@@ -184,6 +184,27 @@ impl Repository {
         let out = git.stdin(Stdio::null()).output().map_err(RepositoryError::Start)?;
         let failed = || RepositoryError::Collect { path: self.path.clone(), stderr: said(&out) };
         if out.status.success() { Ok(()) } else { Err(failed()) }
+    }
+
+    /// Forgets the branches and tags of this deploy, as of one that is destroyed: the next one of its name is not to find that what is pushed to it is
+    /// there already.
+    pub fn forget(&self) -> Result<(), RepositoryError> {
+        let failed = |source| RepositoryError::Write { path: self.path.clone(), source };
+        let _lock = self.receiving().map_err(failed)?;
+        let mut git = self.git();
+        let listed = git.args(["for-each-ref", "--format=delete %(refname)", &self.reference("refs/")]).stdin(Stdio::null()).output();
+        let lines = listed.map_err(RepositoryError::Start)?.stdout;
+        let mut git = self.git();
+        let mut git = git.args(["update-ref", "--stdin"]).stdin(Stdio::piped()).spawn().map_err(RepositoryError::Start)?;
+        let told = git.stdin.take().map_or(Ok(()), |mut input| input.write_all(&lines));
+        let status = git.wait().map_err(failed)?;
+        told.and_then(|()| if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }).map_err(failed)
+    }
+
+    /// Removes an app's repository with all that was pushed to any of its deploys. Nothing may be receiving any more.
+    pub fn remove(home: &Home, app: &AppName) -> Result<(), RepositoryError> {
+        let path = home.repository(app);
+        scratch::remove(&path).map_err(|source| RepositoryError::Write { path, source })
     }
 
     fn at(home: &Home, deploy: &DeployRef) -> Self {

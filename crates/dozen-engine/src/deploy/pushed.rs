@@ -1,12 +1,12 @@
 //! From a commit that was pushed to a release that serves.
 //!
-//! **Invariant:** a push that is given up has changed nothing that runs: until its build is done, or not at all.
+//! **Invariant:** a push is given up while it is built, or not at all: nothing that runs is left half changed.
 
 use super::{BuildOptions, DeployError, Floor};
 use crate::codebase;
 use crate::codebase::hook::Push;
 use crate::deploy::declared;
-use crate::ledger::{Intent, Principal};
+use crate::ledger::Principal;
 use crate::output::Output;
 use dozen_core::release::Release;
 use std::sync::Arc;
@@ -32,7 +32,6 @@ impl Floor {
         let reading = codebase::read_commit(push.checkout.folder(), push.checkout.commit.clone())?;
         reading.warnings.iter().for_each(|w| output.warning(w));
         let declared = declared::read(&reading.source, output)?;
-        self.ledger.commit(who, Intent::Adopt { deploy: self.deploy.clone(), folder: None }).await?;
         let mut ready = self.get_ready(who, declared, &reading.source, output).await?;
         ready.each_commit = true;
         let (slug, pins) = self.build(&ready, &reading.source, options, printer.clone()).await?;

@@ -175,10 +175,19 @@ fn a_repository_is_made_once_and_has_branches_of_each_deploy() {
     assert_eq!(again.path(), place.repository.path());
     assert_eq!(place.repository.tip("main").expect("answered"), Some(work.git(&["rev-parse", "HEAD"])));
     assert_eq!(again.tip("main").expect("answered"), None);
+    work.git(&["push", "-q", &path, "HEAD:refs/namespaces/staging/refs/heads/main", "HEAD:refs/namespaces/staging/refs/tags/v1"]);
+    assert!(again.tip("main").expect("answered").is_some());
+    again.forget().expect("forgotten");
+    assert_eq!(again.tip("main").expect("answered"), None);
+    assert!(place.repository.tip("main").expect("answered").is_some(), "another deploy's stays");
+    again.forget().expect("nothing to forget");
     let missing = Repository::open(&place.home, &"other".parse().expect("valid")).expect_err("none").to_string();
     assert!(missing.starts_with("there is no repository "), "{missing}");
     let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!((mode(&place.home.repositories()), mode(&place.home.hooks())), (0o700, 0o700));
+    Repository::remove(&place.home, &"shop".parse().expect("valid")).expect("removed");
+    Repository::remove(&place.home, &"shop".parse().expect("valid")).expect("gone already");
+    assert!(!again.path().exists());
 }
 
 #[test]

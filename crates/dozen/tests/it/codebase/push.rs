@@ -48,6 +48,7 @@ async fn production(home: &Home, deploy: &DeployRef) -> Production {
         lasting: None,
         names: vec![],
         any_host: true,
+        names: Vec::new(),
         report: observed.clone(),
     });
     let mut floor = Floor::new(ledger, deploy.clone(), exe, driver, observed, true);
