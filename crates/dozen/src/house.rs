@@ -12,6 +12,7 @@ use dozen_core::concurrency::formation::First;
 use dozen_core::disposability::Policy;
 use dozen_core::ids::{AppName, DeployName, DeployRef};
 use dozen_core::port::Domain;
+use dozen_engine::codebase::repository::{Repository, RepositoryError};
 use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::port::Switchboard;
 use dozen_engine::port::certificates::Keeper;
@@ -178,8 +179,34 @@ impl House {
             self.open(deploy).await?;
             return Err(e.into());
         }
+        let (home, of) = (self.settings.home.clone(), deploy.clone());
+        let forgotten = tokio::task::spawn_blocking(move || match Repository::open(&home, &of) {
+            Ok(repository) => repository.forget(),
+            // Nothing was ever pushed.
+            Err(RepositoryError::Missing(_)) => Ok(()),
+            Err(e) => Err(e),
+        });
+        forgotten.await?.with_context(|| format!("{deploy} is destroyed; its branches are still there"))?;
         let retired = self.settings.home.retire(deploy, Timestamp::now());
         retired.map(drop).with_context(|| format!("{deploy} is destroyed; its data and logs lie where they lay"))
+    }
+
+    /// Forgets an app that has no deploys, and what was pushed to it.
+    pub(crate) async fn destroy_app(&self, who: &Principal, app: &AppName) -> Result<()> {
+        self.ledger.commit(who, Intent::DestroyApp { app: app.clone() }).await?;
+        let (home, of) = (self.settings.home.clone(), app.clone());
+        let removed = tokio::task::spawn_blocking(move || Repository::remove(&home, &of));
+        removed.await?.with_context(|| format!("{app} is destroyed; its repository is still there"))
+    }
+
+    /// Packs what was pushed to a deploy, where it is worth it. Nobody waits for it.
+    pub(crate) fn collect(&self, deploy: &DeployRef) {
+        let (home, deploy) = (self.settings.home.clone(), deploy.clone());
+        tasks::spawn("collect", async move {
+            let collected = tokio::task::spawn_blocking(move || Repository::open(&home, &deploy).and_then(|it| it.collect()));
+            // What is not packed now is after the next push.
+            drop(collected.await);
+        });
     }
 
     /// Destroys deploys whose time is over, now and each minute.

@@ -42,7 +42,9 @@ impl hook::Deploys<Ticket> for Pusher {
         let served = self.0.served(&ticket.deploy).ok_or_else(|| DeployError::NotServing(ticket.deploy.clone()))?;
         let (who, floor) = (&ticket.who, &served.floor);
         let (release, new) = floor.push(who, &push, &BuildOptions::default(), output.clone()).await?;
-        floor.launch(who, release, new, served.url.as_deref(), &*output).await
+        let launched = floor.launch(who, release, new, served.url.as_deref(), &*output).await;
+        self.0.collect(&ticket.deploy);
+        launched
     }
 }
 

@@ -208,10 +208,14 @@ async fn destroy(house: &House, who: &Principal, deploy: &DeployRef) -> Result<(
     if house.ledger.deploy(deploy).await.map_err(DeployError::from)?.is_none() {
         return Err(DeployError::from(LedgerError::NotFound(format!("there is no deploy {deploy}"))).into());
     }
-    house.destroy(who, deploy).await.map_err(|e| match e.downcast::<LedgerError>() {
+    house.destroy(who, deploy).await.map_err(told)
+}
+
+fn told(e: anyhow::Error) -> Failure {
+    match e.downcast::<LedgerError>() {
         Ok(e) => DeployError::from(e).into(),
         Err(e) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&*e)),
-    })
+    }
 }
 
 async fn destroy_app(State(house): Here, Extension(who): Who, Path(app): Path<String>) -> Answer<wire::Destroyed> {
@@ -220,7 +224,7 @@ async fn destroy_app(State(house): Here, Extension(who): Who, Path(app): Path<St
     for deploy in house.ledger.deploys().await.map_err(DeployError::from)?.into_iter().filter(|deploy| deploy.app == app) {
         destroy(&house, &who, &deploy).await?;
     }
-    house.ledger.commit(&who, Intent::DestroyApp { app: app.clone() }).await.map_err(DeployError::from)?;
+    house.destroy_app(&who, &app).await.map_err(told)?;
     Ok(Json(wire::Destroyed { destroyed: app.to_string() }))
 }
 

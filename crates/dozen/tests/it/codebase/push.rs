@@ -46,7 +46,6 @@ async fn production(home: &Home, deploy: &DeployRef) -> Production {
         policy: Policy::UP,
         router: None,
         lasting: None,
-        names: vec![],
         any_host: true,
         names: Vec::new(),
         report: observed.clone(),
