@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 
 mod choose;
 mod exchange;
+mod gather;
 mod h1;
 mod head;
 pub(super) mod http2;

@@ -4,6 +4,7 @@
 //! **Invariant:** a connection without a stream, and a stream whose client takes nothing of it, last no longer than in HTTP/1.
 
 use super::exchange::{Exchange, Outcome, answer};
+use super::gather::Gather;
 use super::head::{Ask, Length, Version, told};
 use super::talk::chunk;
 use super::{Client, Core, Stopping};
@@ -42,6 +43,9 @@ const WINDOW: u32 = 1024 * 1024;
 const SEND: usize = 64 * 1024;
 /// An answer is handed on in pieces of this size, which is that of a frame: so slow a client is still seen to take something.
 const PIECE: usize = 16 * 1024;
+/// What is ready to be told waits for so many others, and for so many turns of all that this worker does, where there are others to wait for.
+const GATHERED: u32 = 8;
+const TURNS: u32 = 2;
 /// A client that resets more than half of its streams, and more than so many, asks for work that it does not want.
 const RESETS: u32 = 200;
 /// Streams that the client reset before they were looked at, or that it broke; beyond that the connection ends.
@@ -57,7 +61,7 @@ where
 {
     let limits = core.shared.limits;
     let stalled = Rc::new(Cell::new(false));
-    let socket = ClientSocket::new(io, &limits, stalled.clone());
+    let socket = Gather::new(ClientSocket::new(io, &limits, stalled.clone()));
     let mut stopping = core.stopping.clone();
     let tally = Rc::new(Tally {
         open: Cell::new(0),
@@ -91,14 +95,15 @@ where
         .max_local_error_reset_streams(BROKEN)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(TokioIo::new(socket.clone()), service);
     let mut connection = pin!(connection);
     let mut end = None;
     let mut stops = false;
     loop {
         tokio::select! {
+            biased;
             // However it ended, each stream has told of itself.
-            _ = connection.as_mut() => return,
+            () = carried(connection.as_mut(), &socket, &tally) => return,
             _ = stopping.wait_for(|stop| *stop != Stopping::No), if !stops => {
                 connection.as_mut().graceful_shutdown();
                 stops = true;
@@ -111,6 +116,39 @@ where
             () = super::until(end) => return,
             () = tally.enough.notified() => return,
         }
+    }
+}
+
+/// Carries a connection to its end. What its streams have to tell is sent when all that is ready was told; where others of them are still
+/// waited for, their answers may be there in a moment and go with it.
+async fn carried<C: Future, S: AsyncWrite + Unpin>(mut connection: Pin<&mut C>, socket: &Gather<S>, tally: &Tally) {
+    let (mut before, mut gathered, mut turns) = (0, 0, 0);
+    loop {
+        let over = poll_fn(|cx| {
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(true);
+            }
+            let waits = socket.waits();
+            if waits > before {
+                gathered += 1
+            } else {
+                turns += 1
+            }
+            before = waits;
+            if waits > 0 && tally.open.get() > 0 && gathered < GATHERED && turns < TURNS {
+                return Poll::Ready(false);
+            }
+            (before, gathered, turns) = (0, 0, 0);
+            match socket.poll_send(cx) {
+                Poll::Ready(Err(_)) => Poll::Ready(true),
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            }
+        });
+        if over.await {
+            return;
+        }
+        // Whatever is ready goes first, and what the system knows by now.
+        tokio::task::yield_now().await;
     }
 }
 
