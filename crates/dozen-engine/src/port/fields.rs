@@ -112,10 +112,6 @@ impl Fields {
         &self.text
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
-    }
-
     fn field(&self, place: &Place, kind: Kind) -> Field<'_> {
         let begin = place.begin as usize;
         let name = self.text.get(begin..begin + usize::from(place.name)).unwrap_or_default();

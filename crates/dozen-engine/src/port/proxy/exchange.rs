@@ -317,16 +317,25 @@ impl Exchange {
         }
     }
 
+    /// Whether the request broke, and not its answer.
+    pub(super) fn is_broken(&self) -> bool {
+        self.upload.failed.is_some()
+    }
+
+    /// Why it did not: an answer may break because its own request did, and then it is the client's doing.
+    pub(super) fn cause(&self, code: Code) -> Code {
+        self.upload.failed.unwrap_or(code)
+    }
+
     /// It did not.
     pub(super) fn fail(mut self: Box<Self>, code: Code) {
-        // An answer may break because its own request did: then it is the client's doing.
-        let code = self.upload.failed.unwrap_or(code);
+        let code = self.cause(code);
         self.record.fail(code, code.status());
     }
 
     /// It did not, and nothing of it was told: this is, in its place.
     pub(super) fn give_up(mut self: Box<Self>, code: Code, client: &Client, fields: &Fields) -> Response<Bytes> {
-        refuse(code.into(), client, fields, &mut self.record)
+        refuse(self.cause(code).into(), client, fields, &mut self.record)
     }
 
     /// The client speaks to the instance by another protocol now.

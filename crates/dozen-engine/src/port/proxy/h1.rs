@@ -10,6 +10,7 @@ use crate::port::crowd::Guest;
 use crate::port::fields::{Fields, Kind};
 use crate::port::pages::Code;
 use crate::port::stream::Carrier;
+use crate::port::upstream::Source as _;
 use bytes::Bytes;
 use dozen_core::port::framing::may_trail;
 use http::{Method, Response, StatusCode};
@@ -149,6 +150,8 @@ async fn speak<S: Carrier>(
                     Ok(()) => stays && (read || talk.drain().await),
                     // It broke before anything of it was told: then something else can be.
                     Err((code, exchange)) if !code.is_the_clients() && talk.take_back() => {
+                        // Of a request that broke itself the end is not known.
+                        let stays = stays && !exchange.is_broken();
                         let page = exchange.give_up(code, client, &ask.fields);
                         write_page(&mut talk.out, core, ask.version, &page, ask.method == Method::HEAD, connection(&ask, stays));
                         talk.flush().await.is_ok() && stays && talk.drain().await
@@ -289,14 +292,14 @@ async fn stream<S: Carrier>(
                 },
             }
         }
-        if exchange.is_read() { crate::port::upstream::Source::poll_gone(talk, cx).map(Err) } else { Poll::Pending }
+        if exchange.is_read() { talk.poll_gone(cx).map(Err) } else { Poll::Pending }
     });
     match told.await {
         Ok(()) => {
             exchange.finish();
             Ok(())
         }
-        Err(code) => Err((code, exchange)),
+        Err(code) => Err((exchange.cause(code), exchange)),
     }
 }
 

@@ -6,7 +6,7 @@
 use super::exchange::{Exchange, Outcome, answer};
 use super::gather::Gather;
 use super::head::{Ask, Length, Version, told};
-use super::talk::chunk;
+use super::talk::{DRAIN, DRAIN_BYTES, chunk};
 use super::{Client, Core, Stopping};
 use crate::port::fields::Fields;
 use crate::port::pages::Code;
@@ -285,9 +285,9 @@ impl Drop for Upload {
     }
 }
 
-/// Reads the rest of a body for at most so long and so much.
+/// Reads the rest of a body, as far as one of HTTP/1 is.
 pub(in crate::port) async fn discard(mut body: Incoming) {
-    let mut left: usize = 64 << 20;
+    let mut left = DRAIN_BYTES;
     let reading = async {
         while let Some(Ok(frame)) = body.frame().await {
             left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
@@ -296,7 +296,7 @@ pub(in crate::port) async fn discard(mut body: Incoming) {
             }
         }
     };
-    let _ = tokio::time::timeout(Duration::from_secs(10), reading).await;
+    let _ = tokio::time::timeout(DRAIN, reading).await;
 }
 
 /// Why an answer ended early; hyper then ends its stream.
@@ -317,6 +317,11 @@ struct Flow {
     upload: Upload,
     trailed: bool,
     stalled: Rc<Cell<bool>>,
+}
+
+/// Whether there is something behind a body that a client is told.
+fn trails(exchange: &Exchange) -> bool {
+    exchange.trailers().iter().any(|field| may_trail(field.name))
 }
 
 impl Flow {
@@ -341,12 +346,12 @@ impl Body for Flow {
         match ready!(exchange.poll_piece(cx)) {
             Ok(Some(piece)) => {
                 let data = Bytes::copy_from_slice(&exchange.bytes(piece));
-                if exchange.rest() == Rest::None && exchange.trailers().is_empty() {
+                if exchange.rest() == Rest::None && !trails(exchange) {
                     me.exchange.take().into_iter().for_each(Exchange::finish);
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Ok(None) if !me.trailed && !exchange.trailers().is_empty() => {
+            Ok(None) if !me.trailed && trails(exchange) => {
                 me.trailed = true;
                 let mut trailers = HeaderMap::new();
                 for field in exchange.trailers().iter().filter(|field| may_trail(field.name)) {
@@ -364,7 +369,7 @@ impl Body for Flow {
         }
     }
     fn is_end_stream(&self) -> bool {
-        self.exchange.as_ref().is_none_or(|exchange| exchange.rest() == Rest::None && (self.trailed || exchange.trailers().is_empty()))
+        self.exchange.as_ref().is_none_or(|exchange| exchange.rest() == Rest::None && (self.trailed || !trails(exchange)))
     }
     fn size_hint(&self) -> SizeHint {
         match self.exchange.as_ref().map(|exchange| exchange.rest()) {

@@ -35,8 +35,8 @@ const EARLY: usize = 16 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 /// The rest of a body whose request was answered: it is read, and forgotten. A client that has more to say is closed upon.
-const DRAIN: Duration = Duration::from_secs(10);
-const DRAIN_BYTES: usize = 64 << 20;
+pub(super) const DRAIN: Duration = Duration::from_secs(10);
+pub(super) const DRAIN_BYTES: usize = 64 << 20;
 
 /// What a connection is while it idles.
 pub(super) struct Wire<S> {

@@ -74,6 +74,22 @@ print(body.decode(), bool(flags & END), b"x-after" in part or len(part))
     let seen = peer(&secure, script);
     assert!(seen.starts_with("one,two Some(\"42\") Some(\"chunked\") True "), "{seen}");
 
+    // Where nothing of the trailers is told, the answer ends with its body.
+    let framing = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nContent-Length: 7\r\n\r\n";
+    let upstream = Upstream::replying(|_| framing.to_owned());
+    let secure = self::secure(&upstream);
+    let script = r#"
+p = Peer()
+p.ask(1, "/")
+p.until(HEADERS)
+kinds, flags = [], 0
+while not flags & END:
+    kind, flags, stream, part = p.until(DATA, HEADERS)
+    kinds.append(kind)
+print(HEADERS in kinds)
+"#;
+    assert_eq!(peer(&secure, script), "False");
+
     // A file that is uploaded with its length, and a large answer.
     let upstream = Upstream::replying(|r| ok(&format!("{} {}", r.body.len(), "x".repeat(3_000_000))));
     let secure = self::secure(&upstream);
