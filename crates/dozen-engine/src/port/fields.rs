@@ -1,7 +1,7 @@
 //! The headers of a message as they came, for both protocols that clients speak: bytes, and where each header is in them.
 
 use dozen_core::port::framing::Place;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, header};
 
 /// Headers in their order. Names are in any case.
 #[derive(Debug, Default)]
@@ -143,17 +143,41 @@ impl Fields {
     }
 
     /// The words of a list, over all lines of a kind, trimmed.
-    pub(super) fn tokens(&self, kind: Kind) -> impl Iterator<Item = &str> {
-        self.all(kind)
-            .filter_map(|value| std::str::from_utf8(value).ok())
-            .flat_map(|v| v.split(','))
-            .map(str::trim)
-            .filter(|t| !t.is_empty())
+    pub(super) fn tokens(&self, kind: Kind) -> impl Iterator<Item = &[u8]> {
+        self.all(kind).flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
     }
 
     /// Whether such a list has this word, in any case.
     pub(super) fn lists(&self, kind: Kind, word: &str) -> bool {
-        self.tokens(kind).any(|token| token.eq_ignore_ascii_case(word))
+        self.tokens(kind).any(|token| token.eq_ignore_ascii_case(word.as_bytes()))
+    }
+
+    /// Appends those that are kept, one on a line. Lines that are as they should be are copied as they came, all that follow each other at once.
+    pub(super) fn write(&self, out: &mut Vec<u8>, mut keeps: impl FnMut(&Field<'_>) -> bool) {
+        let mut run: Option<(usize, usize)> = None;
+        let copy = |out: &mut Vec<u8>, run: Option<(usize, usize)>| {
+            out.extend_from_slice(run.and_then(|(begin, end)| self.text.get(begin..end)).unwrap_or_default());
+        };
+        for (place, kind) in self.places.iter().zip(&self.kinds) {
+            let field = self.field(place, *kind);
+            if !keeps(&field) {
+                continue;
+            }
+            let (begin, value, end) = (place.begin as usize, place.value as usize, place.end as usize);
+            let name = begin + usize::from(place.name);
+            if self.text.get(name..value) == Some(b": ") && self.text.get(end..end + 2) == Some(b"\r\n") {
+                match &mut run {
+                    Some((_, last)) if *last == begin => *last = end + 2,
+                    _ => copy(out, run.replace((begin, end + 2))),
+                }
+            } else {
+                copy(out, run.take());
+                for part in [field.name, b": ", field.value, b"\r\n"] {
+                    out.extend_from_slice(part);
+                }
+            }
+        }
+        copy(out, run);
     }
 
     /// Adds one.
@@ -177,24 +201,63 @@ impl Fields {
     }
 }
 
-impl From<&HeaderMap> for Fields {
-    fn from(headers: &HeaderMap) -> Self {
-        let mut fields = Self::default();
-        for (name, value) in headers.iter().filter(|(name, _)| *name != header::COOKIE) {
-            fields.push(name.as_str().as_bytes(), value.as_bytes());
-        }
+impl Fields {
+    /// Takes these headers, in place of those that it had.
+    pub(super) fn copy(&mut self, headers: &HeaderMap) {
+        self.clear();
         // HTTP/2 may send a cookie in crumbs; HTTP/1 knows one line of them (RFC 9113, 8.2.3).
-        let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes).collect();
-        if !crumbs.is_empty() {
-            fields.push(b"cookie", &crumbs.join(&b"; "[..]));
+        let mut crumbs = Vec::new();
+        for (name, value) in headers {
+            if *name == header::COOKIE {
+                if !crumbs.is_empty() {
+                    crumbs.extend_from_slice(b"; ");
+                }
+                crumbs.extend_from_slice(value.as_bytes());
+            } else {
+                self.push(name.as_str().as_bytes(), value.as_bytes());
+            }
         }
-        fields
+        if headers.contains_key(header::COOKIE) {
+            self.push(b"cookie", &crumbs);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dozen_core::port::framing::Framing;
+    use http::HeaderValue;
+
+    /// What is written of headers in these lines, all but those called `x`.
+    fn written(lines: &str) -> String {
+        let text = format!("GET / HTTP/1.1\r\n{lines}\r\n");
+        let (mut framing, mut fields, mut out) = (Framing::default(), Fields::default(), Vec::new());
+        assert_eq!(framing.head(text.as_bytes()).map_err(|fault| fault.why), Ok(Some(text.len())));
+        fields.take(text.as_bytes(), |places| framing.places(places));
+        fields.write(&mut out, |field| !field.name.eq_ignore_ascii_case(b"x"));
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn lines_are_written_in_one_form() {
+        for (lines, want) in [
+            ("Host: h\r\nA: b\r\nC: d\r\n", "Host: h\r\nA: b\r\nC: d\r\n"),
+            ("X: 1\r\nHost: h\r\nx: 2\r\nA: b\r\nX: 3\r\n", "Host: h\r\nA: b\r\n"),
+            ("Host:h\r\nA:\tb\r\nC: d \t\r\nE:  f\r\nG: h\r\n", "Host: h\r\nA: b\r\nC: d\r\nE: f\r\nG: h\r\n"),
+            ("Host: h\r\nA: b\r\nC:\r\nD: \r\nE: f\r\n", "Host: h\r\nA: b\r\nC: \r\nD: \r\nE: f\r\n"),
+            ("Host: h\r\nx: y\r\n", "Host: h\r\n"),
+        ] {
+            assert_eq!(written(lines), want, "{lines:?}");
+        }
+        let mut pushed = Fields::default();
+        for name in ["a", "x", "b"] {
+            pushed.push(name.as_bytes(), b"v");
+        }
+        let mut out = Vec::new();
+        pushed.write(&mut out, |field| field.name != b"x");
+        assert_eq!(out, b"a: v\r\nb: v\r\n");
+    }
 
     #[test]
     fn headers_are_found_whatever_their_case() {
@@ -238,7 +301,9 @@ mod tests {
             headers.append(header::COOKIE, HeaderValue::from_static(crumb));
         }
         headers.insert("x", HeaderValue::from_static("y"));
-        let fields = Fields::from(&headers);
+        let mut fields = Fields::default();
+        fields.push(b"of", b"before");
+        fields.copy(&headers);
         assert_eq!(fields.text, b"x: y\r\ncookie: a=1; b=2\r\n");
     }
 }

@@ -33,15 +33,15 @@ struct Share {
 
 /// Which instance is asked for.
 #[derive(Clone, Copy)]
-pub(super) struct Wish {
+pub(super) struct Wish<'w> {
     /// One that has just refused.
     pub(super) avoid: Option<u64>,
     /// The release that the client was led to before.
     pub(super) kept: Option<u32>,
     /// So many requests at a time are sent to one.
     pub(super) limit: Option<usize>,
-    /// Milliseconds since the router's start.
-    pub(super) now: u64,
+    /// Milliseconds since the router's start; asked where an instance has refused since then.
+    pub(super) now: &'w dyn Fn() -> u64,
 }
 
 /// What came of it.
@@ -106,9 +106,10 @@ impl Fleet {
     }
 
     /// The less busy of two random instances of the release that the weights give. Those in quarantine are asked where there is no other.
-    pub(super) fn pick(&self, wish: Wish) -> Picked {
+    pub(super) fn pick(&self, wish: Wish<'_>) -> Picked {
         for any in [false, true] {
-            let fit = |t: &Target| Some(t.id) != wish.avoid && (any || t.quarantined_until.load(Ordering::Relaxed) <= wish.now);
+            let is_free = |until| until == 0 || until <= (wish.now)();
+            let fit = |t: &Target| Some(t.id) != wish.avoid && (any || is_free(t.quarantined_until.load(Ordering::Relaxed)));
             if !self.targets.iter().any(|t| fit(t)) {
                 continue;
             }

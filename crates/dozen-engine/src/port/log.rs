@@ -3,13 +3,14 @@
 //! **Invariant:** what a client sends cannot make a line of its own or a field that is not there: values are quoted and escaped, or checked.
 
 use super::pages::Code;
+use super::pool::{Numbered, Target};
 use super::proxy::Place;
 use super::wire::FromRouter;
 use dozen_core::logs::{Source, head};
 use dozen_jail::segment::{Limits, Segment};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -25,14 +26,23 @@ const FORGET: Duration = Duration::from_secs(60);
 /// Longer paths and forwarding chains are cut, so that a line stays below `MAX_LINE`.
 const PATH: usize = 7_000;
 const FORWARDED: usize = 1_000;
+/// So long the clock of the day is taken to go as the other one does.
+const ASKED: Duration = Duration::from_millis(20);
+/// So many texts are kept for their room, and none that is larger.
+const SPARE: usize = 64;
+const ROOM: usize = 1_024;
 
 /// One worker's lines of all deploys.
 pub(super) struct Journal {
     tag: String,
     limits: Limits,
     /// By the number of their folder.
-    open: RefCell<HashMap<u64, Lines>>,
+    open: RefCell<HashMap<u64, Lines, Numbered>>,
     stamp: RefCell<Stamp>,
+    /// What both clocks said when the one of the day was asked last.
+    clock: Cell<Option<(Instant, i64)>>,
+    /// Texts of requests before, for their room.
+    spare: RefCell<Vec<String>>,
     /// A line came, and none was waiting in its batch.
     waits: Notify,
     events: UnboundedSender<FromRouter>,
@@ -68,11 +78,12 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn write(&mut self, now: Timestamp, out: &mut Vec<u8>) {
-        let mut micros = now.as_microsecond().rem_euclid(1_000_000);
-        let second = now.as_microsecond().div_euclid(1_000_000);
+    /// Of so many microseconds since 1970.
+    fn write(&mut self, now: i64, out: &mut Vec<u8>) {
+        let mut micros = now.rem_euclid(1_000_000);
+        let second = now.div_euclid(1_000_000);
         if self.text.is_empty() || self.second != second {
-            self.text = head(now, Source::Dozen, "router").into_bytes();
+            self.text = head(Timestamp::from_microsecond(now).unwrap_or_default(), Source::Dozen, "router").into_bytes();
             self.digits = self.text.iter().position(|b| *b == b'.').map_or(0, |dot| dot + 1);
             self.second = second;
         }
@@ -88,12 +99,24 @@ impl Stamp {
 impl Journal {
     pub(super) fn new(worker: usize, bytes: u64, segments: u32, events: UnboundedSender<FromRouter>) -> Self {
         let limits = Limits { bytes, segments };
-        let (open, stamp) = (RefCell::default(), RefCell::default());
-        Self { tag: format!("w{worker}"), limits, open, stamp, waits: Notify::new(), events }
+        let (open, stamp, clock, spare) = (RefCell::default(), RefCell::default(), Cell::default(), RefCell::default());
+        Self { tag: format!("w{worker}"), limits, open, stamp, clock, spare, waits: Notify::new(), events }
     }
 
-    /// Takes a line, whose message `fill` appends.
-    fn write(&self, folder: &Folder, deploy: &str, fill: impl FnOnce(&mut Vec<u8>)) {
+    /// Microseconds since 1970 at this moment. The clock of the day may be set: it is asked again and again, and not each time.
+    pub(super) fn micros(&self, at: Instant) -> i64 {
+        let fresh = |(then, _): &(Instant, i64)| at.saturating_duration_since(*then) < ASKED;
+        let (then, micros) = self.clock.get().filter(fresh).unwrap_or_else(|| {
+            let both = (Instant::now(), Timestamp::now().as_microsecond());
+            self.clock.set(Some(both));
+            both
+        });
+        let span = |from: Instant, to: Instant| i64::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or_default();
+        micros + span(then, at) - span(at, then)
+    }
+
+    /// Takes a line of this moment, whose message `fill` appends.
+    fn write(&self, folder: &Folder, deploy: &str, now: Instant, fill: impl FnOnce(&mut Vec<u8>)) {
         let mut open = self.open.borrow_mut();
         let lines = open.entry(folder.number).or_insert_with(|| {
             let (folder, deploy, batch) = (folder.path.clone(), deploy.to_owned(), Vec::new());
@@ -102,7 +125,7 @@ impl Journal {
         if lines.batch.is_empty() {
             self.waits.notify_one();
         }
-        self.stamp.borrow_mut().write(Timestamp::now(), &mut lines.batch);
+        self.stamp.borrow_mut().write(self.micros(now), &mut lines.batch);
         fill(&mut lines.batch);
         lines.batch.push(b'\n');
         lines.count += 1;
@@ -170,13 +193,18 @@ pub(super) struct Record {
     /// Whose request it is, as soon as that is known.
     pub(super) place: Option<Arc<Place>>,
     pub(super) method: Method,
-    pub(super) path: String,
-    pub(super) host: String,
-    pub(super) request_id: String,
-    pub(super) forwarded: String,
-    pub(super) dyno: String,
+    /// What is said of it, part behind part.
+    text: String,
+    path: Part,
+    host: Part,
+    request_id: Part,
+    forwarded: Part,
+    /// Whom it was sent to.
+    pub(super) target: Option<Arc<Target>>,
     pub(super) connect: Option<Duration>,
     pub(super) begun: Instant,
+    /// When its answer was over, where that is known.
+    ended: Option<Instant>,
     pub(super) status: StatusCode,
     pub(super) code: Option<Code>,
     /// What is wrong with a request that was refused; words of ours.
@@ -186,31 +214,90 @@ pub(super) struct Record {
     pub(super) tls: bool,
 }
 
+/// A part of a record's text.
+#[derive(Clone, Copy, Default)]
+struct Part {
+    begin: u32,
+    end: u32,
+}
+
 impl Record {
-    pub(super) fn new(journal: Rc<Journal>, method: Method, path: String) -> Self {
-        Self {
+    pub(super) fn new(journal: Rc<Journal>, method: Method, path: &str, begun: Instant) -> Self {
+        let text = journal.spare.borrow_mut().pop().unwrap_or_default();
+        let mut record = Self {
             journal,
             place: None,
             method,
-            path,
-            host: String::new(),
-            request_id: String::new(),
-            forwarded: String::new(),
-            dyno: String::new(),
+            text,
+            path: Part::default(),
+            host: Part::default(),
+            request_id: Part::default(),
+            forwarded: Part::default(),
+            target: None,
             connect: None,
-            begun: Instant::now(),
+            begun,
+            ended: None,
             status: Code::H27.status(),
             code: Some(Code::H27),
             reason: None,
             bytes: 0,
             tls: false,
-        }
+        };
+        record.path = record.says(path);
+        record
+    }
+
+    fn says(&mut self, what: &str) -> Part {
+        let place = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        let begin = place(self.text.len());
+        self.text.push_str(what);
+        Part { begin, end: place(self.text.len()) }
+    }
+
+    fn part(&self, Part { begin, end }: Part) -> &str {
+        self.text.get(begin as usize..end as usize).unwrap_or_default()
+    }
+
+    /// With its query.
+    pub(super) fn path(&self) -> &str {
+        self.part(self.path)
+    }
+
+    pub(super) fn host(&self) -> &str {
+        self.part(self.host)
+    }
+
+    pub(super) fn request_id(&self) -> &str {
+        self.part(self.request_id)
+    }
+
+    /// The chain of those that it came by.
+    pub(super) fn forwarded(&self) -> &str {
+        self.part(self.forwarded)
+    }
+
+    pub(super) fn says_host(&mut self, host: &str) {
+        self.host = self.says(host);
+    }
+
+    pub(super) fn says_id(&mut self, id: &str) {
+        self.request_id = self.says(id);
+    }
+
+    pub(super) fn says_forwarded(&mut self, chain: &str) {
+        self.forwarded = self.says(chain);
     }
 
     /// The answer came to its end.
     pub(super) fn complete(&mut self, status: StatusCode) {
         self.status = status;
         self.code = None;
+    }
+
+    /// It did so at this moment, which is about now.
+    pub(super) fn complete_at(&mut self, status: StatusCode, now: Instant) {
+        self.complete(status);
+        self.ended = Some(now);
     }
 
     /// It did not.
@@ -220,19 +307,19 @@ impl Record {
     }
 
     /// Appends the line without its head: Heroku's fields in Heroku's order.
-    fn line(&self, out: &mut Vec<u8>) {
+    fn line(&self, now: Instant, out: &mut Vec<u8>) {
         let say = |out: &mut Vec<u8>, parts: &[&str]| parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
-        out.reserve(256 + self.path.len());
+        out.reserve(256 + self.text.len());
         match self.code {
             None => say(out, &["at=info"]),
             Some(code) => say(out, &["at=error code=", code.name(), " desc=\"", code.description(), "\""]),
         }
         say(out, &[" method=", self.method.as_str(), " path=\""]);
-        escape(out, &self.path, PATH);
-        say(out, &["\" host=", &self.host, " request_id=", &self.request_id, " fwd=\""]);
-        escape(out, &self.forwarded, FORWARDED);
-        say(out, &["\" dyno=", &self.dyno, " connect="]);
-        let mut service = self.begun.elapsed();
+        escape(out, self.path(), PATH);
+        say(out, &["\" host=", self.host(), " request_id=", self.request_id(), " fwd=\""]);
+        escape(out, self.forwarded(), FORWARDED);
+        say(out, &["\" dyno=", self.target.as_ref().map_or("", |target| &target.instance), " connect="]);
+        let mut service = now.saturating_duration_since(self.begun);
         if let Some(connect) = self.connect {
             service = service.saturating_sub(connect);
             number(out, connect.as_millis());
@@ -252,7 +339,13 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         if let Some(place) = &self.place {
-            self.journal.write(&place.log, &place.deploy, |out| self.line(out));
+            let now = self.ended.unwrap_or_else(Instant::now);
+            self.journal.write(&place.log, &place.deploy, now, |out| self.line(now, out));
+        }
+        let mut spare = self.journal.spare.borrow_mut();
+        if spare.len() < SPARE && self.text.capacity() <= ROOM {
+            self.text.clear();
+            spare.push(std::mem::take(&mut self.text));
         }
     }
 }
@@ -309,12 +402,12 @@ mod tests {
 
     /// Writes a line.
     fn say(journal: &Journal, path: &std::path::Path, text: &str) {
-        journal.write(&folder(path), "shop/dev", |out| out.extend_from_slice(text.as_bytes()));
+        journal.write(&folder(path), "shop/dev", Instant::now(), |out| out.extend_from_slice(text.as_bytes()));
     }
 
     fn line(record: &Record) -> String {
         let mut out = Vec::new();
-        record.line(&mut out);
+        record.line(Instant::now(), &mut out);
         String::from_utf8(out).expect("ASCII")
     }
 
@@ -325,8 +418,8 @@ mod tests {
 
     #[test]
     fn no_value_can_break_out_of_its_field() {
-        let mut record = Record::new(journal(1), Method::GET, "/a\"b\\c\n\u{e9}\u{7f}".into());
-        record.forwarded = "1.1.1.1\" status=200".into();
+        let mut record = Record::new(journal(1), Method::GET, "/a\"b\\c\n\u{e9}\u{7f}", Instant::now());
+        record.says_forwarded("1.1.1.1\" status=200");
         record.complete(StatusCode::OK);
         let line = line(&record);
         assert!(
@@ -335,7 +428,7 @@ mod tests {
             ),
             "{line}"
         );
-        record.path = "\n".repeat(8_192);
+        record.path = record.says(&"\n".repeat(8_192));
         assert!(super::tests::line(&record).len() < dozen_core::logs::MAX_LINE);
     }
 
@@ -361,7 +454,7 @@ mod tests {
         for micros in [0, 1, 999_999, 1_000_000, 1_700_000_000_123_456, 1_700_000_000_999_999, 1_700_000_001_000_000] {
             let time = Timestamp::from_microsecond(micros).expect("in range");
             let mut out = b"before ".to_vec();
-            stamp.write(time, &mut out);
+            stamp.write(micros, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), format!("before {}", head(time, Source::Dozen, "router")));
         }
         let mut out = Vec::new();
@@ -370,6 +463,16 @@ mod tests {
             out.push(b' ');
         }
         assert_eq!(String::from_utf8_lossy(&out), format!("0 9 10 {} ", u128::MAX));
+    }
+
+    #[test]
+    fn moments_before_and_after_are_told_by_one_look_at_the_clock() {
+        let (journal, now) = (journal(1), Instant::now());
+        let micros = journal.micros(now);
+        for (moment, apart) in [(now + ASKED / 2, 10_000), (now - Duration::from_secs(60), -60_000_000)] {
+            assert!((journal.micros(moment) - micros - apart).abs() <= 1);
+        }
+        assert!(micros > 1_700_000_000_000_000);
     }
 
     #[tokio::test]

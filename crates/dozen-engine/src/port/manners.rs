@@ -7,7 +7,6 @@ use dozen_core::port::Manners;
 use http::header::LOCATION;
 use http::{HeaderValue, Method, Response, StatusCode};
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Whether a neighbour is believed what it says of where a request came from.
 pub(super) fn trusts(manners: &Manners, peer: IpAddr) -> bool {
@@ -25,13 +24,22 @@ pub(super) struct Came<'c> {
     pub(super) proto: Option<&'static str>,
     pub(super) port: Option<&'c str>,
     /// Milliseconds since 1970.
-    pub(super) start: Option<u128>,
+    pub(super) start: Option<u64>,
     /// A trusted neighbour, as the last in its own `Forwarded`.
     pub(super) chain: Option<String>,
 }
 
 /// Says how a request came. What a neighbour that is not trusted has said of it is replaced; what a trusted one left out is said.
-pub(super) fn came<'c>(fields: &Fields, scheme: &'static str, port: &'c str, peer: IpAddr, trusted: bool) -> Came<'c> {
+///
+/// `now` is asked for milliseconds since 1970.
+pub(super) fn came<'c>(
+    fields: &Fields,
+    scheme: &'static str,
+    port: &'c str,
+    peer: IpAddr,
+    trusted: bool,
+    now: impl FnOnce() -> u64,
+) -> Came<'c> {
     let said = |kind, fine: &dyn Fn(&[u8]) -> bool| trusted && fields.get(kind).is_some_and(fine);
     let proto = said(Kind::ForwardedProto, &|v| [&b"http"[..], b"https"].iter().any(|known| v.eq_ignore_ascii_case(known)));
     let is_number = |v: &[u8]| !v.is_empty() && v.len() < 20 && v.iter().all(u8::is_ascii_digit);
@@ -39,7 +47,6 @@ pub(super) fn came<'c>(fields: &Fields, scheme: &'static str, port: &'c str, pee
     let is_time = |v: &[u8]| !v.is_empty() && v.iter().all(|b| b.is_ascii_digit() || b"t=.".contains(b));
     // The port of the router's own is none of a request that came to another one by HTTPS.
     let own_port = || if proto && came_by_https(fields) { "443" } else { port };
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
     let node = || if peer.is_ipv6() { format!("for=\"[{peer}]\"") } else { format!("for={peer}") };
     Came {
         proto: (!proto).then_some(scheme),
@@ -106,13 +113,13 @@ mod tests {
         let peer = "::1".parse().expect("an address");
         let said = [("x-forwarded-proto", "https"), ("x-forwarded-port", "443"), ("x-request-start", "t=1.5"), ("forwarded", "for=a")];
         let all = of(&said);
-        let Came { proto, port, start, chain } = came(&all, "http", "8000", peer, false);
-        assert_eq!((proto, port, start > Some(1_700_000_000_000), chain), (Some("http"), Some("8000"), true, None));
-        assert_eq!(came(&all, "http", "8000", peer, true), Came { chain: Some("for=\"[::1]\"".into()), ..Came::default() });
+        let Came { proto, port, start, chain } = came(&all, "http", "8000", peer, false, || 7);
+        assert_eq!((proto, port, start, chain), (Some("http"), Some("8000"), Some(7), None));
+        assert_eq!(came(&all, "http", "8000", peer, true, || 7), Came { chain: Some("for=\"[::1]\"".into()), ..Came::default() });
         // What it says badly it has not said.
         let bad = of(&[("X-Forwarded-Proto", "gopher"), ("X-Forwarded-Port", "x")]);
-        let Came { proto, port, start, chain } = came(&bad, "http", "8000", peer, true);
+        let Came { proto, port, start, chain } = came(&bad, "http", "8000", peer, true, || 7);
         assert_eq!((proto, port, start.is_some(), chain), (Some("http"), Some("8000"), true, None));
-        assert_eq!(came(&of(&said[..1]), "http", "8000", peer, true).port, Some("443"));
+        assert_eq!(came(&of(&said[..1]), "http", "8000", peer, true, || 7).port, Some("443"));
     }
 }

@@ -6,6 +6,7 @@ use super::fleet::Line;
 use super::upstream::Upstream;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
@@ -77,10 +78,28 @@ type Kept = (Box<Upstream>, Instant);
 /// A worker's idle connections.
 #[derive(Default)]
 pub(super) struct Pool {
-    idle: RefCell<HashMap<u64, Vec<Kept>>>,
-    /// The instances of the current table. A connection to any other is closed when its answer was read: a server that is to stop waits for
-    /// its idle connections, gunicorn for two seconds.
-    listed: RefCell<HashSet<u64>>,
+    /// Of the instances of the current table, and of no other. A connection to any other is closed when its answer was read: a server that is to
+    /// stop waits for its idle connections, gunicorn for two seconds.
+    idle: RefCell<HashMap<u64, Vec<Kept>, Numbered>>,
+}
+
+/// Hashes numbers that are counted here. Nobody else chooses them, and a connection is looked for with each request.
+pub(super) type Numbered = BuildHasherDefault<Spread>;
+
+/// Spreads a number over all bits (Fibonacci hashing).
+#[derive(Default)]
+pub(super) struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// A connection in use.
@@ -91,16 +110,15 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Its answer was read to the end: the next request may use it.
-    pub(super) fn give_back(mut self) {
-        if !self.upstream.is_reusable() || !self.pool.listed.borrow().contains(&self.target) {
+    /// Its answer was read to the end just `now`: the next request may use it.
+    pub(super) fn give_back(mut self, now: Instant) {
+        if !self.upstream.is_reusable() {
             return;
         }
         let mut idle = self.pool.idle.borrow_mut();
-        let kept = idle.entry(self.target).or_default();
-        if kept.len() < KEPT {
+        if let Some(kept) = idle.get_mut(&self.target).filter(|kept| kept.len() < KEPT) {
             self.upstream.shrink();
-            kept.push((self.upstream, Instant::now()));
+            kept.push((self.upstream, now));
         }
     }
 }
@@ -114,11 +132,11 @@ pub(super) enum Unreachable {
 
 impl Pool {
     /// The youngest idle connection that is still open.
-    pub(super) fn take(self: &Rc<Self>, target: u64) -> Option<Lease> {
+    pub(super) fn take(self: &Rc<Self>, target: u64, now: Instant) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
         let kept = idle.get_mut(&target)?;
         while let Some((upstream, since)) = kept.pop() {
-            if since.elapsed() >= IDLE {
+            if now.saturating_duration_since(since) >= IDLE {
                 // All below it are older.
                 kept.clear();
                 return None;
@@ -148,22 +166,27 @@ impl Pool {
     }
 
     /// Takes the instances of a new table; idle connections to those that left it are closed.
-    pub(super) fn list(&self, ids: HashSet<u64>) {
-        self.idle.borrow_mut().retain(|id, _| ids.contains(id));
-        self.listed.replace(ids);
+    pub(super) fn list(&self, ids: &HashSet<u64>) {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|id, _| ids.contains(id));
+        for id in ids {
+            idle.entry(*id).or_default();
+        }
     }
 
     /// Closes what has idled too long; the worker calls it about once a second.
     pub(super) fn reap(&self) {
-        self.idle.borrow_mut().retain(|_, kept| {
+        for kept in self.idle.borrow_mut().values_mut().filter(|kept| kept.capacity() > 0) {
             kept.retain(|(upstream, since)| since.elapsed() < IDLE && upstream.is_quiet());
-            !kept.is_empty()
-        });
+            if kept.is_empty() {
+                *kept = Vec::new();
+            }
+        }
     }
 
     /// Whether no connection is kept.
     pub(super) fn rests(&self) -> bool {
-        self.idle.borrow().is_empty()
+        self.idle.borrow().values().all(Vec::is_empty)
     }
 
     /// Closes all.

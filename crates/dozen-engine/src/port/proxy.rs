@@ -70,6 +70,8 @@ pub(super) enum Stopping {
 pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
     pub(super) table: watch::Receiver<Arc<Live>>,
+    /// The table as this worker knows it: to look whether there is another one costs less than to ask for it.
+    pub(super) live: Rc<RefCell<Arc<Live>>>,
     pub(super) store: watch::Receiver<Arc<Store>>,
     pub(super) stopping: watch::Receiver<Stopping>,
     pub(super) pool: Rc<Pool>,
@@ -78,11 +80,26 @@ pub(super) struct Core {
     pub(super) leftovers: mpsc::UnboundedSender<Incoming>,
     /// The second that it was last asked for, and how HTTP writes that.
     pub(super) dated: RefCell<(i64, String)>,
+    /// Room for what came by HTTP/2: to be looked at as what comes by HTTP/1 is, and for headers.
+    pub(super) strict: RefCell<head::Strict>,
+    pub(super) spare: RefCell<Vec<Fields>>,
     /// Closed when the last connection or tunnel drops this core; the worker then ends.
     pub(super) _alive: mpsc::Sender<Infallible>,
 }
 
+/// So many headers' room is kept, and none that is larger.
+const SPARE: usize = 64;
+const ROOM: usize = 4 * 1024;
+
 impl Core {
+    /// Keeps the room of headers for those of another request.
+    fn keep(&self, fields: Fields) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE && fields.text().len() <= ROOM {
+            spare.push(fields);
+        }
+    }
+
     /// Now, as HTTP writes it.
     fn date(&self) -> String {
         let now = Timestamp::now();
@@ -195,10 +212,10 @@ pub(super) async fn serve<S: Carrier + 'static>(core: Rc<Core>, socket: S, entry
 /// A handshake ended because there is no certificate for this name; whose it would be is told.
 pub(super) fn unrecognized(core: &Core, entry: &Entry, name: &str) {
     let Some(place) = core.table.borrow().table.lookup(name, "/").cloned() else { return };
-    let mut record = Record::new(core.journal.clone(), Method::from_bytes(b"-").unwrap_or_default(), String::new());
+    let mut record = Record::new(core.journal.clone(), Method::from_bytes(b"-").unwrap_or_default(), "", Instant::now());
     (record.place, record.tls) = (Some(place), true);
-    record.host = name.to_owned();
-    record.forwarded = entry.peer.to_string();
+    record.says_host(name);
+    record.says_forwarded(&entry.peer.to_string());
     record.fail(Code::H32, Code::H32.status());
 }
 

@@ -454,7 +454,9 @@ impl Worker {
         let journal = Rc::new(self.journal);
         let pool = Rc::new(Pool::default());
         let mut tables = self.tables.clone();
-        pool.list(tables.borrow_and_update().ids());
+        let live = tables.borrow_and_update().clone();
+        pool.list(&live.ids());
+        let live = Rc::new(RefCell::new(live));
         let (leftovers, mut left_over) = mpsc::unbounded_channel();
         tokio::task::spawn_local(async move {
             while let Some(body) = left_over.recv().await {
@@ -465,11 +467,14 @@ impl Worker {
             leftovers,
             shared: self.shared,
             table: self.tables,
+            live: live.clone(),
             store: self.stores,
             stopping,
             pool: pool.clone(),
             journal: journal.clone(),
             dated: RefCell::default(),
+            strict: RefCell::default(),
+            spare: RefCell::default(),
             _alive: alive,
         });
         let mut accepting = Vec::new();
@@ -500,7 +505,11 @@ impl Worker {
                     pool.reap();
                     reap = (!(journal.rests() && pool.rests())).then(|| tokio::time::Instant::now() + REAP);
                 }
-                Ok(()) = tables.changed() => pool.list(tables.borrow_and_update().ids()),
+                Ok(()) = tables.changed() => {
+                    let now = tables.borrow_and_update().clone();
+                    pool.list(&now.ids());
+                    live.replace(now);
+                }
                 // Told to stop, or the main thread is gone.
                 changed = self.stopping.changed() => {
                     let (told, how) = self.stopping.borrow_and_update().unwrap_or((Duration::ZERO, Stopping::Now));

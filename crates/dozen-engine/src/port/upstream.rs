@@ -57,13 +57,15 @@ pub(super) struct Upload {
     pub(super) whole: bool,
     /// When there was progress last.
     pub(super) last: Instant,
+    /// There was something to wait for since then. What is sent at once need not ask for the time.
+    waited: bool,
     /// What it broke by.
     pub(super) failed: Option<Code>,
 }
 
 impl Upload {
-    pub(super) fn new(empty: bool) -> Self {
-        Self { read: empty, first: !empty, over: false, whole: false, last: Instant::now(), failed: None }
+    pub(super) fn new(empty: bool, now: Instant) -> Self {
+        Self { read: empty, first: !empty, over: false, whole: false, last: now, waited: !empty, failed: None }
     }
 
     fn fail(&mut self, code: Code) -> Code {
@@ -225,14 +227,20 @@ impl Upstream {
         }
         while !upload.over {
             if self.sent < self.out.len() {
-                match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.out[self.sent..])) {
-                    Ok(sent @ 1..) => {
+                match Pin::new(&mut self.socket).poll_write(cx, &self.out[self.sent..]) {
+                    Poll::Ready(Ok(sent @ 1..)) => {
                         self.begun = true;
                         self.sent += sent;
-                        upload.last = Instant::now();
+                        if upload.waited {
+                            upload.last = Instant::now();
+                        }
                     }
                     // It may have said why.
-                    Ok(0) | Err(_) => upload.over = true,
+                    Poll::Ready(Ok(0) | Err(_)) => upload.over = true,
+                    Poll::Pending => {
+                        upload.waited = true;
+                        return Poll::Pending;
+                    }
                 }
             } else if upload.read {
                 (upload.over, upload.whole) = (true, true);
@@ -390,10 +398,10 @@ fn rest(answer: &Answer, bare: bool) -> Result<Rest, Code> {
     if bare || status.is_informational() || matches!(*status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(Rest::None);
     }
-    let mut codings = fields.tokens(Kind::TransferEncoding).filter(|coding| !coding.eq_ignore_ascii_case("identity"));
+    let mut codings = fields.tokens(Kind::TransferEncoding).filter(|coding| !coding.eq_ignore_ascii_case(b"identity"));
     match (codings.next(), codings.next()) {
         (None, _) => {}
-        (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => return Ok(Rest::Chunks(Chunk::Size)),
+        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => return Ok(Rest::Chunks(Chunk::Size)),
         _ => return Err(Code::H17),
     }
     let mut lengths = fields.all(Kind::ContentLength);

@@ -39,7 +39,7 @@ fn with(name: &str, value: &str) -> Fields {
     fields
 }
 
-const ANY: Wish = Wish { avoid: None, kept: None, limit: None, now: 1 };
+const ANY: Wish<'_> = Wish { avoid: None, kept: None, limit: None, now: &|| 1 };
 
 fn got(picked: Picked) -> Option<Busy> {
     match picked {
@@ -49,7 +49,7 @@ fn got(picked: Picked) -> Option<Busy> {
 }
 
 /// How many of 10,000 go to each release, each over at once.
-fn split(fleet: &Fleet, wish: impl Fn(usize) -> Wish) -> BTreeMap<u32, usize> {
+fn split(fleet: &Fleet, wish: impl Fn(usize) -> Wish<'static>) -> BTreeMap<u32, usize> {
     let mut counts = BTreeMap::new();
     for n in 0..10_000 {
         *counts.entry(got(fleet.pick(wish(n))).expect("one").target().release).or_default() += 1;

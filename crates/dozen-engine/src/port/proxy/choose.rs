@@ -2,7 +2,7 @@
 
 use super::{Client, Core, Live, PROOFS, Shared, Stand};
 use crate::port::fields::Fields;
-use crate::port::fleet::{Picked, Ticket, Wish};
+use crate::port::fleet::{Line, Picked, Ticket, Wish};
 use crate::port::log::Record;
 use crate::port::pages::{Code, Refusal};
 use crate::port::pool::{Busy, Target};
@@ -42,8 +42,32 @@ impl From<Code> for Turned {
     }
 }
 
+/// What a look at the table comes to.
+enum Look {
+    Led(Led),
+    /// The table was changed meanwhile.
+    Again,
+    /// All have as many requests as they take: this line is for those that wait, and is so long at most.
+    Full(Arc<Line>, usize),
+    /// Something is under way. It is waited for so long, and then it is this.
+    Held(Duration, Code),
+}
+
+/// The instance to ask, where nothing need be waited for: most requests find it here.
+pub(super) fn at_once(core: &Core, record: &mut Record, asks: &Asks<'_>) -> Option<Result<Led, Turned>> {
+    let mut now = core.live.borrow_mut();
+    if now.epoch != core.shared.epoch.load(Ordering::SeqCst) {
+        now.clone_from(&core.table.borrow());
+    }
+    match look(core, record, asks, &now, None) {
+        Ok(Look::Led(led)) => Some(Ok(led)),
+        Ok(Look::Again | Look::Full(..) | Look::Held(..)) => None,
+        Err(turned) => Some(Err(turned)),
+    }
+}
+
 /// The instance to ask; waits while the app starts, while a change is under way, and while all have as many requests as they take.
-pub(super) async fn choose(core: &Core, record: &mut Record, asks: Asks<'_>) -> Result<Led, Turned> {
+pub(super) async fn choose(core: &Core, record: &mut Record, asks: &Asks<'_>) -> Result<Led, Turned> {
     // Where something is waited for; what has changed since the worker began is seen at once, and looked at once more.
     let mut table: Option<watch::Receiver<Arc<Live>>> = None;
     let limits = &core.shared.limits;
@@ -54,57 +78,22 @@ pub(super) async fn choose(core: &Core, record: &mut Record, asks: Asks<'_>) -> 
             None => core.table.borrow().clone(),
             Some(table) => table.borrow_and_update().clone(),
         };
-        let Some(place) = now.table.lookup(&record.host, &record.path) else { return Err(Code::H81.into()) };
-        if record.place.is_none() {
-            record.place = Some(place.clone());
-        }
-        let manners = &place.manners;
-        if manners.https_only && !record.path.starts_with(PROOFS) && !asks.client.is_secure(record, asks.fields) {
-            match core.shared.https {
-                _ if asks.client.is_trusted(record) => return Err(Turned::Elsewhere(None)),
-                Some(port) => return Err(Turned::Elsewhere(Some(port))),
-                // There is no other way to come.
-                None => {}
-            }
-        }
-        if manners.maintenance {
-            return Err(Code::H80.into());
-        }
-        let web = if manners.paused { &Stand::Held } else { &place.web };
-        match web {
-            Stand::Crashed => return Err(Code::H10.into()),
-            Stand::None => return Err(Code::H14.into()),
-            Stand::Ready(fleet) => {
-                let kept = fleet.kept(&manners.sticky, asks.fields);
-                let limit = manners.concurrency.and_then(|most| usize::try_from(most).ok());
-                let wish = Wish { avoid: asks.refused, kept, limit, now: core.shared.now() };
-                // Nobody goes before those that wait.
-                let turn = limit.is_none() || ticket.as_ref().map_or_else(|| fleet.line.is_empty(), |(ticket, _)| ticket.is_first());
-                match if turn { fleet.pick(wish) } else { Picked::Full } {
-                    // Counted first, then compared: whoever swaps the table after this comparison finds the request in the count.
-                    Picked::Got(busy) if core.shared.epoch.load(Ordering::SeqCst) == now.epoch => {
-                        let remember = fleet.is_split() && manners.sticky == Sticky::Cookie && kept != Some(busy.target().release);
-                        return Ok(Led { busy, remember });
-                    }
-                    Picked::Got(_) => {}
-                    Picked::Nobody => return Err(if asks.refused.is_some() { Code::H21 } else { Code::H14 }.into()),
-                    Picked::Full => match &ticket {
-                        None => {
-                            let most = usize::try_from(manners.queue).unwrap_or(usize::MAX);
-                            let place = fleet.line.join(most).ok_or(Code::H11)?;
-                            // Then it looks once more: what was freed meanwhile has called nobody.
-                            ticket = Some((place, tokio::time::Instant::now() + limits.hold));
-                        }
-                        Some((ticket, until)) => tokio::select! {
-                            () = ticket.called() => {}
-                            changed = table.get_or_insert_with(|| core.table.clone()).changed() => changed.map_err(|_| Code::H99)?,
-                            () = tokio::time::sleep_until(*until) => return Err(Code::H11.into()),
-                        },
-                    },
+        match look(core, record, asks, &now, ticket.as_ref().map(|(ticket, _)| ticket))? {
+            Look::Led(led) => return Ok(led),
+            Look::Again => {}
+            Look::Full(line, most) => match &ticket {
+                None => {
+                    let place = line.join(most).ok_or(Code::H11)?;
+                    // Then it looks once more: what was freed meanwhile has called nobody.
+                    ticket = Some((place, tokio::time::Instant::now() + limits.hold));
                 }
-            }
-            stand @ (Stand::Starting | Stand::Held) => {
-                let (limit, code) = if matches!(stand, Stand::Held) { (limits.hold, Code::H80) } else { (limits.boot, Code::H20) };
+                Some((ticket, until)) => tokio::select! {
+                    () = ticket.called() => {}
+                    changed = table.get_or_insert_with(|| core.table.clone()).changed() => changed.map_err(|_| Code::H99)?,
+                    () = tokio::time::sleep_until(*until) => return Err(Code::H11.into()),
+                },
+            },
+            Look::Held(limit, code) => {
                 // The first wait sets the end of all: a change that goes on to a start does not give a request more time.
                 let waiting = match &mut waiting {
                     Some(waiting) => waiting,
@@ -117,6 +106,49 @@ pub(super) async fn choose(core: &Core, record: &mut Record, asks: Asks<'_>) -> 
                 }
             }
         }
+    }
+}
+
+/// Looks once; `ticket` is the request's place in the line, if it has one.
+fn look(core: &Core, record: &mut Record, asks: &Asks<'_>, now: &Live, ticket: Option<&Ticket>) -> Result<Look, Turned> {
+    let limits = &core.shared.limits;
+    let Some(place) = now.table.lookup(record.host(), record.path()) else { return Err(Code::H81.into()) };
+    if record.place.is_none() {
+        record.place = Some(place.clone());
+    }
+    let manners = &place.manners;
+    if manners.https_only && !record.path().starts_with(PROOFS) && !asks.client.is_secure(record, asks.fields) {
+        match core.shared.https {
+            _ if asks.client.is_trusted(record) => return Err(Turned::Elsewhere(None)),
+            Some(port) => return Err(Turned::Elsewhere(Some(port))),
+            // There is no other way to come.
+            None => {}
+        }
+    }
+    if manners.maintenance {
+        return Err(Code::H80.into());
+    }
+    let fleet = match if manners.paused { &Stand::Held } else { &place.web } {
+        Stand::Crashed => return Err(Code::H10.into()),
+        Stand::None => return Err(Code::H14.into()),
+        Stand::Held => return Ok(Look::Held(limits.hold, Code::H80)),
+        Stand::Starting => return Ok(Look::Held(limits.boot, Code::H20)),
+        Stand::Ready(fleet) => fleet,
+    };
+    let kept = fleet.kept(&manners.sticky, asks.fields);
+    let limit = manners.concurrency.and_then(|most| usize::try_from(most).ok());
+    let wish = Wish { avoid: asks.refused, kept, limit, now: &|| core.shared.now() };
+    // Nobody goes before those that wait.
+    let turn = limit.is_none() || ticket.map_or_else(|| fleet.line.is_empty(), Ticket::is_first);
+    match if turn { fleet.pick(wish) } else { Picked::Full } {
+        // Counted first, then compared: whoever swaps the table after this comparison finds the request in the count.
+        Picked::Got(busy) if core.shared.epoch.load(Ordering::SeqCst) == now.epoch => {
+            let remember = fleet.is_split() && manners.sticky == Sticky::Cookie && kept != Some(busy.target().release);
+            Ok(Look::Led(Led { busy, remember }))
+        }
+        Picked::Got(_) => Ok(Look::Again),
+        Picked::Nobody => Err(if asks.refused.is_some() { Code::H21 } else { Code::H14 }.into()),
+        Picked::Full => Ok(Look::Full(fleet.line.clone(), usize::try_from(manners.queue).unwrap_or(usize::MAX))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! One request: led to an instance, sent, and its answer on its way back, whichever protocol its client speaks.
 
-use super::choose::{Asks, Turned, choose, quarantine};
+use super::choose::{Asks, Turned, at_once, choose, quarantine};
 use super::head::{Ask, Length, check, forwarded, request_id, target_host, write_request};
 use super::{Client, Core, PROOFS};
 use crate::port::control::Limits;
@@ -33,16 +33,16 @@ pub(super) enum Outcome {
 }
 
 /// Has a request answered.
-pub(super) async fn answer(core: &Core, client: &Client, ask: &Ask, path: String, source: &mut impl Source) -> Outcome {
+pub(super) async fn answer(core: &Core, client: &Client, ask: &Ask, path: &str, source: &mut impl Source) -> Outcome {
     // An authority that looks whether a host leads here. Whatever is not its business is the app's.
     if let Some(token) = path.strip_prefix(PROOFS)
         && let Some(proof) = core.store.borrow().proof(token)
     {
         return Outcome::Page(Response::new(proof));
     }
-    let mut record = Record::new(core.journal.clone(), ask.method.clone(), path);
-    record.request_id = request_id(&ask.fields);
-    record.forwarded = forwarded(&ask.fields, &client.address);
+    let mut record = Record::new(core.journal.clone(), ask.method.clone(), path, Instant::now());
+    record.says_id(request_id(&ask.fields, &mut [0; 36]));
+    record.says_forwarded(&forwarded(&ask.fields, &client.address));
     record.tls = client.tls;
     let (refusal, mut record) = match lead(core, client, ask, record, source).await {
         Ok(Sent::There(exchange)) => return Outcome::Answer(exchange),
@@ -59,7 +59,7 @@ pub(super) async fn answer(core: &Core, client: &Client, ask: &Ask, path: String
 /// The page that says so, and the record of it.
 fn refuse(refusal: Refusal, client: &Client, fields: &Fields, record: &mut Record) -> Response<Bytes> {
     let place = record.place.as_deref();
-    let mut response = page(refusal, fields, &record.request_id, place.map(|place| &place.manners));
+    let mut response = page(refusal, fields, record.request_id(), place.map(|place| &place.manners));
     if client.tls
         && let Some(hsts) = place.and_then(|place| place.hsts.clone())
     {
@@ -81,7 +81,7 @@ enum Sent {
 
 async fn lead(core: &Core, client: &Client, ask: &Ask, mut record: Record, source: &mut impl Source) -> Result<Sent, Refused> {
     match target_host(ask) {
-        Ok(host) => record.host = host,
+        Ok(host) => record.says_host(host),
         Err(refusal) => {
             // Without a host that makes sense, only a fallback can say whose log it is.
             record.place.clone_from(&core.table.borrow().table.fallback);
@@ -89,8 +89,8 @@ async fn lead(core: &Core, client: &Client, ask: &Ask, mut record: Record, sourc
             return Err((refusal, record));
         }
     }
-    if let Err((refusal, reason)) = check(ask, &record.path, client.shown.as_deref(), &record.host) {
-        record.place = core.table.borrow().table.lookup(&record.host, &record.path).cloned();
+    if let Err((refusal, reason)) = check(&core.strict, ask, record.path(), client.shown.as_deref(), record.host()) {
+        record.place = core.table.borrow().table.lookup(record.host(), record.path()).cloned();
         record.reason = reason;
         return Err((refusal, record));
     }
@@ -99,28 +99,35 @@ async fn lead(core: &Core, client: &Client, ask: &Ask, mut record: Record, sourc
     let mut remember;
     let (busy, mut lease) = loop {
         let asks = Asks { fields: &ask.fields, client, refused };
-        let led = match watched(source, idles, choose(core, &mut record, asks)).await {
-            Ok(Ok(led)) => led,
-            Ok(Err(Turned::Away(refusal))) => return Err((refusal, record)),
+        let (led, now) = match at_once(core, &mut record, &asks) {
+            Some(led) => (led, record.begun),
+            // In a box: a request that need not wait, as most need not, is not to hold the room for it.
+            None => match watched(source, idles, Box::pin(choose(core, &mut record, &asks))).await {
+                Ok(led) => (led, Instant::now()),
+                Err(code) => return Err((code.into(), record)),
+            },
+        };
+        let led = match led {
+            Ok(led) => led,
+            Err(Turned::Away(refusal)) => return Err((refusal, record)),
             // The client is sent on to the HTTPS port.
-            Ok(Err(Turned::Elsewhere(port))) => match manners::to_https(&record.method, &record.host, &record.path, port) {
+            Err(Turned::Elsewhere(port)) => match manners::to_https(&record.method, record.host(), record.path(), port) {
                 Some(response) => {
                     record.complete(response.status());
                     return Ok(Sent::Elsewhere(response));
                 }
                 None => return Err((Code::H26.into(), record)),
             },
-            Err(code) => return Err((code.into(), record)),
         };
         let busy = led.busy;
         remember = led.remember;
-        record.dyno.clone_from(&busy.target().instance);
-        if let Some(lease) = core.pool.take(busy.target().id) {
+        record.target = Some(busy.target().clone());
+        if let Some(lease) = core.pool.take(busy.target().id, now) {
             record.connect = Some(Duration::ZERO);
-            break (busy, Some(lease));
+            break (busy, lease);
         }
         match connect(core, source, idles, &busy, &mut record).await {
-            Ok(lease) => break (busy, Some(lease)),
+            Ok(lease) => break (busy, lease),
             Err(Code::H21) => {
                 quarantine(core, busy.target());
                 if refused.is_some() {
@@ -133,35 +140,29 @@ async fn lead(core: &Core, client: &Client, ask: &Ask, mut record: Record, sourc
     };
     let secure = client.is_secure(&record, &ask.fields);
     record.tls = secure;
-    let mut out = Vec::new();
-    let mut upload = Upload::new(idles);
+    let mut upload = Upload::new(idles, record.begun.into());
     let mut fresh = record.connect != Some(Duration::ZERO);
-    let lease = loop {
-        let Some(mut there) = lease.take() else { return Err((Code::H99.into(), record)) };
-        let upstream = &mut there.upstream;
-        upstream.begin();
-        if out.is_empty() {
-            write_request(&mut upstream.out, ask, client, &record);
-        } else {
-            upstream.out = std::mem::take(&mut out);
-        }
-        match send(&mut there, &mut upload, source, &core.shared.limits, ask.method == Method::HEAD).await {
-            Ok(()) => break there,
+    lease.upstream.begin();
+    write_request(&mut lease.upstream.out, core, ask, client, &record);
+    loop {
+        match send(&mut lease, &mut upload, source, &core.shared.limits, ask.method == Method::HEAD).await {
+            Ok(()) => break,
             // The instance had closed the connection; nothing of this request was sent on it.
             Err(NoAnswer::Unsent) if !fresh => {
                 fresh = true;
                 (upload.over, upload.whole) = (false, false);
-                out = std::mem::take(&mut there.upstream.out);
-                drop(there);
+                let out = std::mem::take(&mut lease.upstream.out);
                 match connect(core, source, false, &busy, &mut record).await {
-                    Ok(another) => lease = Some(another),
+                    Ok(another) => lease = another,
                     Err(code) => return Err((code.into(), record)),
                 }
+                lease.upstream.begin();
+                lease.upstream.out = out;
             }
             Err(NoAnswer::Unsent) => return Err((Code::H13.into(), record)),
             Err(NoAnswer::Failed(code)) => return Err((code.into(), record)),
         }
-    };
+    }
     let answer = &lease.upstream.answer;
     if answer.status == StatusCode::SWITCHING_PROTOCOLS && (ask.upgrade().is_none() || !upload.whole) {
         return Err((Code::H17.into(), record));
@@ -215,7 +216,9 @@ async fn connect(core: &Core, source: &mut impl Source, idles: bool, busy: &Busy
 /// Sends a request and waits for the head of its answer.
 async fn send(lease: &mut Lease, upload: &mut Upload, source: &mut impl Source, limits: &Limits, bare: bool) -> Result<(), NoAnswer> {
     let upstream = &mut *lease.upstream;
-    let mut deadline = tokio::time::Instant::now() + limits.first_byte;
+    let begun = tokio::time::Instant::now();
+    let mut deadline = begun + limits.first_byte;
+    upload.last = begun;
     // It is of the connection, and mostly still ends at the time of a request before: then it is set anew. Setting it for each request costs more.
     if upstream.timer.deadline() > deadline {
         upstream.timer.as_mut().reset(deadline);
@@ -307,14 +310,15 @@ impl Exchange {
         &self.lease.upstream.trailers
     }
 
-    /// The answer came to its end.
-    pub(super) fn finish(mut self: Box<Self>) {
-        let status = self.answer().status;
-        self.record.complete(status);
+    /// The answer came to its end, at this moment.
+    pub(super) fn finish(mut self: Box<Self>) -> Instant {
+        let (status, now) = (self.answer().status, Instant::now());
+        self.record.complete_at(status, now);
         // An instance that answered before it took the whole request leaves its connection in an unknown place: it is closed.
         if self.upload.whole {
-            self.lease.give_back();
+            self.lease.give_back(now);
         }
+        now
     }
 
     /// Whether the request broke, and not its answer.

@@ -12,7 +12,7 @@ use crate::port::pages::Code;
 use crate::port::stream::Carrier;
 use crate::port::upstream::Source as _;
 use bytes::Bytes;
-use dozen_core::port::framing::may_trail;
+use dozen_core::port::framing::{may_trail, path};
 use http::{Method, Response, StatusCode};
 use std::future::poll_fn;
 use std::io::IoSlice;
@@ -119,10 +119,13 @@ async fn speak<S: Carrier>(
                 return Next::End;
             }
         };
-        let (ask, path) = talk.ask(length);
+        let (ask, target) = talk.ask(length);
+        let path = path(ask.fields.text().get(target).and_then(|target| std::str::from_utf8(target).ok()).unwrap_or("/"));
         talk.expects = ask.version == Version::One && ask.fields.has(Kind::Expect) && ask.length != Length::None;
         // A client that is told in time that this is the last answer does not ask again in vain.
         let stays = |stays: bool| stays && keeps(&ask) && !last && !core.stopping.has_changed().unwrap_or(true);
+        // When the answer was over, where that is known.
+        let mut ended = None;
         let goes_on = match answer(core, client, &ask, path, &mut talk).await {
             Outcome::Gone => return Next::End,
             Outcome::Page(page) => {
@@ -147,7 +150,11 @@ async fn speak<S: Carrier>(
                 }
                 let read = exchange.is_read();
                 match stream(&mut talk, exchange, ends, ask.fields.lists(Kind::Te, "trailers")).await {
-                    Ok(()) => stays && (read || talk.drain().await),
+                    Ok(now) if read => {
+                        ended = Some(now);
+                        stays
+                    }
+                    Ok(_) => stays && talk.drain().await,
                     // It broke before anything of it was told: then something else can be.
                     Err((code, exchange)) if !code.is_the_clients() && talk.take_back() => {
                         // Of a request that broke itself the end is not known.
@@ -167,7 +174,7 @@ async fn speak<S: Carrier>(
             talk.end(client.tls, !keeps(&ask)).await;
             return Next::End;
         }
-        *since = Instant::now();
+        *since = ended.unwrap_or_else(Instant::now);
         talk.forget(ask);
     }
 }
@@ -206,11 +213,12 @@ fn write_page(out: &mut Vec<u8>, core: &Core, version: Version, page: &Response<
 fn write_head(out: &mut Vec<u8>, core: &Core, ask: &Ask, exchange: &Exchange, ends: Ends, connection: Option<&str>) {
     let answer = exchange.answer();
     status_line(out, ask.version, answer.status, &answer.reason);
-    let mut dated = false;
-    for field in told(answer) {
-        dated |= field.kind == Kind::Date;
-        line(out, field.name, field.value);
-    }
+    let (mut told, mut dated) = (told(answer), false);
+    answer.fields.write(out, |field| {
+        let told = told(field);
+        dated |= told && field.kind == Kind::Date;
+        told
+    });
     for (name, value) in &exchange.added {
         line(out, name.as_str().as_bytes(), value.as_bytes());
     }
@@ -234,13 +242,13 @@ fn write_head(out: &mut Vec<u8>, core: &Core, ask: &Ask, exchange: &Exchange, en
 
 /// Tells a client an answer, whose head is written already, and has the instance take the rest of the request meanwhile.
 ///
-/// One that breaks is given back, with what it broke by.
+/// Answers when it was over. One that breaks is given back, with what it broke by.
 async fn stream<S: Carrier>(
     talk: &mut Talk<'_, S>,
     exchange: Box<Exchange>,
     ends: Ends,
     trailers: bool,
-) -> Result<(), (Code, Box<Exchange>)> {
+) -> Result<Instant, (Code, Box<Exchange>)> {
     let mut exchange = exchange;
     // What is being told of the body, and how much of it was.
     let mut piece: Option<(Range<usize>, usize)> = None;
@@ -295,10 +303,7 @@ async fn stream<S: Carrier>(
         if exchange.is_read() { talk.poll_gone(cx).map(Err) } else { Poll::Pending }
     });
     match told.await {
-        Ok(()) => {
-            exchange.finish();
-            Ok(())
-        }
+        Ok(()) => Ok(exchange.finish().into()),
         Err(code) => Err((exchange.cause(code), exchange)),
     }
 }

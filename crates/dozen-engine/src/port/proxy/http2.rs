@@ -8,13 +8,14 @@ use super::gather::Gather;
 use super::head::{Ask, Length, Version, told};
 use super::talk::{DRAIN, DRAIN_BYTES, chunk};
 use super::{Client, Core, Stopping};
-use crate::port::fields::Fields;
+use crate::port::fields::Kind;
 use crate::port::pages::Code;
 use crate::port::stream::{ClientSocket, Patience};
 use crate::port::upstream::{Rest, Source};
 use bytes::Bytes;
 use dozen_core::port::framing::may_trail;
 use http::header::{CONTENT_LENGTH, HeaderName};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -77,9 +78,12 @@ where
             let stream = Stream::begin(tally.clone());
             next.replace(Some(stream.clone()));
             let (core, client, stalled) = (core.clone(), client.clone(), stalled.clone());
-            // In a box: hyper and its executor hand it on some times, and it is thousands of bytes.
+            let (ask, path, mut upload) = take(&core, request);
+            // In a box: hyper and its executor hand it on some times, and it is hundreds of bytes.
             Box::pin(async move {
-                let response = respond(&core, &client, request, stalled).await;
+                let path = path.as_ref().map_or("/", PathAndQuery::as_str);
+                let outcome = answer(&core, &client, &ask, path, &mut upload).await;
+                let response = respond(&core, ask, outcome, upload, stalled);
                 Ok::<_, Infallible>(response.map(|reply| Sent { reply, rest: Bytes::new(), stream }))
             })
         })
@@ -152,31 +156,31 @@ async fn carried<C: Future, S: AsyncWrite + Unpin>(mut connection: Pin<&mut C>, 
     }
 }
 
-/// Has a stream's request answered as one of HTTP/1 is.
-async fn respond(core: &Core, client: &Client, request: Request<Incoming>, stalled: Rc<Cell<bool>>) -> Response<Reply> {
+/// A stream's request, its path with the query, and its body.
+fn take(core: &Core, request: Request<Incoming>) -> (Ask, Option<PathAndQuery>, Upload) {
     let (parts, body) = request.into_parts();
-    let mut ask = Ask {
-        version: Version::Two,
-        authority: parts.uri.authority().map(|authority| authority.as_str().to_owned()),
-        fields: Fields::from(&parts.headers),
-        length: match parts.headers.contains_key(CONTENT_LENGTH) {
-            _ if body.is_end_stream() => Length::None,
-            true => Length::Known,
-            false => Length::Unknown,
-        },
-        method: parts.method,
+    let uri = parts.uri.into_parts();
+    let mut fields = core.spare.borrow_mut().pop().unwrap_or_default();
+    fields.copy(&parts.headers);
+    let length = match fields.has(Kind::ContentLength) {
+        _ if body.is_end_stream() => Length::None,
+        true => Length::Known,
+        false => Length::Unknown,
     };
     // Of HTTP/1 it is told that there is no body where there might be one.
-    if ask.length == Length::None
-        && matches!(ask.method, Method::POST | Method::PUT | Method::PATCH)
-        && !parts.headers.contains_key(CONTENT_LENGTH)
-    {
-        ask.fields.push(b"content-length", b"0");
+    if length == Length::None && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) && !fields.has(Kind::ContentLength) {
+        fields.push(b"content-length", b"0");
     }
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let authority = uri.authority.map(|authority| authority.as_str().to_owned());
+    let upload = Upload::new(body, length == Length::Unknown, core);
+    (Ask { version: Version::Two, method: parts.method, authority, fields, length }, uri.path_and_query, upload)
+}
+
+/// What a stream is answered with.
+fn respond(core: &Core, ask: Ask, outcome: Outcome, upload: Upload, stalled: Rc<Cell<bool>>) -> Response<Reply> {
     let bare = ask.method == Method::HEAD;
-    let mut upload = Upload::new(body, ask.length == Length::Unknown, core);
-    match answer(core, client, &ask, path, &mut upload).await {
+    core.keep(ask.fields);
+    match outcome {
         Outcome::Page(page) => {
             let length = HeaderValue::from(page.body().len());
             let mut page = page.map(|body| Reply::Page(Full::new(if bare { Bytes::new() } else { body })));
@@ -189,7 +193,7 @@ async fn respond(core: &Core, client: &Client, request: Request<Incoming>, stall
         Outcome::Answer(exchange) => {
             let mut response = Response::new(());
             *response.status_mut() = exchange.answer().status;
-            for field in told(exchange.answer()) {
+            for field in exchange.answer().fields.iter().filter(told(exchange.answer())) {
                 // What HTTP/2 cannot carry is not carried.
                 if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field.name), HeaderValue::from_bytes(field.value)) {
                     response.headers_mut().append(name, value);
@@ -325,6 +329,12 @@ fn trails(exchange: &Exchange) -> bool {
 }
 
 impl Flow {
+    fn finish(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
+            exchange.finish();
+        }
+    }
+
     fn break_by(&mut self, code: Code) -> Broken {
         if let Some(exchange) = self.exchange.take() {
             exchange.fail(code);
@@ -347,7 +357,7 @@ impl Body for Flow {
             Ok(Some(piece)) => {
                 let data = Bytes::copy_from_slice(&exchange.bytes(piece));
                 if exchange.rest() == Rest::None && !trails(exchange) {
-                    me.exchange.take().into_iter().for_each(Exchange::finish);
+                    me.finish();
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
@@ -362,7 +372,7 @@ impl Body for Flow {
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             Ok(None) => {
-                me.exchange.take().into_iter().for_each(Exchange::finish);
+                me.finish();
                 Poll::Ready(None)
             }
             Err(code) => Poll::Ready(Some(Err(me.break_by(code)))),
@@ -385,7 +395,7 @@ impl Drop for Flow {
         let over = self.is_end_stream();
         if let Some(exchange) = self.exchange.take() {
             match over {
-                true => exchange.finish(),
+                true => drop(exchange.finish()),
                 false if self.stalled.get() => exchange.fail(Code::H28),
                 // Its client went away.
                 false => drop(exchange),

@@ -7,19 +7,20 @@ use crate::port::pages::{Code, Refusal, page};
 use bytes::Bytes;
 use dozen_core::port::framing::{About, Fault};
 use http::{Method, Response, StatusCode};
+use std::time::Instant;
 
 /// Answers what was not let in.
 pub(super) fn answer(core: &Core, client: &Client, fault: Fault, about: About) -> Response<Bytes> {
-    let mut record = Record::new(core.journal.clone(), method(&about.method), about.target);
-    record.request_id = super::head::request_id(&Fields::default());
-    record.forwarded.clone_from(&client.address);
+    let mut record = Record::new(core.journal.clone(), method(&about.method), &about.target, Instant::now());
+    record.says_id(super::head::request_id(&Fields::default(), &mut [0; 36]));
+    record.says_forwarded(&client.address);
     record.tls = client.tls;
     if super::head::is_host(&about.host) {
-        record.host = about.host;
+        record.says_host(&about.host);
     }
-    record.place = core.table.borrow().table.lookup(&record.host, &record.path).cloned();
+    record.place = core.table.borrow().table.lookup(record.host(), record.path()).cloned();
     let refusal = Refusal { code: Code::H26, status: StatusCode::from_u16(fault.status).unwrap_or(StatusCode::BAD_REQUEST) };
-    let response = page(refusal, &Fields::default(), &record.request_id, None);
+    let response = page(refusal, &Fields::default(), record.request_id(), None);
     record.bytes = response.body().len() as u64;
     record.fail(refusal.code, refusal.status);
     record.reason = Some(fault.why);

@@ -12,10 +12,11 @@ use crate::port::fields::Fields;
 use crate::port::pages::Code;
 use crate::port::stream::{Carrier, Pace, Patience};
 use crate::port::upstream::Source;
-use dozen_core::port::framing::{About, Fault, Framing, Part, authority, path};
+use dozen_core::port::framing::{About, Fault, Framing, Part, authority};
 use http::Method;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, Write as _};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -203,13 +204,13 @@ impl<'w, S: Carrier> Talk<'w, S> {
         .await
     }
 
-    /// The request whose head was heard, and its path with the query.
-    pub(super) fn ask(&mut self, length: usize) -> (Ask, String) {
+    /// The request whose head was heard, and where its target is in that.
+    pub(super) fn ask(&mut self, length: usize) -> (Ask, Range<usize>) {
         let mut fields = std::mem::take(&mut self.spare);
         let head = &self.wire.rest()[..length];
         fields.take(head, |places| self.framing.places(places));
-        let (method, target) = self.framing.line();
-        let target = std::str::from_utf8(&head[target]).unwrap_or("/");
+        let (method, place) = self.framing.line();
+        let target = std::str::from_utf8(&head[place.clone()]).unwrap_or("/");
         let version = if self.framing.is_old() { Version::Old } else { Version::One };
         (self.chunks, self.trails) = (self.framing.in_chunks(), false);
         let length_of = match (self.framing.in_body(), self.chunks) {
@@ -224,11 +225,10 @@ impl<'w, S: Carrier> Talk<'w, S> {
             fields,
             length: length_of,
         };
-        let path = path(target).to_owned();
         self.wire.taken += length;
         self.patience.progress();
         self.pace.reset();
-        (ask, path)
+        (ask, place)
     }
 
     /// Done with a request.
