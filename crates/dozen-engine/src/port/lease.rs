@@ -33,7 +33,7 @@ impl Lease {
 
     /// Closes those of the ports that are open yet to all but the router and the deploy with this uid, where the host lets it; until their
     /// leases end.
-    pub(crate) async fn shut(leases: impl Iterator<Item = &mut Self>, uid: u32) {
+    pub async fn shut(leases: impl Iterator<Item = &mut Self>, uid: u32) {
         let open = leases.filter_map(|lease| (!std::mem::replace(&mut lease.shut, true)).then_some(lease.port));
         guard::shut(&open.collect::<Vec<_>>(), uid).await;
     }

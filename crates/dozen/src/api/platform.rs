@@ -15,6 +15,7 @@ use dozen_core::ids::{AppName, DeployName, DeployRef, Generation, Version};
 use dozen_core::port::{Backend, Domain, Manners, Route, Web};
 use dozen_engine::deploy::DeployError;
 use dozen_engine::ledger::{Intent, LedgerError, Principal};
+use dozen_engine::port::lease::Lease;
 use dozen_engine::port::{Led, Switchboard};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +31,12 @@ type Answer<T> = Result<Json<T>, Failure>;
 
 /// Answers requests that the router leads to the API's host.
 pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &DeployRef) -> Result<JoinHandle<()>> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen")?;
-    let port = listener.local_addr()?.port();
+    // A port as instances have one: where the host lets dozen guard it, nobody but the router reaches it.
+    let mut lease = Lease::take().context("no port of dozen's range is free")?;
+    let port = lease.port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.context("cannot listen")?;
+    let _ = dozen_engine::port::guard::probe().await;
+    Lease::shut(std::iter::once(&mut lease), rustix::process::getuid().as_raw()).await;
     let domain: Domain = house.addresses.api_host.parse().context("the API's host")?;
     let web = Web::Ready(vec![Backend { instance: "api".to_owned(), port, release: Version(0), weight: 1 }]);
     let route = Arc::new(Route { deploy: itself.clone(), web, manners: Manners::default() });
@@ -42,6 +47,7 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
     Ok(dozen_engine::tasks::spawn("public api", async move {
         // It ends with this.
         let _hooks = AbortOnDrop(hooks);
+        let _lease = lease;
         loop {
             tokio::select! {
                 // What the router tells of the API needs no answer: there is one instance of it, here.
