@@ -298,7 +298,7 @@ pub(crate) fn hint_of_deploy(error: &DeployError) -> Option<String> {
         ),
         DeployError::NotUp { .. } => Some("Its last lines: `dozen logs`.".to_owned()),
         DeployError::ConfigMoved(_) => Some("`dozen config` shows what it is now.".to_owned()),
-        DeployError::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one.".to_owned()),
+        DeployError::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one; at a server `git push dozen main` does.".to_owned()),
         DeployError::NotReleased { .. } => Some("`dozen releases` lists them.".to_owned()),
         DeployError::NotServing(_) => Some("Start it with `dozen up`.".to_owned()),
         DeployError::Ledger(LedgerError::Unproven { .. }) => Some(

@@ -4,6 +4,7 @@ mod pushes;
 
 use crate::deployed::{Answer, DOZEN, Deployed, PATIENCE, Place, ask, finish, pause};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 const WEB: &str = r#"
@@ -65,7 +66,7 @@ impl<'p> Server<'p> {
 
     /// A page of a host.
     pub(crate) fn get(&self, host: &str) -> Answer {
-        ask(self.port, format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())
+        get(self.port, host)
     }
 
     /// Kills it, and nothing that it runs.
@@ -79,6 +80,10 @@ impl<'p> Server<'p> {
     pub(crate) fn stop(self) {
         self.run.stop();
     }
+}
+
+fn get(port: u16, host: &str) -> Answer {
+    ask(port, format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())
 }
 
 /// An app beside the others, released once as its production.
@@ -113,8 +118,28 @@ fn it_serves_every_deploy_of_its_home_by_its_own_name_and_outlives_its_own_death
     assert_eq!(server.get("nobody.localhost").status, 404);
     let (port, token) = (server.port, server.token.clone());
 
-    server.kill();
-    let again = Server::with(&place, &port.to_string());
+    // Whoever asks meanwhile is answered: the router goes on leading to both until the next server has said what leads to them.
+    let stop = AtomicBool::new(false);
+    let again = std::thread::scope(|threads| {
+        let askers = ["shop.localhost", "blog.localhost"].map(|host| {
+            let stop = &stop;
+            threads.spawn(move || {
+                let mut count = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(get(port, host).status, 200, "{host}");
+                    count += 1;
+                }
+                count
+            })
+        });
+        server.kill();
+        let again = Server::with(&place, &port.to_string());
+        // Applied, and asked once more by it.
+        assert_eq!(again.ask_as(Some(&token), "GET", "/v1/apps", &Value::Null).status, 200);
+        stop.store(true, Ordering::Relaxed);
+        assert!(askers.into_iter().all(|asker| asker.join().expect("all answered") > 0));
+        again
+    });
     assert_eq!(again.port, port);
     // The same processes, which nobody has started again.
     assert_eq!((page(&again, "shop.localhost"), page(&again, "blog.localhost")), (shop, blog));
