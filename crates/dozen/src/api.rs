@@ -32,6 +32,7 @@ pub(crate) mod event;
 mod front;
 mod git;
 mod peers;
+mod people;
 pub(crate) mod platform;
 mod processes;
 mod releases;
@@ -41,10 +42,17 @@ mod schema;
 pub(crate) mod token;
 pub(crate) mod wire;
 
-pub(crate) use runs::{Frame, MAX_REQUEST as MAX_RUN, PROTOCOL as RUN_PROTOCOL, WINDOW as RUN_WINDOW};
+pub(crate) use runs::{
+    Frame, HEAD as RUN_HEAD, MAX_HEAD as MAX_RUN_HEAD, MAX_REQUEST as MAX_RUN, PROTOCOL as RUN_PROTOCOL, WINDOW as RUN_WINDOW,
+};
 
 /// A request's body is small: names and values of config at most.
 const MAX_BODY: usize = 256 * 1024;
+
+/// The head of a server's answers that says which version of dozen it is.
+pub(crate) const VERSION: &str = "dozen-version";
+/// So often something is said on a stream of logs: a server's router takes one that is silent for twice as long for one that has ended.
+const BEAT: Duration = Duration::from_secs(25);
 
 /// One deploy, served.
 pub(crate) struct Served {
@@ -279,6 +287,13 @@ fn log_stream(served: &Arc<Served>, last: Option<usize>, tail: bool, filter: Fil
                 return;
             }
             tokio::select! {
+                () = tokio::time::sleep(BEAT) => {
+                    // An empty line is none.
+                    if pieces.send(Ok(bytes::Bytes::from_static(b"\n"))).await.is_err() {
+                        return;
+                    }
+                    batch = Vec::new();
+                }
                 next = follower.next() => batch = next.into_iter().filter(|l| filter.wants(l)).collect(),
                 () = pieces.closed() => return,
             }
@@ -423,6 +438,12 @@ impl From<DeployError> for Failure {
             _ => wire::ProblemKind::Failed,
         };
         Self { status, message: dozen_engine::chain(&e), hint, kind }
+    }
+}
+
+impl From<LedgerError> for Failure {
+    fn from(e: LedgerError) -> Self {
+        DeployError::from(e).into()
     }
 }
 

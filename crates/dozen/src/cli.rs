@@ -14,16 +14,20 @@ use dozen_engine::release::archive::ArchiveError;
 use std::ffi::OsString;
 use std::sync::Arc;
 
+pub(crate) mod apps;
 pub(crate) mod build;
 pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod console;
+pub(crate) mod deploys;
 pub(crate) mod doctor;
 pub(crate) mod domains;
 pub(crate) mod down;
 pub(crate) mod drill;
+pub(crate) mod events;
 pub(crate) mod lifecycle;
+pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod manners;
@@ -37,12 +41,16 @@ pub(crate) mod runs;
 pub(crate) mod server;
 pub(crate) mod static_files;
 pub(crate) mod target;
+pub(crate) mod tokens;
 pub(crate) mod up;
+pub(crate) mod users;
 
 /// The twelve-factor platform in one binary.
 ///
 /// `dozen up` builds the app of a folder, releases it and runs it as production would: every process isolated, routed, logged and restarted. The
 /// other commands find the app by the current folder. Heroku's spellings work too: `dozen ps:scale web=2`, `dozen config:set A=1`.
+///
+/// `dozen server` runs many apps for a team; after `dozen login URL` the same commands are for it, from anywhere.
 ///
 /// All state is in one folder: DOZEN_HOME, else $XDG_STATE_HOME/dozen, else ~/.local/state/dozen.
 #[derive(Debug, Parser)]
@@ -60,6 +68,13 @@ pub(crate) struct Common {
     /// The app, or one deploy of it; by default the one of the current folder
     #[arg(short, long, global = true, value_name = "APP[/DEPLOY]")]
     pub(crate) app: Option<String>,
+    /// The server to ask, as `dozen login` knows it; `local` is this machine. By default the one that the current folder's git remote `dozen` is
+    /// of, else this machine [env: DOZEN_SERVER]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// The certificate of a server's own authority, PEM [env: DOZEN_CA]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub(crate) ca: Option<std::path::PathBuf>,
     /// Print JSON, one value a line, for programs
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -170,6 +185,30 @@ pub(crate) enum Command {
     /// the API, git and webhooks are a host of it, too. Settings come from these flags and the environment alone. It starts what it ran before;
     /// killed, it leaves all of it running, and the next one takes it over. Ctrl-C and SIGTERM stop everything.
     Server(server::ServerArgs),
+    /// Keep the token that a server knows you by; commands in a folder that is pushed there are for that server from then on
+    ///
+    /// Without --token it is asked for, without showing it, or read from standard input where that is no terminal. It is tried before it is
+    /// kept, in $XDG_CONFIG_HOME/dozen/servers.json, which nobody else can read.
+    Login(login::LoginArgs),
+    /// Forget a server's token; the server goes on to know it: `dozen tokens revoke`
+    Logout(login::LogoutArgs),
+    /// Say which server is asked, and as whom
+    Whoami,
+    /// List the apps that you may see; create and destroy some
+    Apps(apps::AppsArgs),
+    /// List the deploys of an app; create and destroy some
+    ///
+    /// Each has its own config, formation, releases, domains and processes. One that has a branch or a time is a review app: `--branch pr-12 --ttl
+    /// 3d`.
+    Deploys(deploys::DeploysArgs),
+    /// List the users; add and remove some, and say what they are to an app
+    ///
+    /// Roles: a viewer sees, a deployer releases and configures too, an owner also decides who else may. An admin may all of it for all apps.
+    Users(users::UsersArgs),
+    /// List tokens; create and revoke some
+    Tokens(tokens::TokensArgs),
+    /// Show who did what, when and from where, the latest first
+    Events(events::EventsArgs),
     /// Serve a folder of files: a static site, or the page of an app that runs in the browser
     ///
     /// On $PORT, as in a Procfile's `web: dozen static dist --spa`; without one on this machine only. Conditional and range requests, files
@@ -191,10 +230,34 @@ pub(crate) enum Command {
     Man(man::ManArgs),
 }
 
+/// Where a command has its effect.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It neither reads nor writes DOZEN_HOME.
+    Nowhere,
+    /// On this machine; it is called so.
+    Here(&'static str),
+    /// On this machine, or on the server that is chosen.
+    Anywhere,
+    /// In what is kept of servers.
+    Login,
+}
+
 impl Command {
-    /// Whether it neither reads nor writes DOZEN_HOME.
-    pub(crate) fn is_stateless(&self) -> bool {
-        matches!(self, Self::Static(_) | Self::Completions(_) | Self::Man(_))
+    /// Where it has its effect.
+    pub(crate) fn place(&self) -> Place {
+        match self {
+            Self::Static(_) | Self::Completions(_) | Self::Man(_) => Place::Nowhere,
+            Self::Up(_) => Place::Here("up"),
+            Self::Build(_) => Place::Here("build"),
+            Self::Down => Place::Here("down"),
+            Self::Resume => Place::Here("resume"),
+            Self::Drill(_) => Place::Here("drill"),
+            Self::Server(_) => Place::Here("server"),
+            Self::Doctor(_) => Place::Here("doctor"),
+            Self::Login(_) | Self::Logout(_) => Place::Login,
+            _ => Place::Anywhere,
+        }
     }
 }
 
@@ -233,6 +296,14 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Console(args) => console::run(args, settings, printer).await,
         Command::Runs(args) => runs::run(args, settings, printer).await,
         Command::Server(args) => server::run(args, settings, printer).await,
+        Command::Login(args) => login::run(args, settings, printer).await,
+        Command::Logout(args) => login::out(&args, settings, printer),
+        Command::Whoami => login::whoami(settings, printer).await,
+        Command::Apps(args) => apps::run(args, settings, printer).await,
+        Command::Deploys(args) => deploys::run(args, settings, printer).await,
+        Command::Users(args) => users::run(args, settings, printer).await,
+        Command::Tokens(args) => tokens::run(args, settings, printer).await,
+        Command::Events(args) => events::run(args, settings, printer).await,
         Command::Static(args) => static_files::run(args, printer).await,
         Command::Doctor(args) => doctor::run(args, settings, printer).await,
         Command::Completions(args) => {
@@ -245,14 +316,15 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
 
 /// `ps:scale` → `ps scale`, for the first word that is a command and only where the part before the colon is a noun of ours.
 fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const NOUNS: [&str; 9] = ["ps", "certs", "config", "domains", "https", "maintenance", "pause", "releases", "runs"];
+    const NOUNS: [&str; 13] =
+        ["apps", "certs", "config", "deploys", "domains", "https", "maintenance", "pause", "ps", "releases", "runs", "tokens", "users"];
     let mut out = Vec::new();
     let mut done = false;
-    let mut value_of_app = false;
+    let mut is_value = false;
     for (i, word) in words.into_iter().enumerate() {
         let text = word.to_str().unwrap_or_default();
-        if i == 0 || done || value_of_app || text.starts_with('-') {
-            value_of_app = !done && (text == "-a" || text == "--app");
+        if i == 0 || done || is_value || text.starts_with('-') {
+            is_value = !done && matches!(text, "-a" | "--app" | "--server" | "--ca");
             out.push(word);
             continue;
         }
@@ -265,6 +337,27 @@ fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         }
     }
     out
+}
+
+/// A time as people write it, in seconds: 90s, 10m, 12h, 3d, 2w.
+fn time(text: &str) -> Result<u64, String> {
+    let wrong = || "write it as 90s, 10m, 12h, 3d or 2w".to_owned();
+    let unit = text.chars().next_back().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        'w' => 7 * 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    if number == 0 { Err(wrong()) } else { Ok(u64::from(number) * seconds) }
+}
+
+/// A word of a path, whatever a person typed.
+fn segment(word: &str) -> String {
+    url::form_urlencoded::byte_serialize(word.as_bytes()).collect()
 }
 
 /// What to do about an error, where we know it.
@@ -341,12 +434,24 @@ mod tests {
     #[test]
     fn herokus_spellings_are_read() {
         assert_eq!(split(&["dozen", "ps:scale", "web=2"]), ["dozen", "ps", "scale", "web=2"]);
+        assert_eq!(
+            split(&["dozen", "--server", "https://a", "apps:create", "x"]),
+            ["dozen", "--server", "https://a", "apps", "create", "x"]
+        );
         assert_eq!(split(&["dozen", "-a", "config:x", "config:set", "A=b:c"]), ["dozen", "-a", "config:x", "config", "set", "A=b:c"]);
         assert_eq!(split(&["dozen", "run", "ps:scale"]), ["dozen", "run", "ps:scale"]);
         assert_eq!(split(&["dozen", "run:detached", "ps:scale"]), ["dozen", "run", "--detach", "ps:scale"]);
         assert_eq!(split(&["dozen", "domains:add", "a.test"]), ["dozen", "domains", "add", "a.test"]);
         assert_eq!(split(&["dozen", "maintenance:on"]), ["dozen", "maintenance", "on"]);
         assert_eq!(split(&["dozen", "releases:rollback", "v3"]), ["dozen", "rollback", "v3"]);
+    }
+
+    #[test]
+    fn times_are_written_as_people_do() {
+        assert_eq!(["90s", "10m", "12h", "3d", "2w"].map(time), [Ok(90), Ok(600), Ok(43_200), Ok(259_200), Ok(1_209_600)]);
+        for text in ["", "3", "d", "0d", "-1d", "1.5h", "3 d", "3é", "99999999999d"] {
+            assert!(time(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,9 +1,13 @@
-//! Speaking the API: to the process that runs a deploy, or, where none does, to the same routes in this process.
+//! Speaking the API: to a server elsewhere, to the process that runs a deploy, or, where none does, to the same routes in this process.
 
 use crate::api::{self, wire};
+use crate::house::{self, House};
+use crate::remote::Remote;
 use crate::running::{self, Holder};
 use crate::settings::Settings;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use dozen_core::disposability::Policy;
 use dozen_core::ids::DeployRef;
@@ -22,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// A failure that the API told.
@@ -43,20 +48,24 @@ impl Told {
     }
 }
 
-/// One connection.
+/// How long a server elsewhere may take to begin its answer: a change of releases waits until the new one is up.
+const ANSWER: Duration = Duration::from_secs(600);
+
+/// One connection for one deploy.
 pub(crate) struct Client {
     /// The deploy it is for.
     pub(crate) deploy: DeployRef,
-    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
-    /// What each request shows.
-    token: Option<HeaderValue>,
+    connection: Connection,
     /// Processes of the deploy run, and nobody runs the deploy.
     left: bool,
 }
 
 impl Client {
-    /// Connects to whoever runs the deploy, or serves it here.
+    /// Connects to the server that is chosen, else to whoever runs the deploy, or serves it here.
     pub(crate) async fn connect(settings: &Settings, deploy: DeployRef) -> Result<Self> {
+        if let Some(remote) = &settings.remote {
+            return Ok(Self { deploy, connection: Connection::to(remote).await?, left: false });
+        }
         if let Some(holder) = running::holder(&settings.home, &deploy) {
             return Self::of_holder(settings, deploy, &holder).await;
         }
@@ -66,19 +75,17 @@ impl Client {
 
     /// Connects to whoever runs the deploy.
     pub(crate) async fn of_holder(settings: &Settings, deploy: DeployRef, holder: &Holder) -> Result<Self> {
-        let connected = running::connect(&settings.home, &deploy).await;
-        let (stream, token) = connected.with_context(|| format!("{deploy} is starting or stopping; its API does not answer"))?;
-        if token.is_none() && running::holder(&settings.home, &deploy).as_ref() == Some(holder) {
-            let message = format!("cannot ask {deploy} ({holder}): somebody has removed the token of its API, which lay beside its socket");
-            return Err(Told::failed(message, Some(running::without_api(holder))).into());
-        }
-        Self::over(deploy, stream, token).await
+        let connection = Connection::to_holder(settings, &deploy, holder).await?;
+        Ok(Self { deploy, connection, left: false })
     }
 
     /// Connects to whoever runs a one-off: the deploy's `up`, or a `dozen run`.
     pub(crate) async fn of_one_off(settings: &Settings, deploy: DeployRef, number: u32) -> Result<Self> {
         match running::connect_one_off(&settings.home, &deploy, number).await {
-            Ok((stream, token)) => Self::over(deploy, stream, token).await,
+            Ok((stream, token)) => {
+                let connection = Connection::over(deploy.to_string(), stream, token).await?;
+                Ok(Self { deploy, connection, left: false })
+            }
             Err(_) => Self::connect(settings, deploy).await,
         }
     }
@@ -97,65 +104,135 @@ impl Client {
             down: Notify::new(),
             leave: Notify::new(),
         });
+        let connection = Connection::within(deploy.to_string(), api::router(served)).await?;
+        Ok(Self { deploy, connection, left: false })
+    }
+
+    /// `GET`
+    pub(crate) async fn get<T: DeserializeOwned>(&mut self, rest: &str) -> Result<T> {
+        let path = self.path(&Method::GET, rest)?;
+        self.connection.get(&path).await
+    }
+
+    /// A request with a body.
+    pub(crate) async fn call<T: DeserializeOwned>(&mut self, method: Method, rest: &str, body: &impl Serialize) -> Result<T> {
+        let path = self.path(&method, rest)?;
+        self.connection.call(method, &path, body).await
+    }
+
+    /// `GET` of a stream.
+    pub(crate) async fn stream(&mut self, rest: &str) -> Result<Incoming> {
+        let path = self.path(&Method::GET, rest)?;
+        let response = self.connection.send(Method::GET, &path, Bytes::new(), &[]).await?;
+        Ok(self.connection.checked(response).await?.into_body())
+    }
+
+    /// `POST` that turns the connection into something else.
+    pub(crate) async fn upgrade(&mut self, rest: &str, protocol: &str, body: &impl Serialize) -> Result<hyper::upgrade::Upgraded> {
+        let path = self.path(&Method::POST, rest)?;
+        let text = serde_json::to_vec(body)?;
+        let mut headers = vec![(header::UPGRADE, protocol), (header::CONNECTION, "upgrade")];
+        let in_head = self.connection.remote.as_ref().map(|_| BASE64.encode(&text));
+        // A router passes an upgrade on where nothing follows the head.
+        if let Some(text) = &in_head {
+            if text.len() > api::MAX_RUN_HEAD {
+                let hint = "Hand longer data over by standard input.".to_owned();
+                bail!(Told::failed("the command and its variables are too long for a server", Some(hint)));
+            }
+            headers.push((api::RUN_HEAD, text));
+        }
+        let body = if in_head.is_some() { Bytes::new() } else { text.into() };
+        let response = self.connection.send(Method::POST, &path, body, &headers).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            self.connection.checked(response).await?;
+            return Err(anyhow!("the API did not switch to {protocol}"));
+        }
+        hyper::upgrade::on(response).await.context("the connection was not handed over")
+    }
+
+    fn path(&self, method: &Method, rest: &str) -> Result<String> {
+        let about_processes = *method != Method::GET && !rest.starts_with("/runs") || rest.starts_with("/processes");
+        if self.left && about_processes {
+            let message = format!("{} runs without its control part, which was killed", self.deploy);
+            let hint = "`dozen up --detach` takes over what runs, `dozen down` stops it.".to_owned();
+            return Err(Told::failed(message, Some(hint)).into());
+        }
+        Ok(api::path(&self.deploy, rest))
+    }
+}
+
+/// One connection to an API.
+pub(crate) struct Connection {
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    /// What each request shows.
+    token: Option<HeaderValue>,
+    /// Who answers, for people: a deploy, a server.
+    peer: String,
+    host: String,
+    /// Where to connect to once more: what lies between may close a connection on which nothing is said.
+    remote: Option<Remote>,
+    /// Of which dozen the last answer was, where it said so.
+    version: Option<String>,
+}
+
+impl Connection {
+    /// To a server elsewhere.
+    pub(crate) async fn to(remote: &Remote) -> Result<Self> {
+        let mut connection = Self::over(remote.url.to_string(), remote.connect().await?, Some(remote.token.clone())).await?;
+        connection.host = remote.url.authority().to_owned();
+        connection.remote = Some(remote.clone());
+        Ok(connection)
+    }
+
+    /// To whoever runs a deploy, or is the server, on this machine.
+    pub(crate) async fn to_holder(settings: &Settings, deploy: &DeployRef, holder: &Holder) -> Result<Self> {
+        let connected = running::connect(&settings.home, deploy).await;
+        let (stream, token) = connected.with_context(|| format!("{deploy} is starting or stopping; its API does not answer"))?;
+        if token.is_none() && running::holder(&settings.home, deploy).as_ref() == Some(holder) {
+            let message = format!("cannot ask {deploy} ({holder}): somebody has removed the token of its API, which lay beside its socket");
+            return Err(Told::failed(message, Some(running::without_api(holder))).into());
+        }
+        Self::over(deploy.to_string(), stream, token).await
+    }
+
+    /// To these routes in this process.
+    pub(crate) async fn within(peer: String, router: axum::Router) -> Result<Self> {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let peer = api::Peer { who: Principal::me(), token: None };
-        dozen_engine::tasks::spawn("api", api::answer(theirs, api::router(served), peer));
-        Self::over(deploy, ours, None).await
+        dozen_engine::tasks::spawn("api", api::answer(theirs, router, api::Peer { who: Principal::me(), token: None }));
+        Self::over(peer, ours, None).await
     }
 
     async fn over(
-        deploy: DeployRef,
+        peer: String,
         stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
         token: Option<HeaderValue>,
     ) -> Result<Self> {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot speak to the API")?;
         // Its end is seen by whoever waits for an answer.
         dozen_engine::tasks::spawn("client", async move { drop(connection.with_upgrades().await) });
-        Ok(Self { deploy, sender, token, left: false })
+        Ok(Self { sender, token, peer, host: "dozen.localhost".to_owned(), remote: None, version: None })
     }
 
     /// `GET`
-    pub(crate) async fn get<T: DeserializeOwned>(&mut self, rest: &str) -> Result<T> {
-        let response = self.send(Method::GET, rest, Bytes::new(), &[]).await?;
-        read(response).await
+    pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
+        let response = self.send(Method::GET, path, Bytes::new(), &[]).await?;
+        self.read(response).await
     }
 
     /// A request with a body.
-    pub(crate) async fn call<T: DeserializeOwned>(&mut self, method: Method, rest: &str, body: &impl Serialize) -> Result<T> {
-        let response = self.send(method, rest, serde_json::to_vec(body)?.into(), &[]).await?;
-        read(response).await
-    }
-
-    /// `GET` of a stream.
-    pub(crate) async fn stream(&mut self, rest: &str) -> Result<Incoming> {
-        Ok(checked(self.send(Method::GET, rest, Bytes::new(), &[]).await?).await?.into_body())
-    }
-
-    /// `POST` that turns the connection into something else.
-    pub(crate) async fn upgrade(&mut self, rest: &str, protocol: &str, body: &impl Serialize) -> Result<hyper::upgrade::Upgraded> {
-        let headers = [(header::UPGRADE, protocol), (header::CONNECTION, "upgrade")];
-        let response = self.send(Method::POST, rest, serde_json::to_vec(body)?.into(), &headers).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            checked(response).await?;
-            return Err(anyhow!("the API did not switch to {protocol}"));
-        }
-        hyper::upgrade::on(response).await.context("the connection was not handed over")
+    pub(crate) async fn call<T: DeserializeOwned>(&mut self, method: Method, path: &str, body: &impl Serialize) -> Result<T> {
+        let response = self.send(method, path, serde_json::to_vec(body)?.into(), &[]).await?;
+        self.read(response).await
     }
 
     async fn send(
         &mut self,
         method: Method,
-        rest: &str,
+        path: &str,
         body: Bytes,
         headers: &[(header::HeaderName, &str)],
     ) -> Result<Response<Incoming>> {
-        let about_processes = method != Method::GET && !rest.starts_with("/runs") || rest.starts_with("/processes");
-        if self.left && about_processes {
-            let message = format!("{} runs without its control part, which was killed", self.deploy);
-            let hint = "`dozen up --detach` takes over what runs, `dozen down` stops it.".to_owned();
-            return Err(Told::failed(message, Some(hint)).into());
-        }
-        let mut request = Request::builder().method(method).uri(api::path(&self.deploy, rest)).header(header::HOST, "dozen.localhost");
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.host);
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -167,26 +244,75 @@ impl Client {
         }
         let request = request.body(Full::new(body))?;
         // The answer before may have been read to its end a moment before the connection knows.
-        self.sender.ready().await.with_context(|| format!("{} has ended", self.deploy))?;
-        self.sender.send_request(request).await.with_context(|| format!("{} ended while it was asked", self.deploy))
+        if self.sender.ready().await.is_err() {
+            match self.remote.take() {
+                Some(remote) => *self = Self::to(&remote).await?,
+                None => bail!("{} has ended", self.peer),
+            }
+        }
+        let answer = self.sender.send_request(request);
+        let answer = match &self.remote {
+            None => answer.await,
+            Some(_) => tokio::time::timeout(ANSWER, answer)
+                .await
+                .map_err(|_| Told::failed(format!("{} did not answer within {} s", self.peer, ANSWER.as_secs()), None))?,
+        };
+        let response = answer.with_context(|| format!("{} ended while it was asked", self.peer))?;
+        self.version = response.headers().get(api::VERSION).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        Ok(response)
+    }
+
+    async fn read<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T> {
+        let body = self.checked(response).await?.into_body().collect().await.context("the answer broke off")?.to_bytes();
+        serde_json::from_slice(&body).with_context(|| match self.other_version() {
+            Some(other) => format!("{other}, and answered something else than was expected"),
+            None => "the API answered something else than was expected; do both sides run the same dozen?".to_owned(),
+        })
+    }
+
+    async fn checked(&self, response: Response<Incoming>) -> Result<Response<Incoming>> {
+        let status = response.status();
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response);
+        }
+        let body = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
+        Err(match (serde_json::from_slice::<wire::Problem>(&body), &self.remote) {
+            (Ok(problem), _) => {
+                // What the other side does not know it may know in another version.
+                let unknown = matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::UNPROCESSABLE_ENTITY);
+                let other = self.other_version().filter(|_| unknown && problem.hint.is_none()).map(|other| format!("{other}."));
+                Told { message: problem.message, hint: problem.hint.or(other), kind: problem.kind }.into()
+            }
+            (Err(_), Some(_)) if self.version.is_none() => {
+                let message = format!("{} answered {status}, and not as a dozen server does", self.peer);
+                let hint =
+                    "Is it the URL that `dozen server` prints, and does it run? `dozen login URL` says which one is meant.".to_owned();
+                Told::failed(message, Some(hint)).into()
+            }
+            _ => {
+                let other = self.other_version().map_or_else(String::new, |other| format!(" ({other})"));
+                anyhow!("the API answered {status}{other}: {}", String::from_utf8_lossy(&body).trim())
+            }
+        })
+    }
+
+    fn other_version(&self) -> Option<String> {
+        let (theirs, ours) = (self.version.as_deref()?, env!("CARGO_PKG_VERSION"));
+        (theirs != ours).then(|| format!("{} runs dozen {theirs}, and this is {ours}", self.peer))
     }
 }
 
-async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T> {
-    let body = checked(response).await?.into_body().collect().await.context("the answer broke off")?.to_bytes();
-    serde_json::from_slice(&body).context("the API answered something else than was expected; do both sides run the same dozen?")
-}
-
-async fn checked(response: Response<Incoming>) -> Result<Response<Incoming>> {
-    let status = response.status();
-    if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(response);
+/// Connects for what is no deploy's: to the server that is chosen, to the one that runs here, else to its routes in this process.
+pub(crate) async fn platform(settings: &Settings) -> Result<Connection> {
+    if let Some(remote) = &settings.remote {
+        return Connection::to(remote).await;
     }
-    let body = response.into_body().collect().await.context("the answer broke off")?.to_bytes();
-    Err(match serde_json::from_slice::<wire::Problem>(&body) {
-        Ok(problem) => Told { message: problem.message, hint: problem.hint, kind: problem.kind }.into(),
-        Err(_) => anyhow!("the API answered {status}: {}", String::from_utf8_lossy(&body).trim()),
-    })
+    let itself = house::itself();
+    if let Some(holder) = running::holder(&settings.home, &itself) {
+        return Connection::to_holder(settings, &itself, &holder).await;
+    }
+    let house = House::closed(settings.clone(), Ledger::open(&settings.home)?);
+    Connection::within("dozen".to_owned(), api::platform::local(&house)).await
 }
 
 /// How a deploy is to be served.

@@ -4,8 +4,8 @@
 //! **Invariant:** one that cannot be opened is no reason to leave the others closed.
 
 use crate::api::{self, Deploys, Served};
-use crate::client;
-use crate::running::{self, RunFolder};
+use crate::client::{self, Told};
+use crate::running::{self, AlreadyRunning, RunFolder};
 use crate::settings::Settings;
 use anyhow::{Context, Result};
 use dozen_core::concurrency::formation::First;
@@ -13,20 +13,22 @@ use dozen_core::disposability::Policy;
 use dozen_core::ids::{AppName, DeployName, DeployRef};
 use dozen_core::port::Domain;
 use dozen_engine::codebase::repository::{Repository, RepositoryError};
-use dozen_engine::ledger::{Intent, Ledger, Principal};
+use dozen_engine::ledger::{Intent, Ledger, Principal, Tries};
 use dozen_engine::port::Switchboard;
 use dozen_engine::port::certificates::Keeper;
 use dozen_engine::processes::adoption;
 use dozen_engine::tasks;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// The deploy that an app has from its beginning, and that has the app's own host name.
 pub(crate) const PRODUCTION: &str = "production";
+
+/// A clock that was set is noticed within so long.
+const LONGEST: SignedDuration = SignedDuration::from_mins(1);
 
 /// Where what a server runs is reached.
 #[derive(Debug, Clone)]
@@ -66,6 +68,11 @@ pub(crate) fn label(deploy: &DeployRef) -> String {
     if deploy.deploy.as_str() == PRODUCTION { deploy.app.to_string() } else { format!("{}-{}", deploy.app, deploy.deploy) }
 }
 
+/// What stands for the server itself among the deploys: its run folder, its router's notes, and the log of the API's requests.
+pub(crate) fn itself() -> DeployRef {
+    "dozen/server".parse().expect("a literal deploy is valid")
+}
+
 /// An app's first deploy.
 pub(crate) fn production(app: &AppName) -> DeployRef {
     let deploy: DeployName = PRODUCTION.parse().expect("a literal deploy name is valid");
@@ -91,8 +98,10 @@ struct Opened {
 pub(crate) struct House {
     pub(crate) settings: Settings,
     pub(crate) ledger: Ledger,
-    pub(crate) addresses: Addresses,
-    board: Switchboard,
+    /// What leads requests to its deploys. A house without one runs none: it is that of who asks where no server runs.
+    front: Option<(Addresses, Switchboard)>,
+    /// Who failed to show a good token lately.
+    pub(crate) tries: Mutex<Tries>,
     deploys: RwLock<BTreeMap<DeployRef, Opened>>,
     /// Deploys are opened and closed one after the other.
     changing: tokio::sync::Mutex<()>,
@@ -101,8 +110,22 @@ pub(crate) struct House {
 impl House {
     /// An empty one, behind this router.
     pub(crate) fn new(settings: Settings, ledger: Ledger, addresses: Addresses, board: Switchboard) -> Arc<Self> {
-        let (deploys, changing) = Default::default();
-        Arc::new(Self { settings, ledger, addresses, board, deploys, changing })
+        Self::with(settings, ledger, Some((addresses, board)))
+    }
+
+    /// One that runs nothing, and changes only what the ledger says.
+    pub(crate) fn closed(settings: Settings, ledger: Ledger) -> Arc<Self> {
+        Self::with(settings, ledger, None)
+    }
+
+    fn with(settings: Settings, ledger: Ledger, front: Option<(Addresses, Switchboard)>) -> Arc<Self> {
+        let (deploys, changing, tries) = Default::default();
+        Arc::new(Self { settings, ledger, front, deploys, changing, tries })
+    }
+
+    /// Where what it runs is reached.
+    pub(crate) fn addresses(&self) -> Option<&Addresses> {
+        self.front.as_ref().map(|(addresses, _)| addresses)
     }
 
     /// Opens every deploy of the ledger. Answers those that could not be, each with why.
@@ -120,17 +143,18 @@ impl House {
     ///
     /// # Errors
     /// Another dozen runs it, or what was left running cannot be taken over.
-    pub(crate) async fn open(&self, deploy: &DeployRef) -> Result<Arc<Served>> {
+    pub(crate) async fn open(&self, deploy: &DeployRef) -> Result<()> {
+        let Some((addresses, board)) = &self.front else { return Ok(()) };
         let _turn = self.changing.lock().await;
-        if let Some(served) = self.served(deploy) {
-            return Ok(served);
+        if self.served(deploy).is_some() {
+            return Ok(());
         }
         let run_folder = RunFolder::take(&self.settings.home, deploy, true)?;
         let notes = run_folder.notes();
         adoption::check(&notes)?;
         let about = client::About {
-            line: Some(self.board.line(deploy.clone())),
-            names: self.addresses.names(deploy),
+            line: Some(board.line(deploy.clone())),
+            names: addresses.names(deploy),
             any_host: false,
             lasting: Some(notes.clone()),
             policy: Policy::SERVER,
@@ -139,13 +163,13 @@ impl House {
         let mut floor = client::floor(&self.settings, self.ledger.clone(), deploy, about).await?;
         floor.first = First::WebOnly;
         let who = Principal::me();
-        let keeper = self.addresses.https_port.map(|_| Arc::new(Keeper::of(&floor, &self.addresses.names(deploy))));
+        let keeper = addresses.https_port.map(|_| Arc::new(Keeper::of(&floor, &addresses.names(deploy))));
         if let Some(keeper) = &keeper {
             keeper.look().await?;
         }
         floor.take_over(&who, &notes, true).await?;
         floor.go_on(&who).await?;
-        let (url, https_url) = self.addresses.urls(deploy);
+        let (url, https_url) = addresses.urls(deploy);
         let served = Arc::new(Served {
             floor,
             url,
@@ -161,17 +185,18 @@ impl House {
             tasks::spawn("log budget", crate::cli::up::keep_within_budget(served.floor.observed.store().clone())),
         ];
         all.extend(keeper.map(|keeper| tasks::spawn("certificates", keeper.keep())));
-        let opened = Opened { served: served.clone(), tasks: all, _run_folder: run_folder };
+        let opened = Opened { served, tasks: all, _run_folder: run_folder };
         self.deploys.write().unwrap_or_else(PoisonError::into_inner).insert(deploy.clone(), opened);
-        Ok(served)
+        Ok(())
     }
 
     /// Stops all of a deploy's processes and forgets it. Its data and logs are put aside: a later one of its name is another.
     ///
     /// # Errors
-    /// It is run on then.
+    /// It is run on then, by this server or by another dozen.
     pub(crate) async fn destroy(&self, who: &Principal, deploy: &DeployRef) -> Result<()> {
         let turn = self.changing.lock().await;
+        self.run_by_nobody_else(deploy)?;
         self.stop(deploy, std::future::pending()).await?;
         let destroyed = self.ledger.commit(who, Intent::DestroyDeploy { deploy: deploy.clone() }).await;
         drop(turn);
@@ -209,19 +234,52 @@ impl House {
         });
     }
 
-    /// Destroys deploys whose time is over, now and each minute.
+    /// Destroys deploys as their time comes, for ever.
     pub(crate) async fn keep_time(self: Arc<Self>) {
-        let mut minute = tokio::time::interval(Duration::from_secs(60));
+        let mut commits = self.ledger.commits();
         loop {
-            minute.tick().await;
-            for deploy in self.ledger.expired(Timestamp::now()).await.unwrap_or_default() {
-                let destroyed = self.destroy(&Principal::me(), &deploy).await;
-                if let (Err(error), Some(served)) = (destroyed, self.served(&deploy)) {
-                    let line = format!("Its time is over, and it cannot be destroyed: {}", dozen_engine::chain(&*error));
-                    served.floor.observed.store().write("api", &line);
-                }
+            commits.mark_unchanged();
+            let next = self.destroy_expired().await;
+            // A ledger that cannot be read now may be later.
+            let next = next.ok().flatten().map_or(LONGEST, |at| Timestamp::now().duration_until(at));
+            tokio::select! {
+                () = tokio::time::sleep(next.clamp(SignedDuration::ZERO, LONGEST).unsigned_abs()) => {}
+                changed = commits.changed() => if changed.is_err() { return },
             }
         }
+    }
+
+    /// Answers when the next one's time comes.
+    async fn destroy_expired(&self) -> Result<Option<Timestamp>> {
+        let now = Timestamp::now();
+        for deploy in self.ledger.expired(now).await? {
+            let destroyed = self.destroy(&Principal::me(), &deploy).await;
+            if let (Err(error), Some(served)) = (destroyed, self.served(&deploy)) {
+                let line = format!("Its time is over, and it cannot be destroyed: {}", dozen_engine::chain(&*error));
+                served.floor.observed.store().write("api", &line);
+            }
+        }
+        let mut next = None;
+        for app in self.ledger.apps().await? {
+            // What could not be destroyed is tried again, and not at once.
+            let times = self.ledger.deploys_of(&app.name).await?.into_iter().filter_map(|row| row.expires).filter(|at| *at > now);
+            next = times.chain(next).min();
+        }
+        Ok(next)
+    }
+
+    fn run_by_nobody_else(&self, deploy: &DeployRef) -> Result<()> {
+        if self.served(deploy).is_some() {
+            return Ok(());
+        }
+        if let Some(holder) = running::holder(&self.settings.home, deploy) {
+            return Err(AlreadyRunning(holder).into());
+        }
+        if running::is_left(&self.settings.home, deploy) {
+            let hint = format!("`dozen down -a {deploy}` stops them.");
+            return Err(Told::failed(format!("processes of {deploy} run still"), Some(hint)).into());
+        }
+        Ok(())
     }
 
     async fn stop(&self, deploy: &DeployRef, kill: impl Future<Output = ()>) -> Result<()> {
@@ -248,7 +306,9 @@ impl House {
         for stop in stops {
             ended = ended.and(stop.await?);
         }
-        self.board.clone().end().await;
+        if let Some((_, board)) = &self.front {
+            board.clone().end().await;
+        }
         ended
     }
 

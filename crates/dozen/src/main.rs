@@ -11,6 +11,7 @@ mod client;
 mod house;
 mod printer;
 mod programs;
+mod remote;
 mod running;
 mod settings;
 
@@ -45,11 +46,11 @@ fn person() -> ExitCode {
             return exit(code);
         }
     };
-    let settings = match settings::Settings::resolve(&command.common, command.command.is_stateless()) {
+    let settings = match settings::Settings::resolve(&command.common, &command.command.place()) {
         Ok(settings) => settings,
         Err(e) => {
-            Printer::plain().error(&e);
-            return exit(2);
+            (if command.common.json { Printer::for_json() } else { Printer::plain() }).error(&e);
+            return exit(cli::exit_code_of(&e));
         }
     };
     let printer = std::sync::Arc::new(settings.printer());

@@ -11,6 +11,28 @@ use tokio::signal::unix::{SignalKind, signal};
 /// So long an editor may take to end when this program is told to.
 const EDITOR_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// The remotes of the git repository around a folder, each with its URL. None where there is no repository, or no git.
+pub(crate) fn git_remotes(folder: &Path) -> Vec<(String, String)> {
+    if !folder.ancestors().any(|above| above.join(".git").exists()) {
+        return Vec::new();
+    }
+    // Of what a stranger may have written into a repository's configuration this reads, and starts nothing.
+    #[expect(clippy::disallowed_methods, reason = "the person's own git, from an argument vector")]
+    let asked = std::process::Command::new("git")
+        .args(["config", "--local", "-z", "--get-regexp", r"^remote\..*\.url$"])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    let Ok(said) = asked else { return Vec::new() };
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let line = |line: &str| {
+        let (key, url) = line.split_once('\n')?;
+        Some((key.strip_prefix("remote.")?.strip_suffix(".url")?.to_owned(), url.to_owned()))
+    };
+    text.split('\0').filter_map(line).collect()
+}
+
 /// Opens a file in $VISUAL, $EDITOR, nano or vi, and waits until that ends.
 pub(crate) async fn edit(path: &Path) -> Result<()> {
     let named = ["VISUAL", "EDITOR"].into_iter().find_map(|name| set(name).map(|value| (name, value)));

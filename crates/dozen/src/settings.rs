@@ -1,10 +1,12 @@
 //! Flags and environment resolved into one struct; the only place that reads dozen's own environment variables.
 
-use crate::cli::Common;
+use crate::cli::{Common, Place, Usage};
 use crate::printer::{Format, Printer};
+use crate::remote::logins::Logins;
+use crate::remote::{self, Remote};
 use anyhow::{Context, Result, bail};
 use dozen_engine::home::Home;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What every command needs to know.
 #[derive(Debug, Clone)]
@@ -15,6 +17,12 @@ pub(crate) struct Settings {
     pub(crate) exe: PathBuf,
     /// `-a`, as given.
     pub(crate) app: Option<String>,
+    /// The server that the command is for; `None` is this machine.
+    pub(crate) remote: Option<Remote>,
+    /// The servers that one is logged in to.
+    pub(crate) logins: Logins,
+    /// The authority that is given for a server, PEM.
+    pub(crate) authority: Option<String>,
     /// How to print.
     pub(crate) format: Format,
     /// `--no-color`.
@@ -24,15 +32,38 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Flags win over `DOZEN_HOME` and the XDG state folder.
-    pub(crate) fn resolve(common: &Common, stateless: bool) -> Result<Self> {
+    /// Flags win over `DOZEN_HOME` and the XDG state folder, over `DOZEN_SERVER` and the folder's git remote.
+    pub(crate) fn resolve(common: &Common, place: &Place) -> Result<Self> {
         // A home that can hold nothing, for what keeps nothing.
-        let home = if stateless { PathBuf::from("/dev/null") } else { home_folder()? };
+        let home = if matches!(place, Place::Nowhere | Place::Login) { PathBuf::from("/dev/null") } else { home_folder()? };
         let home = std::path::absolute(home).context("cannot tell the current folder")?;
         // /proc/self/exe stays the running binary even when the file was replaced by a newer one meanwhile.
         let exe = PathBuf::from("/proc/self/exe");
         let format = if common.json { Format::Json } else { Format::Text };
-        Ok(Self { home: Home::at(home), exe, app: common.app.clone(), format, colour: !common.no_color, quiet: common.quiet })
+        let logins = Logins::of(config_folder().map(|folder| folder.join("dozen")));
+        let (mut remote, mut authority) = (None, None);
+        match place {
+            Place::Here(what) if common.server.as_deref().is_some_and(|server| server != "local") => {
+                bail!(Usage(format!("`dozen {what}` is about this machine alone, and takes no --server")))
+            }
+            Place::Anywhere | Place::Login => {
+                let file = common.ca.clone().or_else(|| var("DOZEN_CA").map(PathBuf::from));
+                authority = file.as_deref().map(certificates).transpose()?;
+                if matches!(place, Place::Anywhere) {
+                    let said = remote::Said {
+                        server: common.server.clone().or_else(|| text("DOZEN_SERVER")),
+                        token: text("DOZEN_TOKEN"),
+                        authority: authority.clone(),
+                        app: common.app.is_some(),
+                    };
+                    let folder = std::env::current_dir().unwrap_or_default();
+                    remote = remote::choose(said, &logins, &folder)?;
+                }
+            }
+            Place::Here(_) | Place::Nowhere => {}
+        }
+        let app = common.app.clone();
+        Ok(Self { home: Home::at(home), exe, app, remote, logins, authority, format, colour: !common.no_color, quiet: common.quiet })
     }
 
     /// The printer that these settings ask for.
@@ -50,8 +81,26 @@ pub(crate) fn trace() {
     }
 }
 
+fn var(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn certificates(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("cannot read the authority's certificate {}", file.display()))
+}
+
+/// Where a person keeps settings.
+fn config_folder() -> Option<PathBuf> {
+    let of_xdg = var("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    of_xdg.or_else(|| Some(PathBuf::from(var("HOME")?).join(".config")))
+}
+
 fn home_folder() -> Result<PathBuf> {
-    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let var = |name| var(name).map(PathBuf::from);
     if let Some(home) = var("DOZEN_HOME") {
         return Ok(home);
     }

@@ -3,21 +3,24 @@
 //! **Invariant:** whoever comes by the router is nobody until they have shown a token.
 
 use super::{Deploys, Failure, wire};
-use crate::house::{self, House};
+use crate::client::Told;
+use crate::house::{self, Addresses, House};
+use crate::running::AlreadyRunning;
 use anyhow::{Context, Result};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get};
 use axum::{Extension, Json, Router};
 use dozen_core::admin::people::Need;
 use dozen_core::ids::{AppName, DeployName, DeployRef, Generation, Version};
 use dozen_core::port::{Backend, Domain, Manners, Route, Web};
 use dozen_engine::deploy::DeployError;
-use dozen_engine::ledger::{Intent, LedgerError, Principal};
+use dozen_engine::ledger::{Identity, Intent, LedgerError, Principal, TooOften};
 use dozen_engine::port::lease::Lease;
 use dozen_engine::port::{Led, Switchboard};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -25,7 +28,7 @@ use tokio::task::JoinHandle;
 /// A request's body is small: names at most.
 const MAX_BODY: usize = 64 * 1024;
 
-type Here = State<Arc<House>>;
+pub(super) type Here = State<Arc<House>>;
 pub(super) type Who = Extension<Principal>;
 type Answer<T> = Result<Json<T>, Failure>;
 
@@ -37,13 +40,14 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
     let listener = TcpListener::bind(("127.0.0.1", port)).await.context("cannot listen")?;
     let _ = dozen_engine::port::guard::probe().await;
     Lease::shut(std::iter::once(&mut lease), rustix::process::getuid().as_raw()).await;
-    let domain: Domain = house.addresses.api_host.parse().context("the API's host")?;
+    let host = house.addresses().map(|addresses| addresses.api_host.as_str()).unwrap_or_default();
+    let domain: Domain = host.parse().context("the API's host")?;
     let web = Web::Ready(vec![Backend { instance: "api".to_owned(), port, release: Version(0), weight: 1 }]);
     let route = Arc::new(Route { deploy: itself.clone(), web, manners: Manners::default() });
     let mut line = board.line(itself.clone());
     line.lead(Led { domains: vec![domain], route, any_host: false }, Generation(1));
     let (git, hooks) = super::git::open(house).context("cannot take pushes in")?;
-    let router = router(house.clone(), git);
+    let router = public(house.clone(), git);
     Ok(dozen_engine::tasks::spawn("public api", async move {
         // It ends with this.
         let _hooks = AbortOnDrop(hooks);
@@ -71,35 +75,77 @@ impl Drop for AbortOnDrop {
     }
 }
 
-fn router(house: Arc<House>, git: Router) -> Router {
+/// For who comes by the router, and is known by a token.
+fn public(house: Arc<House>, git: Router) -> Router {
+    let known = axum::middleware::from_fn_with_state(house.clone(), known);
+    named(routes(house).merge(git).layer(known))
+}
+
+/// For who is on this machine, and is known as peers of a deploy's own API are.
+pub(crate) fn local(house: &Arc<House>) -> Router {
+    let deploys: Arc<dyn Deploys> = Arc::new(house.clone());
+    let owner = axum::middleware::from_fn_with_state(house.clone(), owner);
+    named(routes(house.clone()).layer(owner).layer(axum::middleware::from_fn_with_state(deploys, super::known)))
+}
+
+/// Nobody on this machine but the home's owner, who has shown that they are.
+async fn owner(State(house): Here, Extension(who): Who, request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    match house.ledger.authorise(&who, "use this server", Need::Host) {
+        Ok(()) => next.run(request).await,
+        Err(e) => Failure::from(e).into_response(),
+    }
+}
+
+/// Every answer says of which dozen it is.
+fn named(router: Router) -> Router {
+    router.layer(axum::middleware::map_response(async |mut response: Response| {
+        response.headers_mut().insert(super::VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+        response
+    }))
+}
+
+fn routes(house: Arc<House>) -> Router {
     let deploys: Arc<dyn Deploys> = Arc::new(house.clone());
     let own = Router::new()
         .route("/v1/account", get(account))
         .route("/v1/apps", get(apps).post(create_app))
         .route("/v1/apps/{app}", delete(destroy_app))
-        .route("/v1/apps/{app}/deploys", post(create_deploy))
+        .route("/v1/apps/{app}/deploys", get(deploys_of).post(create_deploy))
         .route("/v1/apps/{app}/deploys/{deploy}", delete(destroy_deploy))
+        .merge(super::people::routes())
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
-        .with_state(house.clone());
-    super::of_deploys(deploys).merge(own).merge(git).fallback(nothing).layer(axum::middleware::from_fn_with_state(house, known))
+        .with_state(house);
+    super::of_deploys(deploys).merge(own).fallback(nothing)
 }
 
 async fn nothing() -> Failure {
     Failure::new(StatusCode::NOT_FOUND, "there is no such route; do both sides run the same dozen?")
 }
 
-/// Who asks, by the token that they show.
+/// Who asks, by the token that they show. Whoever shows many that are not known has to wait before the next is looked at.
 async fn known(State(house): Here, mut request: axum::extract::Request, next: axum::middleware::Next) -> Response {
     let from = asked_from(request.headers());
     // git asks once more with what it knows only where it is asked for that.
     let by_git = request.uri().path().contains(".git/");
     let Some(token) = super::token::shown_in(request.headers()) else { return refuse(nobody("This needs a token"), by_git) };
-    match house.ledger.who_shows(&token, from.as_deref(), jiff::Timestamp::now()).await {
+    let now = jiff::Timestamp::now();
+    // The router always says it; without it all are one.
+    let address = from.as_deref().and_then(|from| from.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let tries = || house.tries.lock().unwrap_or_else(PoisonError::into_inner);
+    let checked = tries().check(address, now);
+    if let Err(too_often) = checked {
+        return wait(&too_often);
+    }
+    match house.ledger.who_shows(&token, from.as_deref(), now).await {
         Ok(Some(who)) => {
+            tries().succeeded(address, now);
             request.extensions_mut().insert(who);
             next.run(request).await
         }
-        Ok(None) => refuse(nobody("This token is not known here, has ended or was revoked"), by_git),
+        Ok(None) => {
+            tries().failed(address, now);
+            refuse(nobody("This token is not known here, has ended or was revoked"), by_git)
+        }
         Err(e) => Failure::from(DeployError::from(e)).into_response(),
     }
 }
@@ -109,6 +155,13 @@ fn refuse(failure: Failure, by_git: bool) -> Response {
     if by_git {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"dozen\""));
     }
+    response
+}
+
+fn wait(too_often: &TooOften) -> Response {
+    let mut response = Failure::new(StatusCode::TOO_MANY_REQUESTS, too_often.to_string()).into_response();
+    // Rounded up: a little early is too early.
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(too_often.retry_after.as_secs().max(0).unsigned_abs() + 1));
     response
 }
 
@@ -124,33 +177,61 @@ fn nobody(message: &str) -> Failure {
 }
 
 async fn account(State(house): Here, Extension(who): Who) -> Answer<wire::Account> {
-    Ok(Json(wire::Account { user: who.name.clone(), server: env!("CARGO_PKG_VERSION").to_owned(), url: house.addresses.api() }))
+    let admin = !matches!(&who.identity, Identity::User { user, .. } if !user.admin);
+    let url = house.addresses().map(Addresses::api);
+    Ok(Json(wire::Account { user: who.name, admin, server: env!("CARGO_PKG_VERSION").to_owned(), url }))
 }
 
 async fn apps(State(house): Here, Extension(who): Who) -> Answer<wire::Apps> {
     let mut apps = Vec::new();
-    let deploys = house.ledger.deploys().await.map_err(DeployError::from)?;
-    for row in house.ledger.apps_of(&who).await.map_err(DeployError::from)? {
-        let app = row.name;
-        let mut mine = Vec::new();
-        for deploy in deploys.iter().filter(|deploy| deploy.app == app) {
-            let release = house.ledger.current(deploy).await.map_err(DeployError::from)?;
-            let (url, https_url) = house.addresses.urls(deploy);
-            let serving = house.served(deploy).is_some();
-            mine.push(wire::Deploy { name: deploy.to_string(), serving, release: release.map(|v| v.to_string()), url, https_url });
-        }
-        apps.push(wire::App { name: app.to_string(), deploys: mine });
+    for row in house.ledger.apps_of(&who).await? {
+        let deploys = shown(&house, &row.name).await?;
+        apps.push(wire::App { name: row.name.to_string(), deploys });
     }
     Ok(Json(wire::Apps { apps }))
+}
+
+async fn deploys_of(State(house): Here, Extension(who): Who, Path(app): Path<String>) -> Answer<wire::App> {
+    let app = app_of(&house, &who, &app, Need::View).await?;
+    Ok(Json(wire::App { name: app.to_string(), deploys: shown(&house, &app).await? }))
+}
+
+/// An app that there is, asked for by who may do to it what needs this.
+pub(super) async fn app_of(house: &House, who: &Principal, app: &str, need: fn(AppName) -> Need) -> Result<AppName, Failure> {
+    let app: AppName = app.parse().map_err(|e| Failure::usage(format!("{e}")))?;
+    house.ledger.authorise(who, "use this app", need(app.clone()))?;
+    match house.ledger.apps().await?.iter().any(|row| row.name == app) {
+        true => Ok(app),
+        // What is said to who may not see it, too.
+        false => Err(LedgerError::NotFound(format!("there is no app {app}")).into()),
+    }
+}
+
+async fn shown(house: &House, app: &AppName) -> Result<Vec<wire::Deploy>, Failure> {
+    let mut all = Vec::new();
+    for row in house.ledger.deploys_of(app).await? {
+        let release = house.ledger.current(&row.deploy).await?;
+        let (url, https_url) = house.addresses().map_or((None, None), |addresses| addresses.urls(&row.deploy));
+        all.push(wire::Deploy {
+            name: row.deploy.to_string(),
+            serving: house.served(&row.deploy).is_some(),
+            release: release.map(|v| v.to_string()),
+            url,
+            https_url,
+            expires: row.expires.map(|at| at.to_string()),
+            branch: row.branch,
+        });
+    }
+    Ok(all)
 }
 
 async fn create_app(State(house): Here, Extension(who): Who, Json(body): Json<wire::CreateApp>) -> Answer<wire::App> {
     let app: AppName = body.name.parse().map_err(|e| Failure::usage(format!("{e}")))?;
     let deploy = house::production(&app);
     // Whoever may not make one is not told which names are taken.
-    house.ledger.authorise(&who, "create an app", Need::Platform).map_err(DeployError::from)?;
+    house.ledger.authorise(&who, "create an app", Need::Platform)?;
     free(&house, &deploy).await?;
-    house.ledger.commit(&who, Intent::CreateApp { app: app.clone() }).await.map_err(DeployError::from)?;
+    house.ledger.commit(&who, Intent::CreateApp { app: app.clone() }).await?;
     let made = make(&house, &who, deploy, None, None, None).await?;
     Ok(Json(wire::App { name: app.to_string(), deploys: vec![made] }))
 }
@@ -164,7 +245,7 @@ async fn create_deploy(
     let deploy = DeployRef { app: app.parse().map_err(|e| Failure::usage(format!("{e}")))?, deploy: name(&body.name)? };
     let like = body.from.map(|from| Ok::<_, Failure>(DeployRef { app: deploy.app.clone(), deploy: name(&from)? })).transpose()?;
     let until = body.ttl_seconds.map(|seconds| jiff::Timestamp::now() + Duration::from_secs(seconds.min(10 * 366 * 86_400)));
-    house.ledger.authorise(&who, "create a deploy", Need::Deploy(deploy.app.clone())).map_err(DeployError::from)?;
+    app_of(&house, &who, &app, Need::Deploy).await?;
     free(&house, &deploy).await?;
     Ok(Json(make(&house, &who, deploy, like, until, body.branch).await?))
 }
@@ -173,8 +254,8 @@ async fn create_deploy(
 async fn free(house: &House, deploy: &DeployRef) -> Result<(), Failure> {
     let label = house::label(deploy);
     let taken = |other: &DeployRef| other != deploy && house::label(other) == label;
-    let own = house.addresses.names(deploy).iter().any(|name| name.host() == house.addresses.api_host);
-    let message = match house.ledger.deploys().await.map_err(DeployError::from)?.iter().find(|other| taken(other)) {
+    let own = house.addresses().is_some_and(|at| at.names(deploy).iter().any(|name| name.host() == at.api_host));
+    let message = match house.ledger.deploys().await?.iter().find(|other| taken(other)) {
         Some(_) => format!("{deploy} would have the host name {label}, which is taken"),
         None if own => format!("{deploy} would have the host name of this server's API"),
         None if label.len() > dozen_core::ids::MAX_LABEL => format!("{deploy} has too long a name: {label} is no host name"),
@@ -192,15 +273,19 @@ async fn make(
     branch: Option<String>,
 ) -> Result<wire::Deploy, Failure> {
     let create = Intent::CreateDeploy { deploy: deploy.clone(), like, expires, branch };
-    house.ledger.commit(who, create).await.map_err(DeployError::from)?;
-    let served = house.open(&deploy).await.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&*e)))?;
-    Ok(wire::Deploy {
-        name: deploy.to_string(),
-        serving: true,
-        release: None,
-        url: served.url.clone(),
-        https_url: served.https_url.clone(),
-    })
+    house.ledger.commit(who, create).await?;
+    house.open(&deploy).await.map_err(inside)?;
+    let made = shown(house, &deploy.app).await?.into_iter().find(|row| row.name == deploy.to_string());
+    made.ok_or_else(|| LedgerError::NotFound(format!("there is no deploy {deploy}")).into())
+}
+
+fn inside(e: anyhow::Error) -> Failure {
+    let e = match e.downcast::<LedgerError>() {
+        Ok(e) => return e.into(),
+        Err(e) => e,
+    };
+    let status = if e.is::<AlreadyRunning>() || e.is::<Told>() { StatusCode::CONFLICT } else { StatusCode::INTERNAL_SERVER_ERROR };
+    Failure { hint: crate::cli::hint_of(&e), ..Failure::new(status, dozen_engine::chain(&*e)) }
 }
 
 async fn destroy_deploy(State(house): Here, Extension(who): Who, Path((app, deploy)): Path<(String, String)>) -> Answer<wire::Destroyed> {
@@ -210,27 +295,19 @@ async fn destroy_deploy(State(house): Here, Extension(who): Who, Path((app, depl
 }
 
 async fn destroy(house: &House, who: &Principal, deploy: &DeployRef) -> Result<(), Failure> {
-    house.ledger.authorise(who, "destroy a deploy", Need::Own(deploy.app.clone())).map_err(DeployError::from)?;
-    if house.ledger.deploy(deploy).await.map_err(DeployError::from)?.is_none() {
-        return Err(DeployError::from(LedgerError::NotFound(format!("there is no deploy {deploy}"))).into());
+    house.ledger.authorise(who, "destroy a deploy", Need::Own(deploy.app.clone()))?;
+    if house.ledger.deploy(deploy).await?.is_none() {
+        return Err(LedgerError::NotFound(format!("there is no deploy {deploy}")).into());
     }
-    house.destroy(who, deploy).await.map_err(told)
-}
-
-fn told(e: anyhow::Error) -> Failure {
-    match e.downcast::<LedgerError>() {
-        Ok(e) => DeployError::from(e).into(),
-        Err(e) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, dozen_engine::chain(&*e)),
-    }
+    house.destroy(who, deploy).await.map_err(inside)
 }
 
 async fn destroy_app(State(house): Here, Extension(who): Who, Path(app): Path<String>) -> Answer<wire::Destroyed> {
-    let app: AppName = app.parse().map_err(|e| Failure::usage(format!("{e}")))?;
-    house.ledger.authorise(&who, "destroy an app", Need::Own(app.clone())).map_err(DeployError::from)?;
-    for deploy in house.ledger.deploys().await.map_err(DeployError::from)?.into_iter().filter(|deploy| deploy.app == app) {
+    let app = app_of(&house, &who, &app, Need::Own).await?;
+    for deploy in house.ledger.deploys().await?.into_iter().filter(|deploy| deploy.app == app) {
         destroy(&house, &who, &deploy).await?;
     }
-    house.destroy_app(&who, &app).await.map_err(told)?;
+    house.destroy_app(&who, &app).await.map_err(inside)?;
     Ok(Json(wire::Destroyed { destroyed: app.to_string() }))
 }
 

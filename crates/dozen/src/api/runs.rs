@@ -3,9 +3,11 @@
 use super::{Answer, Failure, Shared, wire};
 use crate::running;
 use axum::extract::Query;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use dozen_core::admin::{Command, TtySize};
 use dozen_core::ids::{InstanceName, InvalidName};
 use dozen_core::parity::{Driver, Io};
@@ -38,6 +40,10 @@ pub(crate) use frame::{Frame, WINDOW};
 pub(crate) const PROTOCOL: &str = "dozen-run-3";
 /// The largest request: a command as long as can be, and variables.
 pub(crate) const MAX_REQUEST: usize = 1024 * 1024;
+/// Where the request is instead of in the body, as base64: by way of a router, which upgrades what has none.
+pub(crate) const HEAD: HeaderName = HeaderName::from_static("dozen-run");
+/// The longest such head; a router takes not much more of all heads together.
+pub(crate) const MAX_HEAD: usize = 24 * 1024;
 /// So many characters of a command are told to who asked for it, who knows it; the first message holds them however they are written.
 const TOLD: usize = 1000;
 /// How long a one-off whose caller hung up has between SIGHUP and SIGKILL.
@@ -51,7 +57,10 @@ pub(super) async fn run(
     request: axum::extract::Request,
 ) -> Result<Response, Failure> {
     let (mut parts, body) = request.into_parts();
-    let bytes = Limited::new(body, MAX_REQUEST).collect().await.map_err(|e| unread(&*e))?.to_bytes();
+    let bytes = match headers.get(HEAD) {
+        Some(text) => BASE64.decode(text).map_err(|e| unread(&e))?.into(),
+        None => Limited::new(body, MAX_REQUEST).collect().await.map_err(|e| unread(&*e))?.to_bytes(),
+    };
     let mut body: wire::Run = serde_json::from_slice(&bytes)
         .map_err(|e| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the request is not what `run` takes: {e}")))?;
     let terminal = body.terminal.take();

@@ -10,6 +10,9 @@ use std::path::Path;
 /// Each by the words of its command.
 fn all() -> Vec<(&'static str, Schema)> {
     vec![
+        ("apps", of::<wire::Apps>()),
+        ("apps-create", of::<wire::App>()),
+        ("apps-destroy", of::<wire::Destroyed>()),
         ("certs", of::<wire::Certs>()),
         ("certs-add", of::<wire::Cert>()),
         ("certs-auto", of::<wire::Automated>()),
@@ -24,11 +27,17 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("domains", of::<wire::Domains>()),
         ("domains-add", of::<wire::ChangedDomains>()),
         ("domains-remove", of::<wire::ChangedDomains>()),
+        ("deploys", of::<wire::App>()),
+        ("deploys-create", of::<wire::Deploy>()),
+        ("deploys-destroy", of::<wire::Destroyed>()),
         ("doctor", of::<wire::Diagnosis>()),
         ("down", of::<wire::Stopped>()),
         ("drill", of::<wire::Drilled>()),
-        ("events", of::<event::Event>()),
+        ("event", of::<event::Event>()),
+        ("events", of::<wire::Events>()),
         ("https", of::<wire::Manners>()),
+        ("login", of::<wire::Login>()),
+        ("logout", of::<wire::LoggedOut>()),
         ("maintenance", of::<wire::Manners>()),
         ("open", of::<wire::Opened>()),
         ("pause", of::<wire::Manners>()),
@@ -49,6 +58,15 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("runs-stop", of::<wire::OneOff>()),
         ("start", of::<wire::Steered>()),
         ("stop", of::<wire::Steered>()),
+        ("tokens", of::<wire::Tokens>()),
+        ("tokens-create", of::<wire::CreatedToken>()),
+        ("tokens-revoke", of::<wire::RevokedToken>()),
+        ("users", of::<wire::Users>()),
+        ("users-add", of::<wire::User>()),
+        ("users-grant", of::<wire::Grant>()),
+        ("users-remove", of::<wire::RemovedUser>()),
+        ("users-ungrant", of::<wire::Grant>()),
+        ("whoami", of::<wire::Account>()),
     ]
 }
 

@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 
 mod certs;
 mod front;
+mod people;
 mod platform;
 mod releases;
 
 pub(crate) use certs::*;
 pub(crate) use front::*;
+pub(crate) use people::*;
 pub(crate) use platform::*;
 pub(crate) use releases::*;
 

@@ -99,8 +99,3 @@ fn description(r: &wire::Release) -> String {
 pub(super) fn when(time: &str) -> String {
     time.split('.').next().unwrap_or_default().trim_end_matches('Z').replace('T', " ")
 }
-
-/// A word of a path, whatever a person typed.
-fn segment(word: &str) -> String {
-    url::form_urlencoded::byte_serialize(word.as_bytes()).collect()
-}

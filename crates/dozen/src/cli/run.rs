@@ -57,6 +57,9 @@ pub(crate) struct OneOffArgs {
     no_tty: bool,
 }
 
+/// So often something is said to a server; its router waits for twice as long at least.
+const BEAT: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// What else a request may hold: the terminal.
 const ROOM: usize = 16 * 1024;
 
@@ -130,6 +133,9 @@ pub(super) async fn attach(mut run: wire::Run, may_be_terminal: bool, settings: 
         }
     });
     pass_signals_on(on_terminal, &frames)?;
+    if settings.remote.is_some() {
+        dozen_engine::tasks::spawn("run beat", beat(frames.clone()));
+    }
     let began = Frame::read(&mut from).await.context("the one-off's connection broke")?;
     let Some(Frame::Began(began)) = began else {
         bail!("the one-off's connection ended before it began; `dozen up` was stopped meanwhile?")
@@ -225,6 +231,17 @@ fn stay_raw(again: impl Fn() + Send + 'static, frames: mpsc::Sender<Frame>) -> R
         }
     });
     Ok(())
+}
+
+/// A server's router takes a connection on which nothing is said for one that nobody has any more.
+async fn beat(frames: mpsc::Sender<Frame>) {
+    loop {
+        tokio::time::sleep(BEAT).await;
+        // It changes nothing, and is nothing to who has no terminal.
+        if frames.send(Frame::Size(terminal::size())).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn write(to: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]) -> std::io::Result<()> {

@@ -11,6 +11,14 @@ use clap::{Args, Subcommand};
 use dozen_core::ids::{DeployRef, InstanceName};
 use dozen_engine::admin::held;
 use http::Method;
+use std::time::Duration;
+
+/// A one-off that was told to end is killed before this.
+const ENDS: Duration = Duration::from_secs(60);
+/// So often a server is asked whether one has ended.
+const AGAIN: Duration = Duration::from_millis(200);
+/// The state of one that has not.
+const RUNNING: &str = "running";
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -94,23 +102,11 @@ pub(super) async fn stop(name: &str, deploy: &DeployRef, settings: &Settings, pr
     if run.kind.as_str() != "run" {
         bail!(not_a_run(name));
     }
-    if !held::is_held(&settings.home, deploy, run.number) {
-        let hint = Some("`dozen runs` lists the one-offs.".to_owned());
-        bail!(Told::failed(format!("{deploy} has no {run} that runs"), hint));
-    }
     let order = wire::StopRun { run: run.to_string() };
-    let sent: Result<wire::StopRun> =
-        Client::of_one_off(settings, deploy.clone(), run.number).await?.call(Method::POST, "/runs/stop", &order).await;
-    // Whoever held it may have gone together with it, before the answer came.
-    if let Err(error) = sent
-        && held::is_held(&settings.home, deploy, run.number)
-    {
-        return Err(error);
-    }
-    let (home, of) = (settings.home.clone(), deploy.clone());
-    tokio::task::spawn_blocking(move || held::wait(&home, &of, run.number)).await.context("cannot wait for its end")?;
-    let all: wire::Runs = Client::connect(settings, deploy.clone()).await?.get("/runs").await?;
-    let ended = all.runs.into_iter().find(|r| r.run == order.run).with_context(|| format!("{} is not on record", order.run))?;
+    let ended = match &settings.remote {
+        Some(_) => stop_afar(&order, deploy, settings).await?,
+        None => stop_here(run.number, &order, deploy, settings).await?,
+    };
     if printer.is_json() {
         printer.json(&ended);
     } else {
@@ -118,6 +114,41 @@ pub(super) async fn stop(name: &str, deploy: &DeployRef, settings: &Settings, pr
         printer.confirm(&format!("Stopping {}... done, {how}", order.run));
     }
     Ok(0)
+}
+
+/// The server alone knows when it has ended.
+async fn stop_afar(order: &wire::StopRun, deploy: &DeployRef, settings: &Settings) -> Result<wire::OneOff> {
+    let mut client = Client::connect(settings, deploy.clone()).await?;
+    client.call::<wire::StopRun>(Method::POST, "/runs/stop", order).await?;
+    let limit = tokio::time::Instant::now() + ENDS;
+    loop {
+        let all: wire::Runs = client.get("/runs").await?;
+        match all.runs.into_iter().find(|r| r.run == order.run) {
+            Some(ended) if ended.state != RUNNING => return Ok(ended),
+            Some(_) if tokio::time::Instant::now() < limit => tokio::time::sleep(AGAIN).await,
+            Some(_) => bail!("{} has not ended within {} s", order.run, ENDS.as_secs()),
+            None => bail!("{} is not on record", order.run),
+        }
+    }
+}
+
+async fn stop_here(number: u32, order: &wire::StopRun, deploy: &DeployRef, settings: &Settings) -> Result<wire::OneOff> {
+    if !held::is_held(&settings.home, deploy, number) {
+        let hint = Some("`dozen runs` lists the one-offs.".to_owned());
+        bail!(Told::failed(format!("{deploy} has no {} that runs", order.run), hint));
+    }
+    let sent: Result<wire::StopRun> =
+        Client::of_one_off(settings, deploy.clone(), number).await?.call(Method::POST, "/runs/stop", order).await;
+    // Whoever held it may have gone together with it, before the answer came.
+    if let Err(error) = sent
+        && held::is_held(&settings.home, deploy, number)
+    {
+        return Err(error);
+    }
+    let (home, of) = (settings.home.clone(), deploy.clone());
+    tokio::task::spawn_blocking(move || held::wait(&home, &of, number)).await.context("cannot wait for its end")?;
+    let all: wire::Runs = Client::connect(settings, deploy.clone()).await?.get("/runs").await?;
+    all.runs.into_iter().find(|r| r.run == order.run).with_context(|| format!("{} is not on record", order.run))
 }
 
 fn not_a_run(name: &str) -> Usage {

@@ -1,8 +1,8 @@
 //! `dozen server`: many deploys behind one address, in the foreground.
 
 use super::up::{Signals, router};
-use crate::api::platform;
-use crate::house::{Addresses, House};
+use crate::api::{self, platform};
+use crate::house::{self, Addresses, House};
 use crate::printer::Printer;
 use crate::running::RunFolder;
 use crate::settings::Settings;
@@ -18,9 +18,6 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use tokio::sync::watch;
-
-/// What stands for the server itself among the deploys: its router's notes, and the log of the API's requests.
-const ITSELF: &str = "dozen/server";
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -76,7 +73,7 @@ fn host(text: &str) -> Result<String, String> {
 pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
     let mut signals = Signals::listen()?;
     let ledger = Ledger::open(&settings.home)?;
-    let itself: DeployRef = ITSELF.parse()?;
+    let itself: DeployRef = house::itself();
     let run_folder = RunFolder::take(&settings.home, &itself, true)?;
     let notes = run_folder.notes();
     adoption::check(&notes)?;
@@ -90,7 +87,8 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
         Addresses { port: router.port(), https_port: router.https_port(), domain: args.domain.clone(), api_host: args.api_host.clone() };
     let board = Switchboard::start(router, ledger.deploys().await?);
     let house = House::new(settings.clone(), ledger, addresses, board.clone());
-    let api = platform::open(&house, &board, &itself).await.context("cannot open the API")?;
+    let public = platform::open(&house, &board, &itself).await.context("cannot open the API")?;
+    let here = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, platform::local(&house)));
     let opened = house.open_all().await?;
     for (deploy, error) in &opened {
         printer.warning(&format!("{deploy} is not served: {}", dozen_engine::chain(&**error)));
@@ -109,14 +107,15 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
             () = signals.next() => drop(kill.send(true)),
         }
     };
-    api.abort();
+    public.abort();
+    here.abort();
     drop(run_folder);
     ended.map(|()| 0)
 }
 
 /// Says where it is reached, and to who starts it for the first time how to begin.
 async fn greet(house: &Arc<House>, printer: &Arc<Printer>) -> Result<()> {
-    let url = house.addresses.api();
+    let url = house.addresses().map(Addresses::api).unwrap_or_default();
     let who = Principal::me();
     let first = house.ledger.first_token(&who).await?;
     if printer.is_json() {

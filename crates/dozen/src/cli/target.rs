@@ -1,15 +1,33 @@
 //! Which deploy a command is about: `-a`, or the app of the current folder.
 
 use super::Usage;
+use crate::api::wire;
+use crate::client::Connection;
+use crate::house::PRODUCTION;
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
-use dozen_core::ids::{AppName, DeployRef};
+use dozen_core::ids::{AppName, DEFAULT_DEPLOY, DeployRef};
 use dozen_core::manifest::app_json;
 use dozen_engine::ledger::{AppRow, Ledger};
 use std::path::{Path, PathBuf};
 
-/// The deploy that exists under `-a`, or that the current folder belongs to.
+/// The deploy that `-a` names, or that the current folder belongs to: on the server that is chosen, else on this machine.
 pub(crate) async fn find(settings: &Settings) -> Result<DeployRef> {
+    let Some(remote) = &settings.remote else { return find_here(settings).await };
+    let Some(name) = &settings.app else {
+        return remote.deploy.clone().with_context(|| format!("name an app of {} with -a; `dozen apps` lists them", remote.url));
+    };
+    // What there is of that name the server says, who knows whether one may see it.
+    if name.contains('/') {
+        return Ok(name.parse()?);
+    }
+    let app: AppName = name.parse()?;
+    let answer: wire::Apps = Connection::to(remote).await?.get("/v1/apps").await?;
+    let deploys: Vec<DeployRef> = answer.apps.iter().flat_map(|app| &app.deploys).filter_map(|d| d.name.parse().ok()).collect();
+    only(&deploys, &app)?.with_context(|| unknown(name, &deploys))
+}
+
+async fn find_here(settings: &Settings) -> Result<DeployRef> {
     let ledger = settings.home.ledger();
     let there =
         ledger.try_exists().with_context(|| format!("cannot look into {}; is it another user's?", settings.home.root().display()))?;
@@ -132,7 +150,7 @@ fn only(deploys: &[DeployRef], app: &AppName) -> Result<Option<DeployRef>> {
     match mine.as_slice() {
         [] => Ok(None),
         [one] => Ok(Some((*one).clone())),
-        several => match several.iter().find(|d| d.deploy.as_str() == dozen_core::ids::DEFAULT_DEPLOY) {
+        several => match [DEFAULT_DEPLOY, PRODUCTION].iter().find_map(|name| several.iter().find(|d| d.deploy.as_str() == *name)) {
             Some(default) => Ok(Some((*default).clone())),
             None => {
                 let names: Vec<String> = several.iter().map(ToString::to_string).collect();

@@ -94,6 +94,8 @@ impl Place {
     pub(crate) fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.folder).env("DOZEN_HOME", self.home()).env_remove("NO_COLOR").stdin(Stdio::null());
+        // Which servers whoever runs the tests is logged in to is no part of them.
+        command.env("XDG_CONFIG_HOME", self.dir.path().join("config")).env_remove("DOZEN_SERVER").env_remove("DOZEN_TOKEN");
         command
     }
 

@@ -19,7 +19,7 @@ fn of_command(args: &[&str]) -> Option<(String, Validator)> {
     let mut words = Vec::new();
     let mut is_value = false;
     for arg in args {
-        if !std::mem::replace(&mut is_value, matches!(*arg, "-a" | "--app")) && !arg.starts_with('-') {
+        if !std::mem::replace(&mut is_value, matches!(*arg, "-a" | "--app" | "--server")) && !arg.starts_with('-') {
             words.extend(arg.split(':'));
         }
     }
@@ -48,7 +48,7 @@ pub(crate) fn check(args: &[&str], out: &str) {
 #[track_caller]
 pub(crate) fn event(value: &Value) {
     static EVENTS: OnceLock<Validator> = OnceLock::new();
-    fits(EVENTS.get_or_init(|| schema("events").expect("docs/json/events.json")), "events", value);
+    fits(EVENTS.get_or_init(|| schema("event").expect("docs/json/event.json")), "event", value);
 }
 
 #[track_caller]

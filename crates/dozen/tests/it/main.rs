@@ -25,6 +25,7 @@ mod logs;
 mod machines;
 mod node;
 mod parity;
+mod people;
 mod port;
 mod processes;
 mod release;

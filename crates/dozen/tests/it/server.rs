@@ -87,7 +87,7 @@ fn get(port: u16, host: &str) -> Answer {
 }
 
 /// An app beside the others, released once as its production.
-fn released(place: &Place, app: &str) {
+pub(crate) fn released(place: &Place, app: &str) {
     let folder = place.beside(app);
     std::fs::create_dir_all(&folder).expect("made");
     for (name, text) in [("Procfile", "web: exec python3 web.py\n"), ("web.py", WEB), (".env", &format!("GREETING={app}\n"))] {

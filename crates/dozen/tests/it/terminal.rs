@@ -62,24 +62,24 @@ impl Session {
         self.child.id().cast_signed()
     }
 
-    fn type_in(&self, keys: &str) {
+    pub(crate) fn type_in(&self, keys: &str) {
         let mut left = keys.as_bytes();
         while !left.is_empty() {
             left = &left[rustix::io::write(&self.master, left).expect("typed")..];
         }
     }
 
-    fn resize(&self, rows: u16, columns: u16) {
+    pub(crate) fn resize(&self, rows: u16, columns: u16) {
         set_size(&self.master, rows, columns);
     }
 
-    fn modes(&self) -> LocalModes {
+    pub(crate) fn modes(&self) -> LocalModes {
         tcgetattr(&self.slave).expect("modes").local_modes
     }
 
     /// Waits until the screen shows this after what was waited for before. Answers all that came up to it.
     #[track_caller]
-    fn until(&mut self, needle: &str) -> String {
+    pub(crate) fn until(&mut self, needle: &str) -> String {
         let limit = Instant::now() + PATIENCE;
         loop {
             let new = &self.said[self.seen..];

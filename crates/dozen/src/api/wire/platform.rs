@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Account {
     /// Who one is.
     pub(crate) user: String,
+    /// Whether one looks after the platform.
+    pub(crate) admin: bool,
     /// The server's version of dozen.
     pub(crate) server: String,
-    /// Where its API answers.
-    pub(crate) url: String,
+    /// Where its API answers; nowhere but here where no server runs.
+    pub(crate) url: Option<String>,
 }
 
 /// `apps`
@@ -46,6 +48,10 @@ pub(crate) struct Deploy {
     pub(crate) url: Option<String>,
     /// And where by HTTPS.
     pub(crate) https_url: Option<String>,
+    /// When it is destroyed.
+    pub(crate) expires: Option<String>,
+    /// The branch that it is for.
+    pub(crate) branch: Option<String>,
 }
 
 /// `apps create`
@@ -79,4 +85,22 @@ pub(crate) struct CreateDeploy {
 pub(crate) struct Destroyed {
     /// `shop`, `shop/staging`
     pub(crate) destroyed: String,
+}
+
+/// `login`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Login {
+    /// Where.
+    pub(crate) server: String,
+    /// As whom.
+    pub(crate) user: String,
+}
+
+/// `logout`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct LoggedOut {
+    /// Whose token is kept no longer.
+    pub(crate) server: String,
 }

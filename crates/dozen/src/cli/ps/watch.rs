@@ -50,7 +50,7 @@ impl Eye<'_> {
             answer => answer?,
         };
         // Answered in this process as long as nothing runs; then by the one that runs it.
-        if seen.serving == running::holder(&self.settings.home, &self.deploy).is_some() {
+        if self.settings.remote.is_some() || seen.serving == running::holder(&self.settings.home, &self.deploy).is_some() {
             self.client = Some(client);
         }
         Ok(seen)

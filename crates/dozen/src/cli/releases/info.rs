@@ -1,7 +1,8 @@
 //! `dozen releases info [vN]`.
 
-use super::{segment, when};
+use super::when;
 use crate::api::wire;
+use crate::cli::segment;
 use crate::client::Client;
 use crate::printer::Printer;
 use anyhow::Result;

@@ -23,9 +23,10 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(super) async fn run(mut request: wire::Run, settings: &Settings, printer: &Printer) -> Result<i32> {
     request.detach = true;
     let deploy = target::find(settings).await?;
-    let began: wire::Began = match running::holder(&settings.home, &deploy) {
-        Some(_) => Client::connect(settings, deploy.clone()).await?.call(Method::POST, "/runs", &request).await?,
-        None => lasting(&request, &deploy).await?,
+    let held = settings.remote.is_some() || running::holder(&settings.home, &deploy).is_some();
+    let began: wire::Began = match held {
+        true => Client::connect(settings, deploy.clone()).await?.call(Method::POST, "/runs", &request).await?,
+        false => lasting(&request, &deploy).await?,
     };
     if printer.is_json() {
         printer.json(&began);
@@ -46,7 +47,7 @@ async fn lasting(request: &wire::Run, deploy: &DeployRef) -> Result<wire::Began>
     let attempt = "cannot start the lasting half of `run --detach`";
     #[expect(clippy::disallowed_methods, reason = "dozen itself, which outlives this process")]
     let mut lasting = tokio::process::Command::new("/proc/self/exe")
-        .args(["run", "--lasting", "--json", "--app", &deploy.to_string()])
+        .args(["run", "--lasting", "--json", "--server", "local", "--app", &deploy.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
