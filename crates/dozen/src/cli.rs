@@ -26,6 +26,7 @@ pub(crate) mod domains;
 pub(crate) mod down;
 pub(crate) mod drill;
 pub(crate) mod events;
+pub(crate) mod git;
 pub(crate) mod lifecycle;
 pub(crate) mod login;
 pub(crate) mod logs;
@@ -205,6 +206,8 @@ pub(crate) enum Command {
     ///
     /// Roles: a viewer sees, a deployer releases and configures too, an owner also decides who else may. An admin may all of it for all apps.
     Users(users::UsersArgs),
+    /// Have git push to the deploys of an app
+    Git(git::GitArgs),
     /// List tokens; create and revoke some
     Tokens(tokens::TokensArgs),
     /// Show who did what, when and from where, the latest first
@@ -239,6 +242,8 @@ pub(crate) enum Place {
     Here(&'static str),
     /// On this machine, or on the server that is chosen.
     Anywhere,
+    /// On a server: the only one that one is logged in to, where nothing names another; else on this machine.
+    Server,
     /// In what is kept of servers.
     Login,
 }
@@ -256,6 +261,10 @@ impl Command {
             Self::Server(_) => Place::Here("server"),
             Self::Doctor(_) => Place::Here("doctor"),
             Self::Login(_) | Self::Logout(_) => Place::Login,
+            Self::Git(args) if args.is_asked_by_git() => Place::Login,
+            Self::Apps(_) | Self::Deploys(_) | Self::Users(_) | Self::Tokens(_) | Self::Events(_) | Self::Whoami | Self::Git(_) => {
+                Place::Server
+            }
             _ => Place::Anywhere,
         }
     }
@@ -302,6 +311,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Apps(args) => apps::run(args, settings, printer).await,
         Command::Deploys(args) => deploys::run(args, settings, printer).await,
         Command::Users(args) => users::run(args, settings, printer).await,
+        Command::Git(args) => git::run(args, settings, printer).await,
         Command::Tokens(args) => tokens::run(args, settings, printer).await,
         Command::Events(args) => events::run(args, settings, printer).await,
         Command::Static(args) => static_files::run(args, printer).await,
@@ -316,8 +326,22 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
 
 /// `ps:scale` → `ps scale`, for the first word that is a command and only where the part before the colon is a noun of ours.
 fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const NOUNS: [&str; 13] =
-        ["apps", "certs", "config", "deploys", "domains", "https", "maintenance", "pause", "ps", "releases", "runs", "tokens", "users"];
+    const NOUNS: [&str; 14] = [
+        "apps",
+        "certs",
+        "config",
+        "deploys",
+        "domains",
+        "git",
+        "https",
+        "maintenance",
+        "pause",
+        "ps",
+        "releases",
+        "runs",
+        "tokens",
+        "users",
+    ];
     let mut out = Vec::new();
     let mut done = false;
     let mut is_value = false;

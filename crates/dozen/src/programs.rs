@@ -33,6 +33,21 @@ pub(crate) fn git_remotes(folder: &Path) -> Vec<(String, String)> {
     text.split('\0').filter_map(line).collect()
 }
 
+/// Runs the person's git in the current folder; answers what it says.
+///
+/// # Errors
+/// It cannot be started, or says no.
+pub(crate) fn git(arguments: &[&str]) -> Result<String> {
+    #[expect(clippy::disallowed_methods, reason = "the person's own git, from an argument vector")]
+    let said =
+        std::process::Command::new("git").args(arguments).stdin(Stdio::null()).output().context("cannot start git; is it installed?")?;
+    if !said.status.success() {
+        let why = String::from_utf8_lossy(&said.stderr).trim().to_owned();
+        bail!(Told::failed(format!("git {}: {why}", arguments.join(" ")), None));
+    }
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+}
+
 /// Opens a file in $VISUAL, $EDITOR, nano or vi, and waits until that ends.
 pub(crate) async fn edit(path: &Path) -> Result<()> {
     let named = ["VISUAL", "EDITOR"].into_iter().find_map(|name| set(name).map(|value| (name, value)));

@@ -3,7 +3,7 @@
 use crate::cli::{Common, Place, Usage};
 use crate::printer::{Format, Printer};
 use crate::remote::logins::Logins;
-use crate::remote::{self, Remote};
+use crate::remote::{self, Remote, ServerUrl};
 use anyhow::{Context, Result, bail};
 use dozen_engine::home::Home;
 use std::path::{Path, PathBuf};
@@ -46,15 +46,16 @@ impl Settings {
             Place::Here(what) if common.server.as_deref().is_some_and(|server| server != "local") => {
                 bail!(Usage(format!("`dozen {what}` is about this machine alone, and takes no --server")))
             }
-            Place::Anywhere | Place::Login => {
+            Place::Anywhere | Place::Server | Place::Login => {
                 let file = common.ca.clone().or_else(|| var("DOZEN_CA").map(PathBuf::from));
                 authority = file.as_deref().map(certificates).transpose()?;
-                if matches!(place, Place::Anywhere) {
+                if !matches!(place, Place::Login) {
                     let said = remote::Said {
                         server: common.server.clone().or_else(|| text("DOZEN_SERVER")),
                         token: text("DOZEN_TOKEN"),
                         authority: authority.clone(),
                         app: common.app.is_some(),
+                        only: matches!(place, Place::Server),
                     };
                     let folder = std::env::current_dir().unwrap_or_default();
                     remote = remote::choose(said, &logins, &folder)?;
@@ -64,6 +65,15 @@ impl Settings {
         }
         let app = common.app.clone();
         Ok(Self { home: Home::at(home), exe, app, remote, logins, authority, format, colour: !common.no_color, quiet: common.quiet })
+    }
+
+    /// Who one is at a server, and the token that says so: what the environment has for it, else what `login` kept.
+    pub(crate) fn token_for(&self, url: &ServerUrl) -> Result<Option<(String, String)>> {
+        let named = text("DOZEN_SERVER").and_then(|server| server.parse::<ServerUrl>().ok());
+        if let Some(token) = text("DOZEN_TOKEN").filter(|_| named.as_ref() == Some(url)) {
+            return Ok(Some(("dozen".to_owned(), token)));
+        }
+        Ok(self.logins.find(url)?.map(|login| (login.user.clone(), login.token().to_owned())))
     }
 
     /// The printer that these settings ask for.

@@ -35,6 +35,7 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("drill", of::<wire::Drilled>()),
         ("event", of::<event::Event>()),
         ("events", of::<wire::Events>()),
+        ("git-remote", of::<wire::GitRemotes>()),
         ("https", of::<wire::Manners>()),
         ("login", of::<wire::Login>()),
         ("logout", of::<wire::LoggedOut>()),

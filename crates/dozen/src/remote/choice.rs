@@ -30,6 +30,8 @@ pub(crate) struct Said {
     pub(crate) authority: Option<String>,
     /// Whether `-a` names the app.
     pub(crate) app: bool,
+    /// Whether a server is meant, though nothing names one.
+    pub(crate) only: bool,
 }
 
 /// Chooses it; `None` is this machine.
@@ -51,9 +53,23 @@ pub(crate) fn choose(said: Said, logins: &Logins, folder: &Path) -> Result<Optio
                 }
             })
         }
-        None => by_folder(logins, folder, said.app)?,
+        None => match by_folder(logins, folder, said.app)? {
+            None if said.only => only(logins)?,
+            found => found,
+        },
     };
     Ok(chosen.map(|remote| Remote { authority: said.authority.or(remote.authority.clone()), ..remote }))
+}
+
+/// The server that one is logged in to, where it is one alone.
+fn only(logins: &Logins) -> Result<Option<Remote>> {
+    let mut known = logins.all()?;
+    if known.len() > 1 {
+        let names: Vec<String> = known.iter().map(|(url, _)| url.to_string()).collect();
+        let hint = format!("Name one: --server {}, or `--server {LOCAL}` for this machine.", names[0]);
+        bail!(Told::failed(format!("you are logged in to several servers: {}", names.join(", ")), Some(hint)))
+    }
+    known.pop().map(|(url, login)| login.remote(url)).transpose()
 }
 
 fn by_folder(logins: &Logins, folder: &Path, named: bool) -> Result<Option<Remote>> {

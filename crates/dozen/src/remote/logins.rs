@@ -98,6 +98,11 @@ impl Logins {
 }
 
 impl Login {
+    /// For whom it is to be shown to.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// The server, with this token.
     pub(crate) fn remote(&self, url: ServerUrl) -> Result<Remote> {
         Remote::new(url, &self.token, self.authority.clone())

@@ -104,3 +104,23 @@ pub(crate) struct LoggedOut {
     /// Whose token is kept no longer.
     pub(crate) server: String,
 }
+
+/// `git remote`
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct GitRemotes {
+    /// One for each deploy.
+    pub(crate) remotes: Vec<GitRemote>,
+}
+
+/// A deploy that git pushes to.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct GitRemote {
+    /// `shop/staging`
+    pub(crate) deploy: String,
+    /// `dozen-staging`
+    pub(crate) remote: String,
+    /// Where git pushes to.
+    pub(crate) url: String,
+}

@@ -56,3 +56,35 @@ fn what_is_pushed_runs_and_each_deploy_has_its_own_branch() {
     server.stop();
     place.assert_nothing_left();
 }
+
+#[test]
+fn a_person_logs_in_once_and_then_git_and_dozen_need_nothing_more() {
+    let place = Place::new(&[("Procfile", "web: exec python3 web.py\n"), ("web.py", WEB)]);
+    let server = Server::start(&place);
+    let url = format!("http://dozen.localhost:{}", server.port);
+    place.dozen(&["apps", "create", "shop", "--server", &url]).coded(1).has(&["not logged in", "dozen login"]);
+    place.dozen(&["login", &url, "--token", &server.token]).ok().has(&["Logged in", "as admin"]);
+    place.dozen(&["apps:create", "shop"]).ok().has(&["Creating shop... done", &format!("http://shop.localhost:{}", server.port)]);
+    place.dozen(&["deploys", "create", "staging", "-a", "shop"]).ok();
+    git(&place, &["init", "-qb", "main"]).ok();
+    let remotes = place.dozen(&["git:remote", "-a", "shop", "--json"]).ok().json();
+    let names: Vec<&str> = remotes["remotes"].as_array().expect("a list").iter().filter_map(|r| r["remote"].as_str()).collect();
+    assert_eq!(names, ["dozen", "dozen-staging"]);
+    // Once more changes nothing.
+    place.dozen(&["git", "remote", "-a", "shop"]).ok();
+    commit(&place, "one");
+    // From here on the folder says which server and which deploy.
+    place.dozen(&["config", "set", "GREETING=from afar"]).ok();
+    git(&place, &["push", "dozen", "main"]).ok().has(&["Released v1"]);
+    assert!(server.get("shop.localhost").body.starts_with("from afar "));
+    place.dozen(&["ps"]).ok().has(&["=== shop/production v1", "web.1"]);
+    place.dozen(&["config", "set", "GREETING=once more"]).ok().has(&["restarting shop... done, v2"]);
+    assert!(server.get("shop.localhost").body.starts_with("once more "));
+    place.dozen(&["logs", "-n", "all", "-p", "web"]).ok().has(&["State changed from starting to up"]);
+    place.dozen(&["run", "--", "echo", "from inside"]).ok().has(&["from inside"]);
+    assert!(!std::fs::read_to_string(place.folder().join(".git/config")).expect("read").contains(&server.token));
+    place.dozen(&["logout", &url]).ok();
+    git(&place, &["push", "dozen", "main:other"]).coded(128);
+    server.stop();
+    place.assert_nothing_left();
+}
