@@ -18,6 +18,7 @@ mod git;
 pub mod hook;
 pub mod repository;
 pub mod smart;
+pub mod tarball;
 #[cfg(test)]
 mod tested;
 
@@ -93,10 +94,15 @@ pub fn read(folder: &Path) -> Result<Reading, ReadError> {
 /// Reads the files of a commit, which is all that lies in this folder. git is not asked: they are taken as they are, and only what never goes
 /// into a slug is left out.
 pub fn read_commit(folder: &Path, commit: Commit) -> Result<Reading, ReadError> {
+    read_all(folder, Some(commit))
+}
+
+/// The same of files that may be of no commit, or of one and some changes.
+pub fn read_all(folder: &Path, commit: Option<Commit>) -> Result<Reading, ReadError> {
     let folder = fs::canonicalize(folder).map_err(|e| ReadError::Io(folder.to_owned(), e))?;
     let slugignore = slugignore(&folder)?;
     let listed = walk(&folder, &slugignore, true)?;
-    gather(folder, listed, &slugignore, Some(commit), Vec::new())
+    gather(folder, listed, &slugignore, commit, Vec::new())
 }
 
 /// The source of those files that may go into a slug.

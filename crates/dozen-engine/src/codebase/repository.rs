@@ -207,6 +207,28 @@ impl Repository {
         scratch::remove(&path).map_err(|source| RepositoryError::Write { path, source })
     }
 
+    /// A person's own repository, the one that a folder is of, and the hash of a commit of it by any name that git knows. It is only read from.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// What git has to say.
+    pub fn of_folder(home: &Home, deploy: &DeployRef, folder: &Path, name: &str) -> Result<(Self, String), String> {
+        let ask = |words: &[&str]| {
+            let mut git = Self::at(home, deploy).settled();
+            let out =
+                git.current_dir(folder).args(words).stdin(Stdio::null()).output().map_err(|e| format!("git cannot be started: {e}"))?;
+            if !out.status.success() {
+                return Err(said(&out));
+            }
+            Ok(out.stdout.trim_ascii().to_vec())
+        };
+        let path = ask(&["rev-parse", "--absolute-git-dir"])?;
+        let commit = format!("{name}^{{commit}}");
+        let hash = ask(&["rev-parse", "--verify", "--end-of-options", &commit])?;
+        let path = PathBuf::from(OsString::from_vec(path));
+        Ok((Self { path, ..Self::at(home, deploy) }, String::from_utf8_lossy(&hash).into_owned()))
+    }
+
     fn at(home: &Home, deploy: &DeployRef) -> Self {
         Self { path: home.repository(&deploy.app), hooks: home.hooks(), deploy: deploy.deploy.clone() }
     }
