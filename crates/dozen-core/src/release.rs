@@ -104,6 +104,8 @@ pub enum Cause {
     Attach(String),
     /// An earlier release again, or a part of it.
     Rollback(Version, Part),
+    /// The code of another deploy's release.
+    Promote(DeployRef, Version),
 }
 
 /// What of an earlier release a rollback brings back.
@@ -128,6 +130,7 @@ impl Cause {
             }
             Self::Config(changes) => changes.describe(),
             Self::Attach(name) => format!("Attach {name}"),
+            Self::Promote(from, version) => format!("Promote {from} {version}"),
             Self::Rollback(to, Part::All) => format!("Rollback to {to}"),
             Self::Rollback(to, Part::Code) => format!("Rollback to {to} (code only)"),
             Self::Rollback(to, Part::Config) => format!("Rollback to {to} (config only)"),

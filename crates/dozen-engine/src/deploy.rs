@@ -30,6 +30,7 @@ use std::sync::Arc;
 mod adoption;
 mod building;
 mod declared;
+mod delivered;
 mod error;
 mod formation;
 mod front;
@@ -40,6 +41,7 @@ mod split;
 
 pub use building::{Building, build, check};
 use declared::Declared;
+pub use delivered::{Code, Delivered};
 pub use error::DeployError;
 pub use formation::Steered;
 pub use front::{Pause, Treatment};
@@ -66,6 +68,8 @@ pub struct Floor {
     pub(crate) holding: Holding,
     /// Changes of releases wait for each other here.
     turn: tokio::sync::Mutex<()>,
+    /// And deliveries here, which are several changes.
+    line: tokio::sync::Mutex<()>,
     /// Changes of what leads here wait for each other here, so that the driver hears of them in the ledger's order.
     telling: tokio::sync::Mutex<()>,
 }
@@ -123,9 +127,22 @@ pub struct Configured {
 impl Floor {
     /// A floor for a deploy.
     pub fn new(ledger: Ledger, deploy: DeployRef, exe: PathBuf, driver: Local, observed: Arc<Observed>, serving: bool) -> Self {
-        let (turn, telling) = Default::default();
+        let (turn, line, telling) = Default::default();
         let first = First::OneOfEach;
-        Self { ledger, deploy, exe, driver, observed, serving, first, meter: Arc::default(), holding: Holding::default(), turn, telling }
+        Self {
+            ledger,
+            deploy,
+            exe,
+            driver,
+            observed,
+            serving,
+            first,
+            meter: Arc::default(),
+            holding: Holding::default(),
+            turn,
+            line,
+            telling,
+        }
     }
 
     pub(crate) fn home(&self) -> &Home {

@@ -28,6 +28,7 @@ use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
 mod certs;
+mod delivery;
 pub(crate) mod event;
 mod front;
 mod git;
@@ -42,6 +43,7 @@ mod schema;
 pub(crate) mod token;
 pub(crate) mod wire;
 
+pub(crate) use delivery::{SLUG, SOURCE};
 pub(crate) use runs::{
     Frame, HEAD as RUN_HEAD, MAX_HEAD as MAX_RUN_HEAD, MAX_REQUEST as MAX_RUN, PROTOCOL as RUN_PROTOCOL, WINDOW as RUN_WINDOW,
 };
@@ -130,6 +132,7 @@ pub(crate) fn of_deploys(deploys: Arc<dyn Deploys>) -> Router {
         .route("/releases", get(releases::list))
         .route("/releases/{version}", get(releases::describe))
         .route("/diffs", get(releases::diff))
+        .route("/builds", post(delivery::build))
         .route("/split", get(front::split).put(front::change_split))
         .route("/rollbacks", post(releases::rollback))
         .route("/runs", get(runs::list).post(runs::run))
@@ -138,7 +141,9 @@ pub(crate) fn of_deploys(deploys: Arc<dyn Deploys>) -> Router {
         .route("/stop", post(stop));
     Router::new()
         .nest("/v1/apps/{app}/deploys/{deploy}", deploy)
-        .layer(axum::middleware::from_fn_with_state(deploys, found))
+        .layer(axum::middleware::from_fn_with_state(deploys.clone(), found))
+        // Two deploys are in it, so it finds them itself.
+        .route("/v1/apps/{app}/promotions", post(delivery::promote).with_state(deploys))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
 }
 

@@ -20,6 +20,7 @@ pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod console;
+pub(crate) mod deploy;
 pub(crate) mod deploys;
 pub(crate) mod doctor;
 pub(crate) mod domains;
@@ -33,6 +34,7 @@ pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod manners;
 pub(crate) mod open;
+pub(crate) mod promote;
 pub(crate) mod ps;
 pub(crate) mod releases;
 pub(crate) mod resume;
@@ -100,6 +102,12 @@ pub(crate) enum Command {
     /// Needs no deploy and no config: it ends with a slug in this machine's store, which `dozen up` takes instead of building again, and with -o
     /// in a file too. `dozen up --slug FILE` runs that on a machine with the same stack. The same code gives the same file.
     Build(build::BuildArgs),
+    /// Send code to a running deploy, which builds it, releases it and has it serve
+    ///
+    /// A folder as it is now, a commit of it, a tar file or a slug file; what is built is printed as it comes. Until the new release is up the one
+    /// before serves on, and it goes on serving where the new one fails: the exit code is 1 then. A build that is under way is waited for. Whoever
+    /// leaves (Ctrl-C) once all is sent stops nothing.
+    Deploy(deploy::DeployArgs),
     /// Stop a deploy that runs in the background or in another terminal
     ///
     /// Waits until all of its processes have ended. Deletes nothing.
@@ -165,6 +173,11 @@ pub(crate) enum Command {
     Https(manners::HttpsArgs),
     /// List the releases, the latest first; show one, compare two
     Releases(releases::ReleasesArgs),
+    /// Have another deploy of the app run the code that this one runs: the same slug, not built again
+    ///
+    /// Config, resources and formation of the other one stay as they are, and its release phase runs as for each release. `dozen promote -a
+    /// shop/staging` promotes to shop/production. It is refused where the other one lacks config that app.json requires.
+    Promote(promote::PromoteArgs),
     /// Make an earlier release's code and config current again, or one of both, as a new release
     ///
     /// The deploy must be running. Its data is not touched: a migration is not undone.
@@ -284,6 +297,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
     match cli.command {
         Command::Up(args) => up::run(args, settings, printer).await,
         Command::Build(args) => build::run(args, settings, printer).await,
+        Command::Deploy(args) => deploy::run(args, settings, printer).await,
         Command::Down => down::run(settings, printer).await,
         Command::Resume => resume::run(settings, printer).await,
         Command::Ps(args) => ps::run(args, settings, printer).await,
@@ -300,6 +314,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Drill(args) => drill::run(args, settings, printer).await,
         Command::Open(args) => open::run(args, settings, printer).await,
         Command::Releases(args) => releases::run(args, settings, printer).await,
+        Command::Promote(args) => promote::run(args, settings, printer).await,
         Command::Rollback(args) => rollback::run(args, settings, printer).await,
         Command::Run(args) => run::run(args, settings, printer).await,
         Command::Console(args) => console::run(args, settings, printer).await,

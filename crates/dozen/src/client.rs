@@ -20,14 +20,17 @@ use dozen_engine::parity::{Local, Observed};
 use dozen_engine::port::Line;
 use dozen_engine::processes::notes::Notes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// A failure that the API told.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,12 @@ impl Told {
 
 /// How long a server elsewhere may take to begin its answer: a change of releases waits until the new one is up.
 const ANSWER: Duration = Duration::from_secs(600);
+
+/// A body that is sent while it is made.
+pub(crate) type Sent = mpsc::Receiver<std::io::Result<Bytes>>;
+
+/// A request's body.
+type Whatever = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// One connection for one deploy.
 pub(crate) struct Client {
@@ -127,6 +136,20 @@ impl Client {
         Ok(self.connection.checked(response).await?.into_body())
     }
 
+    /// `POST` of a body of any length, answered by a stream.
+    pub(crate) async fn upload(&mut self, rest: &str, kind: &str, body: Sent) -> Result<Incoming> {
+        let path = self.path(&Method::POST, rest)?;
+        let body = UnsyncBoxBody::new(StreamBody::new(ReceiverStream::new(body).map(|piece| piece.map(Frame::data))));
+        let response = self.connection.request(Method::POST, &path, body, &[(header::CONTENT_TYPE, kind)], None).await?;
+        Ok(self.connection.checked(response).await?.into_body())
+    }
+
+    /// `POST` to a whole path, answered by a stream.
+    pub(crate) async fn events(&mut self, path: &str, body: &impl Serialize) -> Result<Incoming> {
+        let response = self.connection.send(Method::POST, path, serde_json::to_vec(body)?.into(), &[]).await?;
+        Ok(self.connection.checked(response).await?.into_body())
+    }
+
     /// `POST` that turns the connection into something else.
     pub(crate) async fn upgrade(&mut self, rest: &str, protocol: &str, body: &impl Serialize) -> Result<hyper::upgrade::Upgraded> {
         let path = self.path(&Method::POST, rest)?;
@@ -163,7 +186,7 @@ impl Client {
 
 /// One connection to an API.
 pub(crate) struct Connection {
-    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    sender: hyper::client::conn::http1::SendRequest<Whatever>,
     /// What each request shows.
     token: Option<HeaderValue>,
     /// Who answers, for people: a deploy, a server.
@@ -232,17 +255,29 @@ impl Connection {
         body: Bytes,
         headers: &[(header::HeaderName, &str)],
     ) -> Result<Response<Incoming>> {
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        let headers: Vec<_> = json.into_iter().filter(|_| !body.is_empty()).chain(headers.iter().cloned()).collect();
+        let body = UnsyncBoxBody::new(Full::new(body).map_err(|never| match never {}));
+        self.request(method, path, body, &headers, Some(ANSWER)).await
+    }
+
+    /// `patience`: for how long a server elsewhere is waited for; who sends it much waits as long as that takes.
+    async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Whatever,
+        headers: &[(header::HeaderName, &str)],
+        patience: Option<Duration>,
+    ) -> Result<Response<Incoming>> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.host);
-        if !body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
-        }
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token);
         }
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        let request = request.body(Full::new(body))?;
+        let request = request.body(body)?;
         // The answer before may have been read to its end a moment before the connection knows.
         if self.sender.ready().await.is_err() {
             match self.remote.take() {
@@ -251,11 +286,11 @@ impl Connection {
             }
         }
         let answer = self.sender.send_request(request);
-        let answer = match &self.remote {
+        let answer = match patience.filter(|_| self.remote.is_some()) {
             None => answer.await,
-            Some(_) => tokio::time::timeout(ANSWER, answer)
+            Some(patience) => tokio::time::timeout(patience, answer)
                 .await
-                .map_err(|_| Told::failed(format!("{} did not answer within {} s", self.peer, ANSWER.as_secs()), None))?,
+                .map_err(|_| Told::failed(format!("{} did not answer within {} s", self.peer, patience.as_secs()), None))?,
         };
         let response = answer.with_context(|| format!("{} ended while it was asked", self.peer))?;
         self.version = response.headers().get(api::VERSION).and_then(|v| v.to_str().ok()).map(str::to_owned);

@@ -384,6 +384,19 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
     text
 }
 
+/// Why a deploy did not come about, as an event for who is elsewhere.
+pub(crate) fn failed(error: &DeployError) -> event::Event {
+    let hint = crate::cli::hint_of_deploy(error);
+    match error {
+        DeployError::Input { file, text, diagnostics } => event::Event::Error {
+            message: format!("{file} cannot be used"),
+            hint,
+            diagnostics: diagnostics.iter().map(|d| Remark::of(file, d, excerpt(file, text.as_deref(), d, false))).collect(),
+        },
+        _ => event::Event::Error { message: dozen_engine::chain(error), hint, diagnostics: Vec::new() },
+    }
+}
+
 /// A diagnostic with the place it speaks of, as cargo shows it.
 fn excerpt(file: &str, text: Option<&str>, d: &Diagnostic, colour: bool) -> String {
     use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};

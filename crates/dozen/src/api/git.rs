@@ -41,6 +41,8 @@ impl hook::Deploys<Ticket> for Pusher {
     async fn push(&self, ticket: Arc<Ticket>, push: Push, output: Arc<dyn Output>) -> Result<(), DeployError> {
         let served = self.0.served(&ticket.deploy).ok_or_else(|| DeployError::NotServing(ticket.deploy.clone()))?;
         let (who, floor) = (&ticket.who, &served.floor);
+        // What is deployed in another way waits for this one too.
+        let _line = floor.line(&*output).await;
         let (release, new) = floor.push(who, &push, &BuildOptions::default(), output.clone()).await?;
         let launched = floor.launch(who, release, new, served.url.as_deref(), &*output).await;
         self.0.collect(&ticket.deploy);

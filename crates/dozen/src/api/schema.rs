@@ -19,6 +19,7 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("certs-ca", of::<wire::LocalAuthority>()),
         ("certs-remove", of::<wire::Cert>()),
         ("config", of::<wire::ShownConfig>()),
+        ("config-diff", of::<wire::ConfigDiff>()),
         ("config-edit", of::<wire::Configured>()),
         ("config-export", of::<BTreeMap<String, String>>()),
         ("config-get", of::<wire::OneVar>()),

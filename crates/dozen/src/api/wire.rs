@@ -5,12 +5,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 mod certs;
+mod delivery;
 mod front;
 mod people;
 mod platform;
 mod releases;
 
 pub(crate) use certs::*;
+pub(crate) use delivery::*;
 pub(crate) use front::*;
 pub(crate) use people::*;
 pub(crate) use platform::*;

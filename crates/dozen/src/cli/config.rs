@@ -11,6 +11,7 @@ use http::Method;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+mod diff;
 mod edit;
 mod export;
 mod given;
@@ -63,6 +64,20 @@ enum Verb {
         #[arg(value_name = "KEY")]
         names: Vec<String>,
     },
+    /// Tell which config vars two deploys have, and which differ
+    ///
+    /// Names alone. Values of attached resources are each deploy's own and not compared.
+    Diff {
+        /// APP/DEPLOY, or a deploy of this app: staging
+        #[arg(value_name = "A")]
+        from: String,
+        /// The other one
+        #[arg(value_name = "B")]
+        to: String,
+        /// Print the values too
+        #[arg(long)]
+        show: bool,
+    },
     /// Print all config vars, unmasked, for other programs to read
     Export {
         /// dotenv: a .env file; shell: `export` lines, to be read with eval; json: one object
@@ -82,6 +97,9 @@ pub(crate) async fn run(args: ConfigArgs, settings: &Settings, printer: &Printer
         Some(Verb::Unset { names }) => Some(wire::Configure { unset: names.clone(), ..wire::Configure::default() }),
         _ => None,
     };
+    if let Some(Verb::Diff { from, to, show }) = &args.verb {
+        return diff::run(from, to, *show || args.show, settings, printer).await;
+    }
     let deploy = target::find(settings).await?;
     let mut client = Client::connect(settings, deploy).await?;
     match (args.verb, changes) {

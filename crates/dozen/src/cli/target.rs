@@ -60,6 +60,23 @@ async fn find_here(settings: &Settings) -> Result<DeployRef> {
     }
 }
 
+/// The app of the deploy that is meant, where it has several deploys or one.
+pub(crate) async fn app(settings: &Settings) -> Result<AppName> {
+    match &settings.app {
+        Some(name) => Ok(name.parse::<DeployRef>()?.app),
+        None => Ok(find(settings).await?.app),
+    }
+}
+
+/// An error where there is no such deploy. A server elsewhere says so itself.
+pub(crate) async fn known(settings: &Settings, deploy: &DeployRef) -> Result<()> {
+    if settings.remote.is_some() {
+        return Ok(());
+    }
+    let deploys = Ledger::open(&settings.home)?.deploys().await?;
+    if deploys.contains(deploy) { Ok(()) } else { bail!(unknown(&deploy.to_string(), &deploys)) }
+}
+
 /// The name that `up` gives the app of a folder: `--app`, the one that was brought up from there before, app.json's, the folder's own.
 pub(crate) async fn name(settings: &Settings, ledger: &Ledger, folder: &Path) -> Result<DeployRef> {
     if let Some(name) = &settings.app {

@@ -32,6 +32,7 @@ mod release;
 mod scratch;
 mod server;
 mod shell;
+mod ship;
 mod sizes;
 mod slug;
 mod static_files;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-const WEB: &str = r#"
+pub(crate) const WEB: &str = r#"
 import http.server, os
 
 class Page(http.server.BaseHTTPRequestHandler):
