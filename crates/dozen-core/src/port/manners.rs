@@ -31,6 +31,9 @@ pub struct Manners {
     pub queue: u32,
     /// Who comes to the same release again while there are several.
     pub sticky: Sticky,
+    /// How long an instance may take for the first byte of an answer before that is H12; `None`: as long as everywhere. The platform's own API
+    /// answers some requests when what they ask for is done.
+    pub first_byte: Option<Duration>,
 }
 
 /// By what a client is known again.

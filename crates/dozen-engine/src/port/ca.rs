@@ -197,7 +197,7 @@ fn last(params: &mut CertificateParams, now: Timestamp, days: u32) {
 }
 
 /// So long before its end a certificate is replaced by another.
-pub(super) fn renewal(certificate: &Certificate) -> Timestamp {
+pub fn renewal(certificate: &Certificate) -> Timestamp {
     let life = certificate.not_after.duration_since(certificate.not_before);
     certificate.not_after.saturating_sub(SignedDuration::from_secs(life.as_secs() / 3)).unwrap_or(certificate.not_after)
 }

@@ -263,6 +263,7 @@ pub(super) struct WireManners {
     concurrency: Option<u32>,
     queue: u32,
     sticky: WireSticky,
+    first_byte_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -276,15 +277,39 @@ enum WireSticky {
 
 impl From<&Manners> for WireManners {
     fn from(manners: &Manners) -> Self {
-        let Manners { maintenance, paused, https_only, hsts, trusted, error_page, maintenance_page, concurrency, queue, sticky } =
-            manners.clone();
+        let Manners {
+            maintenance,
+            paused,
+            https_only,
+            hsts,
+            trusted,
+            error_page,
+            maintenance_page,
+            concurrency,
+            queue,
+            sticky,
+            first_byte,
+        } = manners.clone();
         let sticky = match sticky {
             Sticky::No => WireSticky::No,
             Sticky::Cookie => WireSticky::Cookie,
             Sticky::Header(name) => WireSticky::Header(name),
         };
         let (hsts_seconds, trusted) = (hsts.map(|d| d.as_secs()), trusted.iter().map(ToString::to_string).collect());
-        Self { maintenance, paused, https_only, hsts_seconds, trusted, error_page, maintenance_page, concurrency, queue, sticky }
+        let first_byte_seconds = first_byte.map(|d| d.as_secs());
+        Self {
+            maintenance,
+            paused,
+            https_only,
+            hsts_seconds,
+            trusted,
+            error_page,
+            maintenance_page,
+            concurrency,
+            queue,
+            sticky,
+            first_byte_seconds,
+        }
     }
 }
 
@@ -301,6 +326,7 @@ impl From<WireManners> for Manners {
             concurrency,
             queue,
             sticky,
+            first_byte_seconds,
         } = wire;
         let sticky = match sticky {
             WireSticky::No => Sticky::No,
@@ -308,7 +334,8 @@ impl From<WireManners> for Manners {
             WireSticky::Header(name) => Sticky::Header(name),
         };
         let (hsts, trusted) = (hsts_seconds.map(Duration::from_secs), trusted.iter().filter_map(|network| network.parse().ok()).collect());
-        Self { maintenance, paused, https_only, hsts, trusted, error_page, maintenance_page, concurrency, queue, sticky }
+        let first_byte = first_byte_seconds.map(Duration::from_secs);
+        Self { maintenance, paused, https_only, hsts, trusted, error_page, maintenance_page, concurrency, queue, sticky, first_byte }
     }
 }
 

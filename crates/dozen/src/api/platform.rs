@@ -17,14 +17,20 @@ use dozen_core::ids::{AppName, DeployName, DeployRef, Generation, Version};
 use dozen_core::port::{Backend, Domain, Manners, Route, Web};
 use dozen_engine::deploy::DeployError;
 use dozen_engine::ledger::{Identity, Intent, LedgerError, Principal, TooOften};
+use dozen_engine::port::ca::{self, Authority};
 use dozen_engine::port::lease::Lease;
-use dozen_engine::port::{Led, Switchboard};
+use dozen_engine::port::{Led, Line, Supply, Switchboard};
+use jiff::Timestamp;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+/// A change of releases is answered when it is done: a release phase may take an hour, and what it waits for besides.
+const PATIENCE: Duration = Duration::from_secs(2 * 3_600);
+/// What could not be renewed is tried again after so long.
+const HOUR: Duration = Duration::from_secs(3_600);
 /// A request's body is small: names at most.
 const MAX_BODY: usize = 64 * 1024;
 
@@ -43,11 +49,16 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
     let host = house.addresses().map(|addresses| addresses.api_host.as_str()).unwrap_or_default();
     let domain: Domain = host.parse().context("the API's host")?;
     let web = Web::Ready(vec![Backend { instance: "api".to_owned(), port, release: Version(0), weight: 1 }]);
-    let route = Arc::new(Route { deploy: itself.clone(), web, manners: Manners::default() });
+    let manners = Manners { first_byte: Some(PATIENCE), ..Manners::default() };
+    let route = Arc::new(Route { deploy: itself.clone(), web, manners });
     let mut line = board.line(itself.clone());
     line.lead(Led { domains: vec![domain], route, any_host: false }, Generation(1));
+    let mut shown = None;
+    if house.addresses().is_some_and(|addresses| addresses.https_port.is_some()) {
+        shown = certify(house, &mut line)?;
+    }
     let (git, hooks) = super::git::open(house).context("cannot take pushes in")?;
-    let router = public(house.clone(), git);
+    let (router, here) = (public(house.clone(), git), house.clone());
     Ok(dozen_engine::tasks::spawn("public api", async move {
         // It ends with this.
         let _hooks = AbortOnDrop(hooks);
@@ -56,6 +67,7 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
             tokio::select! {
                 // What the router tells of the API needs no answer: there is one instance of it, here.
                 _ = line.next() => {}
+                () = until(shown) => shown = certify(&here, &mut line).unwrap_or_else(|_| Some(Timestamp::now() + HOUR)),
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => drop(dozen_engine::tasks::spawn("public api", super::answer_any(stream, router.clone()))),
                     // Out of descriptors, most likely; others will be given back.
@@ -64,6 +76,25 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
             }
         }
     }))
+}
+
+/// Has TLS know the API's host, where nobody has that on the Internet; answers when that is to be done again. A host that others have too is known
+/// by what `dozen certs` was given for it.
+fn certify(house: &House, line: &mut Line) -> Result<Option<Timestamp>> {
+    let Some(name) = house.addresses().map(|addresses| addresses.api_host.clone()).filter(|name| ca::may_certify(name)) else {
+        return Ok(None);
+    };
+    let certificate = Authority::open(&house.settings.home)?.issue(&[name], Timestamp::now())?;
+    let again = ca::renewal(&certificate);
+    line.certify(Arc::new(Supply { certificates: vec![certificate], proofs: Vec::new() }));
+    Ok(Some(again))
+}
+
+async fn until(at: Option<Timestamp>) {
+    match at {
+        Some(at) => tokio::time::sleep(at.duration_since(Timestamp::now()).try_into().unwrap_or_default()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A task that ends with who holds it.

@@ -4,8 +4,9 @@
 //! any lines. Times and the router's port are not compared.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 const DOZEN: &str = env!("CARGO_BIN_EXE_dozen");
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -30,18 +31,37 @@ struct Stage {
     dir: tempfile::TempDir,
     app: PathBuf,
     port: String,
+    /// Of a page about a server: it, and its first token.
+    server: Option<(Child, String)>,
 }
 
 impl Stage {
     /// The app that the pages speak of: `hello`, without a language.
     fn hello() -> Self {
+        Self::folder().up()
+    }
+
+    /// The same app, and a server instead of a deploy.
+    fn server() -> Self {
+        let mut stage = Self::folder();
+        let mut server = stage.command("exec dozen server --listen 0 --json").stdout(Stdio::piped()).spawn().expect("a shell");
+        let mut line = String::new();
+        BufReader::new(server.stdout.as_mut().expect("piped")).read_line(&mut line).expect("read");
+        let said: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let text = |name: &str| said[name].as_str().expect("said").to_owned();
+        stage.port = text("url").rsplit(':').next().expect("a port").to_owned();
+        stage.server = Some((server, text("token")));
+        stage
+    }
+
+    fn folder() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let app = dir.path().join("hello");
         fs::create_dir(&app).expect("made");
         for (file, text) in [("Procfile", PROCFILE), ("server.py", SERVER), (".env", "GREETING=Hello\n")] {
             fs::write(app.join(file), text).expect("written");
         }
-        Self { dir, app, port: String::new() }.up()
+        Self { dir, app, port: String::new(), server: None }
     }
 
     /// The example. What was built of it and uv are kept for all runs of the tests; everything else is new.
@@ -54,7 +74,7 @@ impl Stage {
             fs::create_dir_all(link.parent().expect("a parent")).expect("made");
             std::os::unix::fs::symlink(to, link).expect("linked");
         }
-        Self { dir, app: Path::new(ROOT).join("examples/guestbook"), port: String::new() }.up()
+        Self { dir, app: Path::new(ROOT).join("examples/guestbook"), port: String::new(), server: None }.up()
     }
 
     fn up(mut self) -> Self {
@@ -67,16 +87,21 @@ impl Stage {
 
     /// What a person would see.
     fn run(&self, command: &str) -> String {
-        let Output { stdout, .. } = Command::new("/bin/sh")
-            .args(["-c", &format!("exec 2>&1; {command}")])
-            .current_dir(&self.app)
-            .env("PATH", format!("{}:{}", Path::new(DOZEN).parent().expect("a folder").display(), std::env::var("PATH").expect("set")))
-            .env("DOZEN_HOME", self.dir.path().join("home"))
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .output()
-            .expect("a shell");
+        let Output { stdout, .. } = self.command(command).output().expect("a shell");
         String::from_utf8_lossy(&stdout).into_owned()
+    }
+
+    fn command(&self, command: &str) -> Command {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("exec 2>&1; {command}")]).current_dir(&self.app).stdin(Stdio::null());
+        let own = Path::new(DOZEN).parent().expect("a folder");
+        shell.env("PATH", format!("{}:{}", own.display(), std::env::var("PATH").expect("set")));
+        shell.env("DOZEN_HOME", self.dir.path().join("home")).env("XDG_CONFIG_HOME", self.dir.path().join("config")).env("NO_COLOR", "1");
+        for who in ["AUTHOR", "COMMITTER"] {
+            shell.env(format!("GIT_{who}_NAME"), "a").env(format!("GIT_{who}_EMAIL"), "a@example.com");
+        }
+        shell.envs(self.server.iter().map(|(_, token)| ("TOKEN", token)));
+        shell
     }
 
     /// Runs the page's blocks; what differs, for people.
@@ -96,7 +121,14 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.run("dozen down");
+        let Some((server, _)) = &mut self.server else {
+            self.run("dozen down");
+            return;
+        };
+        let pid = i32::try_from(server.id()).ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
+        // One that has ended already has nothing left.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        let _ = server.wait();
     }
 }
 
@@ -169,7 +201,10 @@ fn the_pages_are_true() {
     let texts = pages.iter().map(|page| (page.file_name().expect("a name").to_string_lossy(), fs::read_to_string(page).expect("text")));
     let with_examples: Vec<_> = texts.filter(|(_, text)| !examples(text).is_empty()).collect();
     assert!(with_examples.len() >= 12, "each factor's page shows something that runs");
-    let wrong: Vec<String> = with_examples.iter().flat_map(|(page, text)| Stage::hello().play(page, text)).collect();
+    let wrong: Vec<String> = with_examples
+        .iter()
+        .flat_map(|(page, text)| if page == "server.md" { Stage::server() } else { Stage::hello() }.play(page, text))
+        .collect();
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 

@@ -3,7 +3,6 @@
 use super::choose::{Asks, Turned, at_once, choose, quarantine};
 use super::head::{Ask, Length, check, forwarded, request_id, target_host, write_request};
 use super::{Client, Core, PROOFS};
-use crate::port::control::Limits;
 use crate::port::fields::{Fields, Kind};
 use crate::port::log::Record;
 use crate::port::manners;
@@ -144,8 +143,10 @@ async fn lead(core: &Core, client: &Client, ask: &Ask, mut record: Record, sourc
     let mut fresh = record.connect != Some(Duration::ZERO);
     lease.upstream.begin();
     write_request(&mut lease.upstream.out, core, ask, client, &record);
+    let limits = &core.shared.limits;
+    let first_byte = record.place.as_ref().and_then(|place| place.manners.first_byte).unwrap_or(limits.first_byte);
     loop {
-        match send(&mut lease, &mut upload, source, &core.shared.limits, ask.method == Method::HEAD).await {
+        match send(&mut lease, &mut upload, source, (first_byte, limits.idle), ask.method == Method::HEAD).await {
             Ok(()) => break,
             // The instance had closed the connection; nothing of this request was sent on it.
             Err(NoAnswer::Unsent) if !fresh => {
@@ -213,11 +214,17 @@ async fn connect(core: &Core, source: &mut impl Source, idles: bool, busy: &Busy
     }
 }
 
-/// Sends a request and waits for the head of its answer.
-async fn send(lease: &mut Lease, upload: &mut Upload, source: &mut impl Source, limits: &Limits, bare: bool) -> Result<(), NoAnswer> {
+/// Sends a request and waits for the head of its answer: so long for its first byte, and so long for the request to make progress.
+async fn send(
+    lease: &mut Lease,
+    upload: &mut Upload,
+    source: &mut impl Source,
+    (first_byte, idle): (Duration, Duration),
+    bare: bool,
+) -> Result<(), NoAnswer> {
     let upstream = &mut *lease.upstream;
     let begun = tokio::time::Instant::now();
-    let mut deadline = begun + limits.first_byte;
+    let mut deadline = begun + first_byte;
     upload.last = begun;
     // It is of the connection, and mostly still ends at the time of a request before: then it is set anew. Setting it for each request costs more.
     if upstream.timer.deadline() > deadline {
@@ -238,7 +245,7 @@ async fn send(lease: &mut Lease, upload: &mut Upload, source: &mut impl Source, 
         while upstream.timer.as_mut().poll(cx).is_ready() {
             if deadline <= tokio::time::Instant::now() {
                 // The time for a first byte counts from the end of the request; until then it is the request that must make progress.
-                let span = if upload.over { limits.first_byte } else { limits.idle };
+                let span = if upload.over { first_byte } else { idle };
                 let extended = upload.last + span;
                 if extended <= deadline {
                     return Poll::Ready(Err(NoAnswer::Failed(Code::H12)));
