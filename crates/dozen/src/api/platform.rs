@@ -38,8 +38,8 @@ pub(super) type Here = State<Arc<House>>;
 pub(super) type Who = Extension<Principal>;
 type Answer<T> = Result<Json<T>, Failure>;
 
-/// Answers requests that the router leads to the API's host.
-pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &DeployRef) -> Result<JoinHandle<()>> {
+/// Answers requests that the router leads to the API's host, and the hooks of what is pushed there, until both tasks are ended.
+pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &DeployRef) -> Result<[JoinHandle<()>; 2]> {
     // A port as instances have one: where the host lets dozen guard it, nobody but the router reaches it.
     let mut lease = Lease::take().context("no port of dozen's range is free")?;
     let port = lease.port();
@@ -59,9 +59,7 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
     }
     let (git, hooks) = super::git::open(house).context("cannot take pushes in")?;
     let (router, here) = (public(house.clone(), git), house.clone());
-    Ok(dozen_engine::tasks::spawn("public api", async move {
-        // It ends with this.
-        let _hooks = AbortOnDrop(hooks);
+    let api = dozen_engine::tasks::spawn("public api", async move {
         let _lease = lease;
         loop {
             tokio::select! {
@@ -75,7 +73,8 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
                 },
             }
         }
-    }))
+    });
+    Ok([api, hooks])
 }
 
 /// Has TLS know the API's host, where nobody has that on the Internet; answers when that is to be done again. A host that others have too is known
@@ -94,15 +93,6 @@ async fn until(at: Option<Timestamp>) {
     match at {
         Some(at) => tokio::time::sleep(at.duration_since(Timestamp::now()).try_into().unwrap_or_default()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A task that ends with who holds it.
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -85,14 +85,14 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
     let router = router(ports, Ahead::default(), &notes, spec).await?;
     let addresses =
         Addresses { port: router.port(), https_port: router.https_port(), domain: args.domain.clone(), api_host: args.api_host.clone() };
-    let board = Switchboard::start(router, ledger.deploys().await?);
+    let board = Switchboard::start(router, ledger.deploys().await?.into_iter().chain([itself.clone()]));
     let house = House::new(settings.clone(), ledger, addresses, board.clone());
-    let public = platform::open(&house, &board, &itself).await.context("cannot open the API")?;
-    let here = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, platform::local(&house)));
-    let opened = house.open_all().await?;
-    for (deploy, error) in &opened {
+    for (deploy, error) in &house.open_all().await? {
         printer.warning(&format!("{deploy} is not served: {}", dozen_engine::chain(&**error)));
     }
+    // Whoever asks for a deploy finds it open.
+    let [public, hooks] = platform::open(&house, &board, &itself).await.context("cannot open the API")?;
+    let here = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, platform::local(&house)));
     let time = dozen_engine::tasks::spawn("time", house.clone().keep_time());
     greet(&house, printer).await?;
     signals.next().await;
@@ -107,8 +107,11 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
             () = signals.next() => drop(kill.send(true)),
         }
     };
-    public.abort();
-    here.abort();
+    for task in [public, hooks, here] {
+        task.abort();
+        // It leaves nothing when it has ended.
+        let _ = task.await;
+    }
     drop(run_folder);
     ended.map(|()| 0)
 }
