@@ -1,6 +1,6 @@
 //! What instances answer, byte by byte, and what becomes of it on its way to clients old and new.
 
-use super::stage::{Answer, Stage, Upstream, ready};
+use super::stage::{Answer, Stage, Upstream, ok, ready};
 use std::sync::mpsc;
 
 /// The answer to `GET`, of an instance that says this and closes the connection.
@@ -143,6 +143,10 @@ fn an_answer_may_begin_before_its_request_ends() {
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n");
         seen.send(wire.some(9)).expect("the test waits");
         wire.send("0\r\n\r\n");
+        // One that closed now could do so on a request that is on its way, which is nobody's to send again.
+        if wire.head().is_some() {
+            wire.send(ok(""));
+        }
     });
     let stage = Stage::to(ready(&[upstream.port]));
     let mut client = stage.client();
