@@ -452,13 +452,19 @@ impl From<LedgerError> for Failure {
     }
 }
 
+/// What a failure says, for whom JSON says nothing.
+#[derive(Clone)]
+struct Plain(String);
+
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = self.status;
+        let plain = self.hint.as_ref().map_or_else(|| self.message.clone(), |hint| format!("{}\n{hint}", self.message));
         let mut response = (status, Json(wire::Problem { message: self.message, hint: self.hint, kind: self.kind })).into_response();
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        response.extensions_mut().insert(Plain(plain));
         response
     }
 }

@@ -20,8 +20,8 @@ use dozen_engine::processes::adoption;
 use dozen_engine::tasks;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use tokio::sync::{Notify, watch};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 
 /// The deploy that an app has from its beginning, and that has the app's own host name.
@@ -103,8 +103,22 @@ pub(crate) struct House {
     /// Who failed to show a good token lately.
     pub(crate) tries: Mutex<Tries>,
     deploys: RwLock<BTreeMap<DeployRef, Opened>>,
-    /// Deploys are opened and closed one after the other.
-    changing: tokio::sync::Mutex<()>,
+    /// A deploy is opened or closed by one at a time; what is done to one waits for no other.
+    turns: Mutex<BTreeMap<DeployRef, Weak<tokio::sync::Mutex<()>>>>,
+    /// Whether it opens nothing any more, and whether what it closes is killed.
+    ending: watch::Sender<Ending>,
+}
+
+/// How a house ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Ending {
+    /// It does not.
+    #[default]
+    No,
+    /// Each process gets its time.
+    Gently,
+    /// At once.
+    Now,
 }
 
 impl House {
@@ -119,8 +133,8 @@ impl House {
     }
 
     fn with(settings: Settings, ledger: Ledger, front: Option<(Addresses, Switchboard)>) -> Arc<Self> {
-        let (deploys, changing, tries) = Default::default();
-        Arc::new(Self { settings, ledger, front, deploys, changing, tries })
+        let (deploys, turns, tries, ending) = Default::default();
+        Arc::new(Self { settings, ledger, front, deploys, turns, tries, ending })
     }
 
     /// Where what it runs is reached.
@@ -145,9 +159,12 @@ impl House {
     /// Another dozen runs it, or what was left running cannot be taken over.
     pub(crate) async fn open(&self, deploy: &DeployRef) -> Result<()> {
         let Some((addresses, board)) = &self.front else { return Ok(()) };
-        let _turn = self.changing.lock().await;
+        let _turn = self.turn(deploy).await;
         if self.served(deploy).is_some() {
             return Ok(());
+        }
+        if *self.ending.borrow() != Ending::No {
+            return Err(Told::failed("this server is stopping", None).into());
         }
         let run_folder = RunFolder::take(&self.settings.home, deploy, true)?;
         let notes = run_folder.notes();
@@ -195,9 +212,9 @@ impl House {
     /// # Errors
     /// It is run on then, by this server or by another dozen.
     pub(crate) async fn destroy(&self, who: &Principal, deploy: &DeployRef) -> Result<()> {
-        let turn = self.changing.lock().await;
+        let turn = self.turn(deploy).await;
         self.run_by_nobody_else(deploy)?;
-        self.stop(deploy, std::future::pending()).await?;
+        self.stop(deploy).await?;
         let destroyed = self.ledger.commit(who, Intent::DestroyDeploy { deploy: deploy.clone() }).await;
         drop(turn);
         if let Err(e) = destroyed {
@@ -282,26 +299,44 @@ impl House {
         Ok(())
     }
 
-    async fn stop(&self, deploy: &DeployRef, kill: impl Future<Output = ()>) -> Result<()> {
+    async fn turn(&self, deploy: &DeployRef) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            match turns.get(deploy).and_then(Weak::upgrade) {
+                Some(turn) => turn,
+                None => {
+                    let turn = Arc::default();
+                    turns.insert(deploy.clone(), Arc::downgrade(&turn));
+                    turn
+                }
+            }
+        };
+        turn.lock_owned().await
+    }
+
+    async fn stop(&self, deploy: &DeployRef) -> Result<()> {
         let Some(served) = self.served(deploy) else { return Ok(()) };
+        let mut ending = self.ending.subscribe();
+        let kill = async { drop(ending.wait_for(|ending| *ending == Ending::Now).await) };
         served.floor.stop(&Principal::me(), kill).await?;
         let opened = self.deploys.write().unwrap_or_else(PoisonError::into_inner).remove(deploy);
         opened.iter().flat_map(|opened| &opened.tasks).for_each(JoinHandle::abort);
         Ok(())
     }
 
-    /// Stops everything, and the router last. As soon as `kill` says so everything is killed at once.
-    pub(crate) async fn end(self: &Arc<Self>, kill: &watch::Receiver<bool>) -> Result<()> {
-        let _turn = self.changing.lock().await;
+    /// Stops everything, and the router last.
+    pub(crate) async fn end(self: &Arc<Self>) -> Result<()> {
+        self.ending.send_if_modified(|ending| std::mem::replace(ending, Ending::Gently.max(*ending)) != *ending);
         let all: Vec<DeployRef> = self.read().keys().cloned().collect();
-        let stops: Vec<JoinHandle<Result<()>>> = all
-            .into_iter()
-            .map(|deploy| {
-                let (house, mut kill) = (self.clone(), kill.clone());
-                // Whoever could ask for it once more has gone where the sender is.
-                tasks::spawn("stop", async move { house.stop(&deploy, async { drop(kill.wait_for(|kill| *kill).await) }).await })
+        let stop = |deploy: DeployRef| {
+            let house = self.clone();
+            tasks::spawn("stop", async move {
+                let _turn = house.turn(&deploy).await;
+                house.stop(&deploy).await
             })
-            .collect();
+        };
+        let stops: Vec<JoinHandle<Result<()>>> = all.into_iter().map(stop).collect();
         let mut ended = Ok(());
         for stop in stops {
             ended = ended.and(stop.await?);
@@ -310,6 +345,11 @@ impl House {
             board.clone().end().await;
         }
         ended
+    }
+
+    /// Has everything that is being stopped killed at once.
+    pub(crate) fn kill(&self) {
+        self.ending.send_replace(Ending::Now);
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<DeployRef, Opened>> {

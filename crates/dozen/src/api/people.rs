@@ -65,6 +65,11 @@ async fn add(State(house): Here, Extension(who): Who, Json(body): Json<wire::Add
 
 async fn remove(State(house): Here, Extension(who): Who, Path(user): Path<String>) -> Answer<wire::RemovedUser> {
     let user = user_name(&user)?;
+    house.ledger.authorise(&who, "remove a user", Need::Platform)?;
+    let users = house.ledger.users().await?;
+    if users.iter().any(|row| row.name == user && row.admin) && users.iter().filter(|row| row.admin).count() == 1 {
+        return Err(LedgerError::Conflict(format!("{user} is the last admin; add another one first")).into());
+    }
     house.ledger.commit(&who, Intent::RemoveUser { user: user.clone() }).await?;
     Ok(Json(wire::RemovedUser { removed: user.to_string() }))
 }

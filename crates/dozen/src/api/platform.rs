@@ -144,11 +144,29 @@ async fn nothing() -> Failure {
 }
 
 /// Who asks, by the token that they show. Whoever shows many that are not known has to wait before the next is looked at.
-async fn known(State(house): Here, mut request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+async fn known(house: Here, request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    let agent = request.headers().get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"git/"));
+    let by_git = agent || request.uri().path().contains(".git/");
+    let mut response = look(house, request, next).await;
+    if !by_git {
+        return response;
+    }
+    // git asks once more with what it knows only where it is asked for that, and shows its person plain text alone.
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"dozen\""));
+    }
+    if let Some(super::Plain(text)) = response.extensions_mut().remove() {
+        let text = axum::body::Body::from(format!("{text}\n"));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = text;
+    }
+    response
+}
+
+async fn look(State(house): Here, mut request: axum::extract::Request, next: axum::middleware::Next) -> Response {
     let from = asked_from(request.headers());
-    // git asks once more with what it knows only where it is asked for that.
-    let by_git = request.uri().path().contains(".git/");
-    let Some(token) = super::token::shown_in(request.headers()) else { return refuse(nobody("This needs a token"), by_git) };
+    let Some(token) = super::token::shown_in(request.headers()) else { return nobody("This needs a token").into_response() };
     let now = jiff::Timestamp::now();
     // The router always says it; without it all are one.
     let address = from.as_deref().and_then(|from| from.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
@@ -165,18 +183,10 @@ async fn known(State(house): Here, mut request: axum::extract::Request, next: ax
         }
         Ok(None) => {
             tries().failed(address, now);
-            refuse(nobody("This token is not known here, has ended or was revoked"), by_git)
+            nobody("This token is not known here, has ended or was revoked").into_response()
         }
         Err(e) => Failure::from(DeployError::from(e)).into_response(),
     }
-}
-
-fn refuse(failure: Failure, by_git: bool) -> Response {
-    let mut response = failure.into_response();
-    if by_git {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"dozen\""));
-    }
-    response
 }
 
 fn wait(too_often: &TooOften) -> Response {
@@ -193,7 +203,9 @@ fn asked_from(headers: &HeaderMap) -> Option<String> {
 }
 
 fn nobody(message: &str) -> Failure {
-    let hint = "`dozen login URL` shows dozen your token; who runs the server gives you one.".to_owned();
+    let hint =
+        "`dozen login URL` shows dozen your token; who runs the server gives you one. `--server local` asks this machine's own dozen."
+            .to_owned();
     Failure { hint: Some(hint), ..Failure::new(StatusCode::UNAUTHORIZED, message) }
 }
 
@@ -251,10 +263,13 @@ async fn create_app(State(house): Here, Extension(who): Who, Json(body): Json<wi
     let deploy = house::production(&app);
     // Whoever may not make one is not told which names are taken.
     house.ledger.authorise(&who, "create an app", Need::Platform)?;
-    free(&house, &deploy).await?;
-    house.ledger.commit(&who, Intent::CreateApp { app: app.clone() }).await?;
-    let made = make(&house, &who, deploy, None, None, None).await?;
-    Ok(Json(wire::App { name: app.to_string(), deploys: vec![made] }))
+    carried(async move {
+        free(&house, &deploy).await?;
+        house.ledger.commit(&who, Intent::CreateApp { app: app.clone() }).await?;
+        let made = make(&house, &who, deploy, None, None, None).await?;
+        Ok(Json(wire::App { name: app.to_string(), deploys: vec![made] }))
+    })
+    .await
 }
 
 async fn create_deploy(
@@ -267,8 +282,17 @@ async fn create_deploy(
     let like = body.from.map(|from| Ok::<_, Failure>(DeployRef { app: deploy.app.clone(), deploy: name(&from)? })).transpose()?;
     let until = body.ttl_seconds.map(|seconds| jiff::Timestamp::now() + Duration::from_secs(seconds.min(10 * 366 * 86_400)));
     app_of(&house, &who, &app, Need::Deploy).await?;
-    free(&house, &deploy).await?;
-    Ok(Json(make(&house, &who, deploy, like, until, body.branch).await?))
+    carried(async move {
+        free(&house, &deploy).await?;
+        Ok(Json(make(&house, &who, deploy, like, until, body.branch).await?))
+    })
+    .await
+}
+
+/// Goes on to its end, though whoever asked for it may have gone: nothing is to be made or destroyed by half.
+async fn carried<T: Send + 'static>(work: impl Future<Output = Result<T, Failure>> + Send + 'static) -> Result<T, Failure> {
+    let done = dozen_engine::tasks::spawn("change", work).await;
+    done.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the change ended early: {e}")))?
 }
 
 /// Whether the deploy's own host name is nobody else's: `shop-staging` may be an app, and a deploy of one.
@@ -311,8 +335,11 @@ fn inside(e: anyhow::Error) -> Failure {
 
 async fn destroy_deploy(State(house): Here, Extension(who): Who, Path((app, deploy)): Path<(String, String)>) -> Answer<wire::Destroyed> {
     let deploy = DeployRef { app: app.parse().map_err(|e| Failure::usage(format!("{e}")))?, deploy: name(&deploy)? };
-    destroy(&house, &who, &deploy).await?;
-    Ok(Json(wire::Destroyed { destroyed: deploy.to_string() }))
+    carried(async move {
+        destroy(&house, &who, &deploy).await?;
+        Ok(Json(wire::Destroyed { destroyed: deploy.to_string() }))
+    })
+    .await
 }
 
 async fn destroy(house: &House, who: &Principal, deploy: &DeployRef) -> Result<(), Failure> {
@@ -325,11 +352,14 @@ async fn destroy(house: &House, who: &Principal, deploy: &DeployRef) -> Result<(
 
 async fn destroy_app(State(house): Here, Extension(who): Who, Path(app): Path<String>) -> Answer<wire::Destroyed> {
     let app = app_of(&house, &who, &app, Need::Own).await?;
-    for deploy in house.ledger.deploys().await?.into_iter().filter(|deploy| deploy.app == app) {
-        destroy(&house, &who, &deploy).await?;
-    }
-    house.destroy_app(&who, &app).await.map_err(inside)?;
-    Ok(Json(wire::Destroyed { destroyed: app.to_string() }))
+    carried(async move {
+        for deploy in house.ledger.deploys().await?.into_iter().filter(|deploy| deploy.app == app) {
+            destroy(&house, &who, &deploy).await?;
+        }
+        house.destroy_app(&who, &app).await.map_err(inside)?;
+        Ok(Json(wire::Destroyed { destroyed: app.to_string() }))
+    })
+    .await
 }
 
 fn name(text: &str) -> Result<DeployName, Failure> {

@@ -2,9 +2,10 @@
 
 use super::up::{Signals, router};
 use crate::api::{self, platform};
+use crate::client::Told;
 use crate::house::{self, Addresses, House};
 use crate::printer::Printer;
-use crate::running::RunFolder;
+use crate::running::{AlreadyRunning, RunFolder};
 use crate::settings::Settings;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -17,7 +18,6 @@ use dozen_engine::processes::adoption;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -74,7 +74,13 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
     let mut signals = Signals::listen()?;
     let ledger = Ledger::open(&settings.home)?;
     let itself: DeployRef = house::itself();
-    let run_folder = RunFolder::take(&settings.home, &itself, true)?;
+    let run_folder = RunFolder::take(&settings.home, &itself, true).map_err(|e| match e.downcast::<AlreadyRunning>() {
+        Ok(AlreadyRunning(holder)) => {
+            let message = format!("a server of {} runs already ({holder})", settings.home.root().display());
+            Told::failed(message, Some("DOZEN_HOME names another home for another server.".to_owned())).into()
+        }
+        Err(e) => e,
+    })?;
     let notes = run_folder.notes();
     adoption::check(&notes)?;
     let limits = Limits { per_address: args.max_connections_per_address.and_then(|n| usize::try_from(n).ok()), ..Limits::default() };
@@ -98,13 +104,12 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
     signals.next().await;
     printer.note("Stopping; Ctrl-C again kills at once");
     time.abort();
-    let (kill, killed) = watch::channel(false);
-    let end = house.end(&killed);
+    let end = house.end();
     tokio::pin!(end);
     let ended = loop {
         tokio::select! {
             ended = &mut end => break ended,
-            () = signals.next() => drop(kill.send(true)),
+            () = signals.next() => house.kill(),
         }
     };
     for task in [public, hooks, here] {

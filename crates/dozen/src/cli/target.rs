@@ -24,7 +24,9 @@ pub(crate) async fn find(settings: &Settings) -> Result<DeployRef> {
     let app: AppName = name.parse()?;
     let answer: wire::Apps = Connection::to(remote).await?.get("/v1/apps").await?;
     let deploys: Vec<DeployRef> = answer.apps.iter().flat_map(|app| &app.deploys).filter_map(|d| d.name.parse().ok()).collect();
-    only(&deploys, &app)?.with_context(|| unknown(name, &deploys))
+    // On a server an app's own name is its production, whatever other deploys are made.
+    let production = deploys.iter().find(|d| d.app == app && d.deploy.as_str() == PRODUCTION).cloned();
+    production.map_or_else(|| only(&deploys, &app), |production| Ok(Some(production)))?.with_context(|| unknown(name, &deploys))
 }
 
 async fn find_here(settings: &Settings) -> Result<DeployRef> {

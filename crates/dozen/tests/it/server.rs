@@ -86,6 +86,15 @@ fn get(port: u16, host: &str) -> Answer {
     ask(port, format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())
 }
 
+#[track_caller]
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < end, "no {what}");
+        pause();
+    }
+}
+
 /// An app beside the others, released once as its production.
 pub(crate) fn released(place: &Place, app: &str) {
     let folder = place.beside(app);
@@ -173,6 +182,36 @@ fn apps_and_deploys_are_made_and_destroyed_while_it_runs() {
     assert_eq!(server.ask_as(Some(&server.token), "GET", "/v1/apps/shop/deploys/staging/config", &Value::Null).status, 404);
     server.call("DELETE", "/v1/apps/shop", &Value::Null);
     assert_eq!(server.call("GET", "/v1/apps", &Value::Null), json!({"apps": []}));
+    server.stop();
+    place.assert_nothing_left();
+}
+
+#[test]
+fn what_is_destroyed_is_destroyed_though_nobody_waits_and_holds_up_nothing_else() {
+    const DEAF: &str =
+        "web: exec python3 -c \"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); exec(open('web.py').read())\"\n";
+    let place = Place::new(&[]);
+    let folder = place.beside("slow");
+    std::fs::create_dir_all(&folder).expect("made");
+    let files = [("Procfile", DEAF), ("web.py", WEB), (".env", "GREETING=x\n"), ("dozen.toml", "[process.web]\nstop-timeout = \"3s\"\n")];
+    files.iter().for_each(|(name, text)| std::fs::write(folder.join(name), text).expect("written"));
+    let up = ["up", "-a", "slow/production", "--port", "0", "--once"];
+    finish(place.program(DOZEN).args(up).current_dir(&folder)).ok();
+    let server = Server::start(&place);
+    let there = || !server.call("GET", "/v1/apps/slow/deploys", &Value::Null)["deploys"].as_array().expect("a list").is_empty();
+    until("its page", || server.get("slow.localhost").status == 200);
+    // Whoever asks goes at once.
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", server.port)).expect("the router listens");
+    let request = format!(
+        "DELETE /v1/apps/slow/deploys/production HTTP/1.1\r\nHost: dozen.localhost\r\nAuthorization: Bearer {}\r\n\r\n",
+        server.token
+    );
+    std::io::Write::write_all(&mut socket, request.as_bytes()).expect("sent");
+    until("the end of its page", || server.get("slow.localhost").status != 200);
+    drop(socket);
+    server.call("POST", "/v1/apps", &json!({"name": "another"}));
+    assert!(there(), "it was waited for");
+    until("its end", || !there());
     server.stop();
     place.assert_nothing_left();
 }

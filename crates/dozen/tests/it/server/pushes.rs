@@ -52,7 +52,7 @@ fn what_is_pushed_runs_and_each_deploy_has_its_own_branch() {
     let clone = place.beside("clone");
     git(&place, &["clone", "-q", &staging, &clone.to_string_lossy()]).ok();
     assert!(clone.join("web.py").is_file());
-    git(&place, &["push", &at(&server.token, "nobody.git"), "main"]).coded(128).has(&["not found"]);
+    git(&place, &["push", &at(&server.token, "nobody.git"), "main"]).coded(128).has(&["remote: there is no deploy nobody/production"]);
     server.stop();
     place.assert_nothing_left();
 }
