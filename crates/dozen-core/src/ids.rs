@@ -105,6 +105,16 @@ pub struct DeployRef {
 /// The deploy that `dozen up` makes when `-a` names none: the developer's own.
 pub const DEFAULT_DEPLOY: &str = "dev";
 
+/// The deploy that an app of a server has from its beginning, and that has the app's own host name.
+pub const PRODUCTION: &str = "production";
+
+impl DeployRef {
+    /// The first label of the host names that a server gives it: `shop` for `shop/production`, else `shop-staging`.
+    pub fn host_label(&self) -> String {
+        if self.deploy.as_str() == PRODUCTION { self.app.to_string() } else { format!("{}-{}", self.app, self.deploy) }
+    }
+}
+
 impl FromStr for DeployRef {
     type Err = InvalidName;
     /// Reads `APP` or `APP/DEPLOY`; the deploy defaults to [`DEFAULT_DEPLOY`].

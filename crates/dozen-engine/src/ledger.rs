@@ -12,13 +12,14 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 mod apps;
 mod authority;
 mod certificates;
 mod events;
+mod hosts;
 mod intent;
 mod people;
 mod read;
@@ -29,6 +30,7 @@ pub use apps::DeployRow;
 pub use authority::{Identity, Principal};
 pub use certificates::{CertificateRow, CertificateSource};
 pub use events::{EventFilter, EventResult, EventRow};
+pub use hosts::Reserved;
 pub use intent::{Committed, Intent};
 pub use people::{Issued, TokenRow, TokenText, UserRow};
 pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
@@ -61,6 +63,8 @@ pub struct Ledger {
     commits: tokio::sync::watch::Sender<u64>,
     /// What was refused lately.
     refusals: Arc<Mutex<events::Refusals>>,
+    /// What the server that uses it gives itself.
+    reserved: Arc<OnceLock<Reserved>>,
 }
 
 /// Why the ledger did not answer.
@@ -214,12 +218,24 @@ impl Ledger {
                 }
             })
             .map_err(|source| LedgerError::Home { path: home.root().to_owned(), source })?;
-        Ok(Self { work, vault, home: home.clone(), commits: tokio::sync::watch::Sender::new(0), refusals: Arc::default() })
+        Ok(Self {
+            work,
+            vault,
+            home: home.clone(),
+            commits: tokio::sync::watch::Sender::new(0),
+            refusals: Arc::default(),
+            reserved: Arc::default(),
+        })
     }
 
     /// The home that it is the ledger of.
     pub fn home(&self) -> &Home {
         &self.home
+    }
+
+    /// Has this handle and its clones go by what a server gives itself from now on; the first word counts.
+    pub fn reserve(&self, reserved: Reserved) {
+        let _ = self.reserved.set(reserved);
     }
 
     /// Changes with every commit of this handle and its clones.

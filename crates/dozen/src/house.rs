@@ -13,7 +13,7 @@ use dozen_core::disposability::Policy;
 use dozen_core::ids::{AppName, DeployName, DeployRef};
 use dozen_core::port::Domain;
 use dozen_engine::codebase::repository::{Repository, RepositoryError};
-use dozen_engine::ledger::{Intent, Ledger, Principal, Tries};
+use dozen_engine::ledger::{Intent, Ledger, Principal, Reserved, Tries};
 use dozen_engine::port::Switchboard;
 use dozen_engine::port::certificates::Keeper;
 use dozen_engine::processes::adoption;
@@ -24,8 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 
-/// The deploy that an app has from its beginning, and that has the app's own host name.
-pub(crate) const PRODUCTION: &str = "production";
+pub(crate) use dozen_core::ids::PRODUCTION;
 
 /// A clock that was set is noticed within so long.
 const LONGEST: SignedDuration = SignedDuration::from_mins(1);
@@ -46,9 +45,10 @@ pub(crate) struct Addresses {
 impl Addresses {
     /// The names that a deploy has by itself, the one to be shown last.
     pub(crate) fn names(&self, deploy: &DeployRef) -> Vec<Domain> {
-        let label = label(deploy);
-        let all = std::iter::once("localhost").chain(self.domain.as_deref());
-        all.filter_map(|parent| format!("{label}.{parent}").parse().ok()).collect()
+        let label = deploy.host_label();
+        let all = std::iter::once("localhost").chain(self.domain.as_deref()).map(|parent| format!("{label}.{parent}"));
+        // An app may have been made before the API had its host.
+        all.filter(|host| *host != self.api_host).filter_map(|host| host.parse().ok()).collect()
     }
 
     /// Where a deploy's `web` answers, and where by HTTPS.
@@ -61,11 +61,6 @@ impl Addresses {
     pub(crate) fn api(&self) -> String {
         url("http", &self.api_host, self.port)
     }
-}
-
-/// The first label of a deploy's own names.
-pub(crate) fn label(deploy: &DeployRef) -> String {
-    if deploy.deploy.as_str() == PRODUCTION { deploy.app.to_string() } else { format!("{}-{}", deploy.app, deploy.deploy) }
 }
 
 /// What stands for the server itself among the deploys: its run folder, its router's notes, and the log of the API's requests.
@@ -124,6 +119,10 @@ enum Ending {
 impl House {
     /// An empty one, behind this router.
     pub(crate) fn new(settings: Settings, ledger: Ledger, addresses: Addresses, board: Switchboard) -> Arc<Self> {
+        ledger.reserve(Reserved { api_host: addresses.api_host.clone(), domain: addresses.domain.clone() });
+        if let Ok(host) = addresses.api_host.parse() {
+            board.keep(host, itself());
+        }
         Self::with(settings, ledger, Some((addresses, board)))
     }
 
@@ -397,5 +396,8 @@ mod tests {
         let names: Vec<String> = addresses.names(&deploy("shop/pr-12")).iter().map(ToString::to_string).collect();
         assert_eq!(names, ["shop-pr-12.localhost", "shop-pr-12.apps.test"]);
         assert_eq!(addresses.api(), "http://dozen.localhost");
+        // The API's host is no deploy's.
+        assert_eq!(addresses.urls(&deploy("dozen/production")).0, Some("http://dozen.apps.test".into()));
+        assert_eq!(addresses.names(&deploy("dozen/production")).len(), 1);
     }
 }

@@ -97,8 +97,8 @@ impl Reconciler {
         if is_new {
             self.tables += 1;
             let route = Arc::new(route);
-            let domains = self.front.domains.iter().chain(&self.site.names).cloned().collect();
-            router.lead(Led { domains, route: route.clone(), any_host: self.site.any_host }, Generation(self.tables));
+            let (own, added) = (self.site.names.clone(), self.front.domains.clone());
+            router.lead(Led { own, added, route: route.clone(), any_host: self.site.any_host }, Generation(self.tables));
             (self.route, self.front_is_new) = (Some(route), false);
         }
         self.leaving.drain(..).for_each(|port| router.drain(port));

@@ -2,7 +2,7 @@
 
 use super::certificates::CertificateSource;
 use super::events::Event;
-use super::{Ledger, LedgerError, Principal, Problem, write};
+use super::{Ledger, LedgerError, Principal, Problem, hosts, write};
 use crate::port::Certificate;
 use crate::port::acme::Acme;
 use crate::port::certificate::Secret;
@@ -426,7 +426,7 @@ impl Ledger {
     pub async fn commit(&self, who: &Principal, intent: Intent) -> Result<Committed, LedgerError> {
         let what = intent.what();
         self.decide(who, what, &intent.needs(), intent.deploy())?;
-        let (vault, commits, by) = (self.vault.clone(), self.commits.clone(), who.clone());
+        let (vault, commits, by, reserved) = (self.vault.clone(), self.commits.clone(), who.clone(), self.reserved.clone());
         let done = self.run(what, move |c| {
             let t = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let now = Timestamp::now();
@@ -434,7 +434,7 @@ impl Ledger {
             // What ends is counted for the last time, what begins for the first.
             let ends = matches!(intent, Intent::DestroyDeploy { .. });
             let last = if ends { count(&t, deploy.as_ref())? } else { Generation(0) };
-            let number = write::write(&t, &vault, &by, intent, now)?;
+            let number = write::write(&t, &vault, reserved.get(), &by, intent, now)?;
             let generation = if ends { last } else { count(&t, deploy.as_ref())? };
             event.numbered(numbers, number).record(&t, &by, now)?;
             t.commit()?;
@@ -454,17 +454,17 @@ impl Ledger {
         }
     }
 
-    /// Whether domains could be led to a deploy now: none leads to another one.
+    /// Whether domains could be led to a deploy now: none leads to another one, or is another one's to have.
     ///
     /// # Errors
     /// What [`Intent::Lead`] would fail with.
     pub async fn may_lead(&self, who: &Principal, deploy: &DeployRef, domains: Vec<Domain>) -> Result<(), LedgerError> {
         self.authorise(who, "add a domain", Need::Deploy(deploy.app.clone()))?;
-        let (deploy, by) = (deploy.clone(), who.name.clone());
+        let (deploy, by, reserved) = (deploy.clone(), who.name.clone(), self.reserved.clone());
         let seen = self.run("see where domains lead", move |c| {
             // It is done, and taken back as this ends.
             let t = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            domains.iter().try_for_each(|domain| write::lead(&t, &deploy, domain, "", &by))
+            domains.iter().try_for_each(|domain| hosts::lead(&t, reserved.get(), &deploy, domain, ("", &by)))
         });
         seen.await.map_err(|e| self.veiled(who, e))
     }

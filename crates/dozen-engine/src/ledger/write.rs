@@ -1,16 +1,24 @@
 //! What each intent does to the ledger.
 
 use super::apps::{self, Occasion};
+use super::hosts::{self, Reserved};
 use super::people::{self, Wanted};
 use super::{Intent, Principal, Problem, certificates};
 use crate::config::Vault;
 use dozen_core::ids::{DeployRef, Version};
-use dozen_core::port::{Domain, Sticky};
+use dozen_core::port::Sticky;
 use dozen_core::release::{Slug, Status};
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-pub(super) fn write(c: &Connection, vault: &Vault, principal: &Principal, intent: Intent, at: Timestamp) -> Result<u32, Problem> {
+pub(super) fn write(
+    c: &Connection,
+    vault: &Vault,
+    reserved: Option<&Reserved>,
+    principal: &Principal,
+    intent: Intent,
+    at: Timestamp,
+) -> Result<u32, Problem> {
     let (who, now) = (principal.name.as_str(), at.to_string());
     match intent {
         Intent::Adopt { deploy, folder } => {
@@ -116,7 +124,7 @@ pub(super) fn write(c: &Connection, vault: &Vault, principal: &Principal, intent
             Ok(0)
         }
         Intent::Lead { deploy, domains } => {
-            domains.iter().try_for_each(|domain| lead(c, &deploy, domain, &now, who))?;
+            domains.iter().try_for_each(|domain| hosts::lead(c, reserved, &deploy, domain, (&now, who)))?;
             Ok(0)
         }
         Intent::Unlead { deploy, domains } => {
@@ -175,10 +183,14 @@ pub(super) fn write(c: &Connection, vault: &Vault, principal: &Principal, intent
             )?;
             Ok(number)
         }
-        Intent::CreateApp { app } => apps::create(c, &app, &now).map(|()| 0),
+        Intent::CreateApp { app } => {
+            apps::create(c, &app, &now)?;
+            hosts::is_free(c, reserved, &hosts::production(app)).map(|()| 0)
+        }
         Intent::CreateDeploy { deploy, like, expires, branch } => {
             let occasion = Occasion { expires, branch: branch.as_deref() };
-            apps::create_deploy(c, vault, &deploy, like.as_ref(), &occasion, (&now, who)).map(|()| 0)
+            apps::create_deploy(c, vault, &deploy, like.as_ref(), &occasion, (&now, who))?;
+            hosts::is_free(c, reserved, &deploy).map(|()| 0)
         }
         Intent::DestroyDeploy { deploy } => apps::destroy_deploy(c, &deploy, &now).map(|()| 0),
         Intent::DestroyApp { app } => apps::destroy(c, &app).map(|()| 0),
@@ -200,22 +212,6 @@ pub(super) fn write(c: &Connection, vault: &Vault, principal: &Principal, intent
             Ok(number)
         }
     }
-}
-
-/// What leads somewhere already stays: a domain that is taken from a deploy in silence would be an outage of it.
-pub(super) fn lead(c: &Connection, deploy: &DeployRef, domain: &Domain, now: &str, who: &str) -> Result<(), Problem> {
-    if let Some(app) = domain.host().strip_suffix(".localhost").filter(|app| *app != deploy.app.as_str()) {
-        let known: bool = c.query_row("SELECT EXISTS (SELECT 1 FROM apps WHERE name = ?1)", [app], |r| r.get(0))?;
-        if known {
-            return Err(Problem::Own { domain: domain.to_string(), app: app.to_owned() });
-        }
-    }
-    c.execute(
-        "INSERT INTO domains (domain, deploy, created_at, created_by) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (domain) DO NOTHING",
-        params![domain.to_string(), deploy.to_string(), now, who],
-    )?;
-    let owner: String = c.query_row("SELECT deploy FROM domains WHERE domain = ?1", [domain.to_string()], |r| r.get(0))?;
-    if owner == deploy.to_string() { Ok(()) } else { Err(Problem::Led { domain: domain.to_string(), deploy: owner }) }
 }
 
 fn split(c: &Connection, deploy: &DeployRef, shares: &[(Version, u32)], sticky: &Sticky) -> Result<(), Problem> {

@@ -9,9 +9,9 @@
 
 use super::{Router, RouterEvent, Supply};
 use dozen_core::ids::{DeployRef, Generation};
-use dozen_core::port::{Domain, Route, RouteTable};
+use dozen_core::port::{Domain, Manners, Route, RouteTable, Web};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
@@ -24,8 +24,10 @@ const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 /// What leads to one deploy.
 #[derive(Debug, Clone)]
 pub struct Led {
-    /// By these names.
-    pub domains: Vec<Domain>,
+    /// By these names, which it has by itself: they lead nowhere else, whatever was added elsewhere.
+    pub own: Vec<Domain>,
+    /// And by these, which somebody added.
+    pub added: Vec<Domain>,
     /// To this.
     pub route: Arc<Route>,
     /// Also by every name that leads nowhere else.
@@ -62,6 +64,7 @@ enum Order {
     Certify(DeployRef, Arc<Supply>, u64),
     Drain(DeployRef, u16),
     Close(DeployRef, u64, Option<oneshot::Sender<()>>),
+    Keep(Domain, DeployRef),
     End(oneshot::Sender<()>),
 }
 
@@ -74,6 +77,7 @@ impl Switchboard {
             router,
             generation,
             deploys: BTreeMap::new(),
+            kept: None,
             expected: expected.into_iter().collect(),
             serial: 0,
             table_is_new: false,
@@ -92,6 +96,12 @@ impl Switchboard {
         // A board that was ended leads nowhere.
         let _ = self.orders.send(Order::Open(deploy.clone(), number, teller));
         Line { deploy, number, orders: self.orders.clone(), events, generation: self.generation, found: self.found.clone(), serial: 0 }
+    }
+
+    /// Has a host lead to nobody but this deploy, also before that has said so: who asks for it waits until then.
+    pub fn keep(&self, host: Domain, deploy: DeployRef) {
+        // A board that was ended leads nowhere.
+        let _ = self.orders.send(Order::Keep(host, deploy));
     }
 
     /// Ends the router. When this answers, it has written its last lines.
@@ -180,6 +190,8 @@ struct Board {
     /// Counts the tables.
     generation: Generation,
     deploys: BTreeMap<DeployRef, Party>,
+    /// A host, and whose it is.
+    kept: Option<Led>,
     expected: BTreeSet<DeployRef>,
     /// The last of the router's serials.
     serial: u64,
@@ -267,6 +279,10 @@ impl Board {
                 // Whoever asked may have gone.
                 let _ = answer.map(|answer| answer.send(()));
             }
+            Order::Keep(host, deploy) => {
+                let route = Arc::new(Route { deploy, web: Web::Starting, manners: Manners::default() });
+                self.kept = Some(Led { own: vec![host], added: Vec::new(), route, any_host: false });
+            }
             // The loop's own.
             Order::End(_) => {}
         }
@@ -340,9 +356,7 @@ impl Board {
         if std::mem::take(&mut self.table_is_new) {
             self.generation = Generation(self.generation.0 + 1);
             let led: Vec<&Led> = self.deploys.values().filter_map(|party| party.led.as_ref()).collect();
-            let domains = led.iter().flat_map(|led| led.domains.iter().map(|domain| (domain.clone(), led.route.clone())));
-            let fallback = led.iter().find(|led| led.any_host).map(|led| led.route.clone());
-            let table = RouteTable::led(domains, self.generation, fallback);
+            let table = table(self.kept.as_ref(), &led, self.generation);
             self.router.set_beside(&table, &self.expected);
         }
         if std::mem::take(&mut self.supply_is_new) {
@@ -362,6 +376,26 @@ impl Board {
     }
 }
 
+/// What leads to whom. What is kept leads to its deploy alone; a deploy's own name to nobody but it, with every path below it; then comes what
+/// was added. So whoever adds a domain takes no request from anybody, whatever the ledger let them add.
+fn table(kept: Option<&Led>, all: &[&Led], generation: Generation) -> RouteTable {
+    let mut own: HashMap<&str, &Led> = HashMap::new();
+    let of_kept = kept.and_then(|kept| all.iter().copied().find(|led| led.route.deploy == kept.route.deploy)).or(kept);
+    for led in all.iter().copied().chain(of_kept) {
+        own.extend(led.own.iter().map(|name| (name.host(), led)));
+    }
+    let foreign = |domain: &Domain, led: &Led| own.get(domain.host()).is_some_and(|owner| owner.route.deploy != led.route.deploy);
+    let added =
+        all.iter().flat_map(|led| led.added.iter().filter(|domain| !foreign(domain, led)).map(|domain| (domain.clone(), &led.route)));
+    let names = all
+        .iter()
+        .copied()
+        .chain(of_kept)
+        .flat_map(|led| led.own.iter().filter(|name| !foreign(name, led)).map(|name| (name.clone(), &led.route)));
+    let fallback = all.iter().find(|led| led.any_host).map(|led| led.route.clone());
+    RouteTable::led(added.chain(names).map(|(domain, route)| (domain, route.clone())), generation, fallback)
+}
+
 impl Party {
     fn tell(&self, event: RouterEvent) {
         // A line that is being closed hears nothing more.
@@ -373,5 +407,64 @@ async fn until(due: Option<Timestamp>) {
     match due {
         Some(at) => tokio::time::sleep(at.duration_since(Timestamp::now()).try_into().unwrap_or_default()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn led(deploy: &str, own: &[&str], added: &[&str]) -> Led {
+        let domains = |all: &[&str]| all.iter().map(|text| text.parse().expect("a domain")).collect();
+        let route = Route { deploy: deploy.parse().expect("a deploy"), web: Web::None, manners: Manners::default() };
+        Led { own: domains(own), added: domains(added), route: Arc::new(route), any_host: false }
+    }
+
+    /// Whom a host and a path lead to.
+    fn found(table: &RouteTable, host: &str, path: &str) -> Option<String> {
+        table.lookup(host, path).map(|route| route.deploy.to_string())
+    }
+
+    #[test]
+    fn an_own_name_leads_to_whose_it_is_whatever_was_added_elsewhere() {
+        let added = ["shop.localhost", "shop.localhost/admin", "*.localhost.test", "dozen.localhost", "dozen.localhost/v1", "own.test/a"];
+        // Before and after it in the order of names.
+        for name in ["aaa/production", "zzz/production"] {
+            let thief = led(name, &["thief.localhost"], &added);
+            let shop = led("shop/production", &["shop.localhost", "shop.localhost.test"], &["shop.localhost/x", "own.test"]);
+            let api = led("dozen/server", &["dozen.localhost"], &[]);
+            let mut all = [&thief, &shop, &api];
+            all.sort_by_key(|led| led.route.deploy.clone());
+            let t = table(None, &all, Generation(1));
+            for (host, path, whose) in [
+                ("shop.localhost", "/", "shop/production"),
+                ("shop.localhost", "/admin", "shop/production"),
+                ("shop.localhost", "/x", "shop/production"),
+                ("shop.localhost.test", "/", "shop/production"),
+                ("dozen.localhost", "/", "dozen/server"),
+                ("dozen.localhost", "/v1/apps", "dozen/server"),
+                ("thief.localhost", "/", name),
+                // What is nobody's own is whose it was added to.
+                ("own.test", "/a", name),
+                ("own.test", "/b", "shop/production"),
+                ("x.localhost.test", "/", name),
+            ] {
+                assert_eq!(found(&t, host, path).as_deref(), Some(whose), "{host}{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_kept_leads_to_nobody_else_also_before_its_deploy_is_there() {
+        let (kept, thief) =
+            (led("dozen/server", &["dozen.a.test"], &[]), led("zzz/dev", &["dozen.a.test"], &["dozen.a.test/v1", "*.a.test"]));
+        let before = table(Some(&kept), &[&thief], Generation(1));
+        let api = led("dozen/server", &["dozen.a.test"], &[]);
+        let after = table(Some(&kept), &[&api, &thief], Generation(2));
+        for path in ["/", "/v1/apps"] {
+            assert!(before.lookup("dozen.a.test", path).is_some_and(|route| Arc::ptr_eq(route, &kept.route)), "{path}");
+            assert!(after.lookup("dozen.a.test", path).is_some_and(|route| Arc::ptr_eq(route, &api.route)), "{path}");
+        }
+        assert_eq!(found(&after, "other.a.test", "/").as_deref(), Some("zzz/dev"));
     }
 }

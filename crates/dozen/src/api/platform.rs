@@ -52,7 +52,7 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
     let manners = Manners { first_byte: Some(PATIENCE), ..Manners::default() };
     let route = Arc::new(Route { deploy: itself.clone(), web, manners });
     let mut line = board.line(itself.clone());
-    line.lead(Led { domains: vec![domain], route, any_host: false }, Generation(1));
+    line.lead(Led { own: vec![domain], added: Vec::new(), route, any_host: false }, Generation(1));
     let mut shown = None;
     if house.addresses().is_some_and(|addresses| addresses.https_port.is_some()) {
         shown = certify(house, &mut line)?;
@@ -261,10 +261,7 @@ async fn shown(house: &House, app: &AppName) -> Result<Vec<wire::Deploy>, Failur
 async fn create_app(State(house): Here, Extension(who): Who, Json(body): Json<wire::CreateApp>) -> Answer<wire::App> {
     let app: AppName = body.name.parse().map_err(|e| Failure::usage(format!("{e}")))?;
     let deploy = house::production(&app);
-    // Whoever may not make one is not told which names are taken.
-    house.ledger.authorise(&who, "create an app", Need::Platform)?;
     carried(async move {
-        free(&house, &deploy).await?;
         house.ledger.commit(&who, Intent::CreateApp { app: app.clone() }).await?;
         let made = make(&house, &who, deploy, None, None, None).await?;
         Ok(Json(wire::App { name: app.to_string(), deploys: vec![made] }))
@@ -282,31 +279,13 @@ async fn create_deploy(
     let like = body.from.map(|from| Ok::<_, Failure>(DeployRef { app: deploy.app.clone(), deploy: name(&from)? })).transpose()?;
     let until = body.ttl_seconds.map(|seconds| jiff::Timestamp::now() + Duration::from_secs(seconds.min(10 * 366 * 86_400)));
     app_of(&house, &who, &app, Need::Deploy).await?;
-    carried(async move {
-        free(&house, &deploy).await?;
-        Ok(Json(make(&house, &who, deploy, like, until, body.branch).await?))
-    })
-    .await
+    carried(async move { Ok(Json(make(&house, &who, deploy, like, until, body.branch).await?)) }).await
 }
 
 /// Goes on to its end, though whoever asked for it may have gone: nothing is to be made or destroyed by half.
 async fn carried<T: Send + 'static>(work: impl Future<Output = Result<T, Failure>> + Send + 'static) -> Result<T, Failure> {
     let done = dozen_engine::tasks::spawn("change", work).await;
     done.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the change ended early: {e}")))?
-}
-
-/// Whether the deploy's own host name is nobody else's: `shop-staging` may be an app, and a deploy of one.
-async fn free(house: &House, deploy: &DeployRef) -> Result<(), Failure> {
-    let label = house::label(deploy);
-    let taken = |other: &DeployRef| other != deploy && house::label(other) == label;
-    let own = house.addresses().is_some_and(|at| at.names(deploy).iter().any(|name| name.host() == at.api_host));
-    let message = match house.ledger.deploys().await?.iter().find(|other| taken(other)) {
-        Some(_) => format!("{deploy} would have the host name {label}, which is taken"),
-        None if own => format!("{deploy} would have the host name of this server's API"),
-        None if label.len() > dozen_core::ids::MAX_LABEL => format!("{deploy} has too long a name: {label} is no host name"),
-        None => return Ok(()),
-    };
-    Err(Failure { hint: Some("Choose another name.".to_owned()), ..Failure::new(StatusCode::CONFLICT, message) })
 }
 
 async fn make(
