@@ -26,6 +26,7 @@ use dozen_core::release::{Cause, Release, Slug, Status};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 mod adoption;
 mod building;
@@ -45,6 +46,7 @@ pub use delivered::{Code, Delivered};
 pub use error::DeployError;
 pub use formation::Steered;
 pub use front::{Pause, Treatment};
+use roll::Way;
 
 /// One deploy and everything that acts on it.
 pub struct Floor {
@@ -66,6 +68,8 @@ pub struct Floor {
     meter: Arc<Meter>,
     /// The one-offs that this process runs.
     pub(crate) holding: Holding,
+    /// Set as soon as it is stopped, for ever.
+    ending: AtomicBool,
     /// Changes of releases wait for each other here.
     turn: tokio::sync::Mutex<()>,
     /// And deliveries here, which are several changes.
@@ -139,6 +143,7 @@ impl Floor {
             first,
             meter: Arc::default(),
             holding: Holding::default(),
+            ending: AtomicBool::new(false),
             turn,
             line,
             telling,
@@ -217,7 +222,7 @@ impl Floor {
         if !missing.is_empty() {
             return Err(DeployError::Required { deploy: deploy.clone(), names: missing.clone() });
         }
-        self.first_formation(who, &slug, &declared.formation, output).await?;
+        self.say_unknown(&slug, &declared.formation, output);
 
         let code_changed = before.as_ref().is_none_or(|b| b.slug != slug.id || (*each_commit && b.commit != slug.commit));
         if let Some(row) = before
@@ -246,6 +251,7 @@ impl Floor {
         if !self.serving_now() {
             self.phase(who, &release, output).await?;
             self.conclude(who, release.version, None).await?;
+            self.settle_formation(who, &release.slug).await?;
         }
         Ok((release, true))
     }
@@ -278,6 +284,7 @@ impl Floor {
     /// Stops everything and waits until it is gone. `kill` ends the wait: everything is killed at once.
     pub async fn stop(&self, who: &Principal, kill: impl Future<Output = ()>) -> Result<(), DeployError> {
         self.ledger.authorise(who, "stop a deploy", Need::Deploy(self.deploy.app.clone()))?;
+        self.ending.store(true, Ordering::Relaxed);
         self.driver.forget(&self.deploy)?;
         let closed = self.driver.close();
         tokio::pin!(closed);
@@ -335,7 +342,7 @@ impl Floor {
         let slug = Slug { commit: current.commit.clone(), ..store::open(self.home(), &current.slug)? };
         let cause = Cause::Config(changes.clone());
         let release = self.make(who, slug, number, None, (current.python, current.node), &cause).await?;
-        self.roll(who, release.clone(), output).await?;
+        self.roll(who, release.clone(), Way::Changed, output).await?;
         Ok(Configured { changes, version: Some(release.version) })
     }
 
@@ -350,12 +357,6 @@ impl Floor {
     pub async fn current(&self) -> Result<Release, DeployError> {
         let row = self.current_row().await?.ok_or_else(|| DeployError::NoRelease(self.deploy.clone()))?;
         self.load(&row).await
-    }
-
-    /// The formation as it was scaled, for the types that this slug has.
-    pub async fn formation(&self, slug: &Slug) -> Result<Formation, DeployError> {
-        let was = self.ledger.formation(&self.deploy).await?.unwrap_or_default();
-        Ok(was.next(&slug.processes, &BTreeMap::new(), self.first).0)
     }
 
     async fn current_row(&self) -> Result<Option<ReleaseRow>, DeployError> {
@@ -410,24 +411,6 @@ impl Floor {
             output.step(&format!("Attaching {} ({})", wanted.name, wanted.kind.as_str()));
             let attach = Intent::Attach { deploy: self.deploy.clone(), name: wanted.name, kind: wanted.kind, folder };
             self.ledger.commit(who, attach).await?;
-        }
-        Ok(())
-    }
-
-    async fn first_formation(
-        &self,
-        who: &Principal,
-        slug: &Slug,
-        declared: &BTreeMap<TypeName, u32>,
-        output: &dyn Output,
-    ) -> Result<(), DeployError> {
-        let was = self.ledger.formation(&self.deploy).await?;
-        let (next, unknown) = was.clone().unwrap_or_default().next(&slug.processes, declared, self.first);
-        for u in unknown {
-            output.warning(&format!("app.json's formation: {u}"));
-        }
-        if was.as_ref() != Some(&next) {
-            self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation: next }).await?;
         }
         Ok(())
     }

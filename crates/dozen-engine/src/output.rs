@@ -11,6 +11,8 @@ pub enum Event {
     Detail(String),
     /// Something the person should know: shown as ` !     `, and nothing stops.
     Warning(String),
+    /// A line that the app itself writes while the person waits, already masked. Who follows the app's log sees it there.
+    App(String),
     /// What the step under way is busy with, for a progress line on a terminal: `installing 12 packages`. Not kept.
     Busy(String),
     /// The step under way is done and took this long.

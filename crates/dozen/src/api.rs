@@ -431,10 +431,10 @@ impl From<DeployError> for Failure {
             DeployError::Ledger(LedgerError::Taken { .. } | LedgerError::Conflict(_)) => StatusCode::CONFLICT,
             DeployError::NotHeld { .. } => StatusCode::NOT_FOUND,
             DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
-            DeployError::NotUp { .. } | DeployError::ConfigMoved(_) => StatusCode::CONFLICT,
+            DeployError::NotUp { .. } | DeployError::ConfigMoved(_) | DeployError::Destroyed(_) => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        let hint = crate::cli::hint_of_deploy(&e);
+        let hint = e.hint();
         let kind = match &e {
             DeployError::Formation(FormationError::Release)
             | DeployError::Command(_)

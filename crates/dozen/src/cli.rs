@@ -411,35 +411,7 @@ pub(crate) fn hint_of(error: &anyhow::Error) -> Option<String> {
             "{go_on}See it with `dozen ps -a {deploy}`, stop it with `dozen down -a {deploy}`, or give this one another --app."
         ));
     }
-    error.downcast_ref().and_then(hint_of_deploy)
-}
-
-/// The same for what the engine says.
-pub(crate) fn hint_of_deploy(error: &DeployError) -> Option<String> {
-    match error {
-        DeployError::Required { names, .. } => {
-            let sets: Vec<String> = names.iter().map(|n| format!("{n}=…")).collect();
-            Some(format!("Give them with `dozen config set {}` or in .env.", sets.join(" ")))
-        }
-        DeployError::ReleasePhase { version, .. } => {
-            Some(format!("Nothing of it was started. Its output: `dozen logs -p release.{}`.", version.0))
-        }
-        DeployError::Start { .. } => Some(
-            "More of it: `dozen logs`. Config that was set with it stays set for the next release until it is set again or unset."
-                .to_owned(),
-        ),
-        DeployError::NotUp { .. } => Some("Its last lines: `dozen logs`.".to_owned()),
-        DeployError::ConfigMoved(_) => Some("`dozen config` shows what it is now.".to_owned()),
-        DeployError::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one; at a server `git push dozen main` does.".to_owned()),
-        DeployError::NotReleased { .. } => Some("`dozen releases` lists them.".to_owned()),
-        DeployError::NotServing(_) => Some("Start it with `dozen up`.".to_owned()),
-        DeployError::Ledger(LedgerError::Unproven { .. }) => Some(
-            "`Authorization: Bearer …` shows it: what is in the file api.token beside the socket, of this run. A dozen of an earlier version \
-             does not send it: use the one that runs the deploy."
-                .to_owned(),
-        ),
-        _ => None,
-    }
+    error.downcast_ref().and_then(DeployError::hint)
 }
 
 /// The command line asks for what makes no sense.

@@ -277,6 +277,10 @@ impl Output for Printer {
             self.busy(text);
             return;
         }
+        // It is a line of the log, which whoever has this printer follows.
+        if matches!(event, Event::App(_)) {
+            return;
+        }
         self.finish_progress();
         if self.quiet && !matches!(event, Event::Warning(_)) {
             return;
@@ -284,7 +288,7 @@ impl Output for Printer {
         if self.is_json() {
             self.json(&match event {
                 Event::Step(text) => event::Event::Step { text },
-                Event::Detail(text) | Event::Busy(text) => event::Event::Detail { text },
+                Event::Detail(text) | Event::App(text) | Event::Busy(text) => event::Event::Detail { text },
                 Event::Warning(text) => event::Event::Warning { text },
                 Event::Done(took) => event::Event::Done { seconds: took.as_secs_f64() },
             });
@@ -293,7 +297,7 @@ impl Output for Printer {
         let (bold, dim, yellow) = (Style::new().bold(), Style::new().dimmed(), style(AnsiColor::Yellow));
         self.line(&match event {
             Event::Step(text) => format!("{bold}-----> {text}{bold:#}"),
-            Event::Detail(text) | Event::Busy(text) => format!("       {text}"),
+            Event::Detail(text) | Event::App(text) | Event::Busy(text) => format!("       {text}"),
             Event::Warning(text) => format!("{yellow} !     {text}{yellow:#}"),
             Event::Done(took) => format!("{dim}       ({}){dim:#}", seconds(took)),
         });
@@ -386,7 +390,7 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
 
 /// Why a deploy did not come about, as an event for who is elsewhere.
 pub(crate) fn failed(error: &DeployError) -> event::Event {
-    let hint = crate::cli::hint_of_deploy(error);
+    let hint = error.hint();
     match error {
         DeployError::Input { file, text, diagnostics } => event::Event::Error {
             message: format!("{file} cannot be used"),

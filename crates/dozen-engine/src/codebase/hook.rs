@@ -371,6 +371,7 @@ fn failure(error: &DeployError) -> Vec<String> {
     if let DeployError::Input { file, diagnostics, .. } = error {
         lines.extend(diagnostics.iter().map(|d| format!("{file}:{d}{}{}", if d.help.is_empty() { "" } else { ". " }, d.help)));
     }
+    lines.extend(error.hint());
     lines
 }
 
@@ -417,7 +418,7 @@ impl Output for Lines {
     fn emit(&self, event: Event) {
         let text = match event {
             Event::Step(text) => format!("-----> {text}"),
-            Event::Detail(text) => format!("       {text}"),
+            Event::Detail(text) | Event::App(text) => format!("       {text}"),
             Event::Warning(text) => format!(" !     {text}"),
             Event::Done(took) => format!("       ({:.1}s)", took.as_secs_f64()),
             Event::Busy(_) => return,

@@ -1,6 +1,6 @@
 //! Going on with a deploy whose control part is gone: what runs is found by looking, and what shall run is what the ledger says.
 
-use super::{DeployError, Floor};
+use super::{DeployError, Floor, Way};
 use crate::ledger::{Intent, Principal};
 use crate::output::Output;
 use crate::processes::adoption;
@@ -72,6 +72,7 @@ impl Floor {
         if switched {
             self.ledger.commit(who, Intent::CameUp { deploy, version: row.version }).await?;
             self.conclude(who, row.version, None).await?;
+            self.settle_formation(who, &self.load(&row).await?.slug).await?;
         }
         let became = if switched { "had taken over and is the current one" } else { "has failed" };
         self.observed.store().write("api", &format!("Release {} was interrupted by the end of its control part: it {became}", row.version));
@@ -104,8 +105,6 @@ impl Floor {
     /// Runs such a release's release phase and has it take the other one's place, as [`Floor::serve`] and [`Floor::come_up`] do where nothing
     /// serves. Where that fails the other one serves on.
     pub async fn succeed(&self, who: &Principal, release: Arc<Release>, output: &dyn Output) -> Result<(), DeployError> {
-        let _turn = self.turn.lock().await;
-        self.start_all(who).await?;
-        self.roll(who, release, output).await
+        self.take_place(who, release, Way::BroughtUp, output).await
     }
 }

@@ -102,6 +102,11 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
     Ok(Declared { processes, formation: app_json.quantities(), dotenv: None, scratch, rules, app_json })
 }
 
+/// How many of each process type app.json declares, and nothing else of it: its remarks were told when it was read first.
+pub(super) fn quantities(source: &Source) -> Result<BTreeMap<TypeName, u32>, DeployError> {
+    Ok(text(source, "app.json")?.map(|t| app_json::parse(&t).0.quantities()).unwrap_or_default())
+}
+
 /// The text of a file that a person writes. `None` where there is none; one that is there and cannot be read is never passed over.
 fn text(source: &Source, name: &str) -> Result<Option<String>, DeployError> {
     let Some(file) = source.files.iter().find(|f| f.path == name) else { return Ok(None) };

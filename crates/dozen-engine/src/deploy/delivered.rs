@@ -58,10 +58,11 @@ impl Floor {
         }
         let output = &*printer;
         let _line = self.line(output).await;
-        let (release, new) = match code {
-            Code::Source(sent) => self.bring_up_sent(who, &sent, options, printer.clone()).await?,
-            Code::Slug(slug) => self.bring_up_slug(who, *slug, printer.clone()).await?,
+        let brought = match code {
+            Code::Source(sent) => self.bring_up_sent(who, &sent, options, printer.clone()).await,
+            Code::Slug(slug) => self.bring_up_slug(who, *slug, printer.clone()).await,
         };
+        let (release, new) = self.unless_destroyed(brought).await?;
         self.launch(who, release.clone(), new, url, output).await?;
         self.delivered(release, new).await
     }
@@ -97,7 +98,8 @@ impl Floor {
             return Err(DeployError::NotServing(self.deploy.clone()));
         }
         let _line = self.line(output).await;
-        let (release, new) = self.take_code_of(who, from, output).await?;
+        let taken = self.take_code_of(who, from, output).await;
+        let (release, new) = self.unless_destroyed(taken).await?;
         self.launch(who, release.clone(), new, url, output).await?;
         self.delivered(release, new).await
     }
@@ -127,12 +129,13 @@ impl Floor {
             version => version,
         };
         if self.ledger.formation(&self.deploy).await?.is_none() {
-            self.first_formation(who, &slug, &declared.formation, output).await?;
+            self.say_unknown(&slug, &declared.formation, output);
         }
         let release = self.make(who, slug, config_version, None, (row.python, row.node), &Cause::Promote(from.clone(), version)).await?;
         if !self.serving_now() {
             self.phase(who, &release, output).await?;
             self.conclude(who, release.version, None).await?;
+            self.settle_formation(who, &release.slug).await?;
         }
         Ok((release, true))
     }

@@ -159,7 +159,40 @@ pub enum DeployError {
     /// Who pushed is gone, and nothing had been changed yet.
     #[error("nobody waits for the push to {0} any more")]
     GivenUp(DeployRef),
+    /// Whoever waited for it is told, and not what broke because of that.
+    #[error("{0} was destroyed meanwhile: nothing of this runs")]
+    Destroyed(DeployRef),
     /// Only a running deploy can do that.
     #[error("{0} is not running")]
     NotServing(DeployRef),
+}
+
+impl DeployError {
+    /// What to do about it, where that is known: a sentence for the person who asked.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Required { names, .. } => {
+                let sets: Vec<String> = names.iter().map(|n| format!("{n}=…")).collect();
+                Some(format!("Give them with `dozen config set {}` or in .env.", sets.join(" ")))
+            }
+            Self::ReleasePhase { version, .. } => {
+                Some(format!("Nothing of it was started. Its output: `dozen logs -p release.{}`.", version.0))
+            }
+            Self::Start { .. } => Some(
+                "More of it: `dozen logs`. Config that was set with it stays set for the next release until it is set again or unset."
+                    .to_owned(),
+            ),
+            Self::NotUp { .. } => Some("Its last lines: `dozen logs`.".to_owned()),
+            Self::ConfigMoved(_) => Some("`dozen config` shows what it is now.".to_owned()),
+            Self::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one; at a server `git push dozen main` does.".to_owned()),
+            Self::NotReleased { .. } => Some("`dozen releases` lists them.".to_owned()),
+            Self::NotServing(_) => Some("Start it with `dozen up`.".to_owned()),
+            Self::Ledger(LedgerError::Unproven { .. }) => Some(
+                "`Authorization: Bearer …` shows it: what is in the file api.token beside the socket, of this run. A dozen of an earlier version \
+                 does not send it: use the one that runs the deploy."
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Changing what runs of a release without making another: how many, which types at all, and starting again.
 
-use super::{DeployError, Floor};
+use super::{DeployError, Floor, building, declared};
 use crate::ledger::{Intent, Principal};
+use crate::output::Output;
 use dozen_core::admin::people::Need;
 use dozen_core::concurrency::formation::{Formation, Scale};
 use dozen_core::concurrency::outcome;
@@ -9,7 +10,7 @@ use dozen_core::ids::{Generation, TypeName};
 use dozen_core::parity::Driver;
 use dozen_core::processes::{Seen, State};
 use dozen_core::release::{Release, Slug};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// How stopping or starting went.
@@ -24,6 +25,33 @@ pub struct Steered {
 }
 
 impl Floor {
+    /// The formation as it was scaled, for the types that this slug has. One that nobody has scaled yet starts as the slug's app.json says, or else
+    /// by the rule.
+    pub async fn formation(&self, slug: &Slug) -> Result<Formation, DeployError> {
+        let was = self.ledger.formation(&self.deploy).await?.unwrap_or_default();
+        let known: BTreeSet<&TypeName> = was.iter().map(|(kind, _)| kind).collect();
+        let is_new = slug.processes.iter().any(|t| !t.name.is_release() && !known.contains(&t.name));
+        let declared = if is_new { declared::quantities(&building::source_of(self.home(), slug)?)? } else { BTreeMap::new() };
+        Ok(was.next(&slug.processes, &declared, self.first).0)
+    }
+
+    /// Remembers the formation of a slug whose release has become the current one. Not before: what was scaled is still there for the release that
+    /// serves on where its successor fails.
+    pub(super) async fn settle_formation(&self, who: &Principal, slug: &Slug) -> Result<(), DeployError> {
+        let formation = self.formation(slug).await?;
+        if self.ledger.formation(&self.deploy).await?.as_ref() != Some(&formation) {
+            self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation }).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells of types in app.json's formation that the slug does not have.
+    pub(super) fn say_unknown(&self, slug: &Slug, declared: &BTreeMap<TypeName, u32>, output: &dyn Output) {
+        for unknown in Formation::first(&slug.processes, declared, self.first).1 {
+            output.warning(&format!("app.json's formation: {unknown}"));
+        }
+    }
+
     /// Changes the formation.
     pub async fn scale(&self, who: &Principal, changes: &[Scale]) -> Result<Formation, DeployError> {
         let _turn = self.turn.lock().await;
@@ -88,13 +116,14 @@ impl Floor {
     }
 
     /// Whoever brings a deploy up wants all of it: nothing stays stopped.
-    pub(super) async fn start_all(&self, who: &Principal) -> Result<(), DeployError> {
+    /// Answers what was.
+    pub(super) async fn start_all(&self, who: &Principal) -> Result<BTreeSet<TypeName>, DeployError> {
         let stopped = self.stopped().await?;
         if !stopped.is_empty() {
             self.ledger.commit(who, Intent::Stop { deploy: self.deploy.clone(), types: BTreeSet::new() }).await?;
             self.observed.store().write("api", &format!("{} was stopped and runs again", words(&stopped)));
         }
-        Ok(())
+        Ok(stopped)
     }
 
     /// What runs of a slug, or would: its formation less what is stopped.

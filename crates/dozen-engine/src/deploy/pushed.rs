@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a push is given up while it is built, or not at all: nothing that runs is left half changed.
 
-use super::{BuildOptions, DeployError, Floor};
+use super::{BuildOptions, DeployError, Floor, Way};
 use crate::codebase;
 use crate::codebase::hook::Push;
 use crate::deploy::declared;
@@ -10,11 +10,27 @@ use crate::ledger::Principal;
 use crate::output::Output;
 use dozen_core::release::Release;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A deploy that was stopped to be destroyed is destroyed within this time.
+const DESTROYING: Duration = Duration::from_secs(5);
 
 impl Floor {
     /// Commit to release, as [`Floor::bring_up`] does of a folder. There is no `.env`: config is the deploy's own and app.json's defaults. What is
     /// known of the app's folder stays.
     pub async fn push(
+        &self,
+        who: &Principal,
+        push: &Push,
+        options: &BuildOptions,
+        printer: Arc<dyn Output>,
+    ) -> Result<(Arc<Release>, bool), DeployError> {
+        let pushed = self.bring_up_pushed(who, push, options, printer).await;
+        self.unless_destroyed(pushed).await
+    }
+
+    async fn bring_up_pushed(
         &self,
         who: &Principal,
         push: &Push,
@@ -51,11 +67,45 @@ impl Floor {
         url: Option<&str>,
         output: &dyn Output,
     ) -> Result<(), DeployError> {
+        let launched = self.launch_it(who, release, new, url, output).await;
+        self.unless_destroyed(launched).await
+    }
+
+    /// A failure because the deploy was destroyed says that.
+    pub(super) async fn unless_destroyed<T>(&self, done: Result<T, DeployError>) -> Result<T, DeployError> {
+        let Err(error) = done else { return done };
+        let gone = async {
+            let mut commits = self.ledger.commits();
+            loop {
+                commits.mark_unchanged();
+                match self.ledger.deploy(&self.deploy).await {
+                    Ok(None) => return true,
+                    // What is destroyed is stopped first.
+                    Ok(Some(_)) if self.ending.load(Ordering::Relaxed) => {}
+                    Ok(Some(_)) | Err(_) => return false,
+                }
+                if commits.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        let gone = tokio::time::timeout(DESTROYING, gone).await.unwrap_or(false);
+        Err(if gone { DeployError::Destroyed(self.deploy.clone()) } else { error })
+    }
+
+    async fn launch_it(
+        &self,
+        who: &Principal,
+        release: Arc<Release>,
+        new: bool,
+        url: Option<&str>,
+        output: &dyn Output,
+    ) -> Result<(), DeployError> {
         let version = release.version;
-        output.step("Launching...");
         if new && self.succeeds(&release).await? {
-            self.succeed(who, release.clone(), output).await?;
+            self.take_place(who, release.clone(), Way::Pushed, output).await?;
         } else {
+            output.step("Launching...");
             self.serve(who, release.clone()).await?;
             if let Err(given_up) = self.come_up(who, &release).await? {
                 return Err(DeployError::NotUp { version, reason: given_up.to_string() });

@@ -1,6 +1,6 @@
 //! Releases that were made: what one is, what differs between two, and the way back to an earlier one.
 
-use super::{DeployError, Floor};
+use super::{DeployError, Floor, Way};
 use crate::ledger::{Intent, Principal, ReleaseRow, SlugRow};
 use crate::output::Output;
 use crate::release::store;
@@ -128,7 +128,7 @@ impl Floor {
         // The attachments are what the config's URLs lead to, and go with it.
         let like = (part != Part::Code).then_some(row.version);
         let release = self.make(who, slug, config_version, like, pins, &Cause::Rollback(row.version, part)).await?;
-        self.roll(who, release.clone(), output).await?;
+        self.roll(who, release.clone(), Way::Changed, output).await?;
         Ok((row.version, release.version))
     }
 }

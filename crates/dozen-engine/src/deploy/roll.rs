@@ -17,9 +17,32 @@ use std::sync::Arc;
 /// So many of its last lines are told of a release that did not come up.
 const LAST: usize = 5;
 
+/// Why a release takes the place of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Something of the one before was changed: what is stopped stays so.
+    Changed,
+    /// Somebody brings the deploy up: nothing stays stopped.
+    BroughtUp,
+    /// The same, and who waits for it is told when it is launched.
+    Pushed,
+}
+
 impl Floor {
-    /// The new release beside the running one.
-    pub(super) async fn roll(&self, who: &Principal, release: Arc<Release>, output: &dyn Output) -> Result<(), DeployError> {
+    /// The same as [`Floor::roll`], in its turn.
+    pub(super) async fn take_place(
+        &self,
+        who: &Principal,
+        release: Arc<Release>,
+        way: Way,
+        output: &dyn Output,
+    ) -> Result<(), DeployError> {
+        let _turn = self.turn.lock().await;
+        self.roll(who, release, way, output).await
+    }
+
+    /// The new release beside the running one. Formation and what is stopped change with its success alone.
+    pub(super) async fn roll(&self, who: &Principal, release: Arc<Release>, way: Way, output: &dyn Output) -> Result<(), DeployError> {
         let version = release.version;
         let old = self.current().await.ok().map(Arc::new);
         let hold = match &old {
@@ -32,13 +55,16 @@ impl Floor {
             }
             return Err(e);
         }
-        let formation = self.formation(&release.slug).await?;
-        let scaled = self.ledger.commit(who, Intent::Scale { deploy: self.deploy.clone(), formation }).await?;
+        if way == Way::Pushed {
+            output.step("Launching...");
+        }
+        let stopped = if way == Way::Changed { BTreeSet::new() } else { self.start_all(who).await? };
         let running = self.running(&release.slug).await?;
-        self.driver.apply(&self.desired(release.clone(), running.clone(), scaled.generation, hold))?;
+        self.driver.apply(&self.desired(release.clone(), running.clone(), self.generation().await?, hold))?;
         match (self.come_up(who, &release).await?, old) {
             (Ok(()), _) | (Err(_), None) => {
                 let generation = self.conclude(who, version, None).await?;
+                self.settle_formation(who, &release.slug).await?;
                 if hold {
                     self.driver.apply(&self.desired(release, running, generation, false))?;
                 }
@@ -47,7 +73,11 @@ impl Floor {
             (Err(given_up), Some(old)) => {
                 let (last, kept) = (self.last_lines(&release, &given_up), old.version);
                 let failure = std::iter::once(given_up.to_string()).chain(last.iter().cloned()).collect::<Vec<_>>().join("\n");
-                let generation = self.conclude(who, version, Some(failure)).await?;
+                let mut generation = self.conclude(who, version, Some(failure)).await?;
+                if !stopped.is_empty() {
+                    let stop = Intent::Stop { deploy: self.deploy.clone(), types: stopped };
+                    generation = self.ledger.commit(who, stop).await?.generation;
+                }
                 self.observed.store().write("api", &format!("Release {version} failed: {given_up}; {kept} keeps serving"));
                 self.take_back(&old, generation, hold).await?;
                 Err(DeployError::Start { version, reason: given_up.to_string(), kept, last })

@@ -2,10 +2,12 @@
 
 use crate::deploy::{DeployError, Floor, kind};
 use crate::ledger::Principal;
+use crate::logs::Follower;
 use crate::output::{Event, Output};
 use dozen_core::admin::{Command, LIMIT, OneOff};
 use dozen_core::config::Config;
 use dozen_core::ids::{InstanceName, TypeName};
+use dozen_core::logs::{Filter, LogLine, Source};
 use dozen_core::parity::{Driver, Io};
 use dozen_core::release::Release;
 use std::sync::Arc;
@@ -24,8 +26,24 @@ impl Floor {
         let instance = InstanceName { kind: kind(TypeName::RELEASE), number: release.version.0 };
         let (command, env) = (Command::of_script(command.to_owned())?, Config::default());
         let one_off = OneOff { instance: instance.clone(), release: release.version, command, env, limit: LIMIT };
+        let own = Filter { ps: Some(instance.to_string()), source: Some(Source::App) };
+        // A log that cannot be read fails no release.
+        let mut said = self.observed.store().follow(&own).ok();
+        let mask = release.mask();
+        let tell = |lines: Vec<LogLine>| lines.iter().for_each(|l| output.emit(Event::App(mask.apply(&l.text()).into_owned())));
         self.driver.start(release, &one_off, Io::Logged)?;
-        let code = match tokio::time::timeout(RELEASE_PHASE, self.end_of(&instance)).await {
+        let ended = async {
+            let end = self.end_of(&instance);
+            tokio::pin!(end);
+            loop {
+                tokio::select! {
+                    ended = &mut end => return ended,
+                    lines = next_of(&mut said) => tell(lines),
+                }
+            }
+        };
+        let ended = tokio::time::timeout(RELEASE_PHASE, ended).await;
+        let code = match ended {
             Ok(ended) => ended.exit.code(),
             Err(_) => {
                 self.driver.signal(instance.clone(), rustix::process::Signal::KILL.as_raw())?;
@@ -33,11 +51,20 @@ impl Floor {
                 124
             }
         };
+        // What it wrote last.
+        said.iter_mut().for_each(|said| tell(said.take()));
         if code == 0 {
             output.emit(Event::Done(started.elapsed()));
             return Ok(());
         }
         self.conclude(who, release.version, Some(format!("the release phase failed with exit code {code}"))).await?;
         Err(DeployError::ReleasePhase { version: release.version, command: masked, code })
+    }
+}
+
+async fn next_of(said: &mut Option<Follower>) -> Vec<LogLine> {
+    match said {
+        Some(said) => said.next().await,
+        None => std::future::pending().await,
     }
 }

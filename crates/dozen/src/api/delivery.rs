@@ -121,7 +121,7 @@ impl Output for Told {
     fn emit(&self, event: Said) {
         self.say(match event {
             Said::Step(text) => Event::Step { text },
-            Said::Detail(text) => Event::Detail { text },
+            Said::Detail(text) | Said::App(text) => Event::Detail { text },
             Said::Warning(text) => Event::Warning { text },
             Said::Done(took) => Event::Done { seconds: took.as_secs_f64() },
             Said::Busy(_) => return,

@@ -23,7 +23,7 @@ impl Output for Heard {
     fn emit(&self, event: Event) {
         let line = match event {
             Event::Step(t) => format!("-----> {t}"),
-            Event::Detail(t) => format!("       {t}"),
+            Event::Detail(t) | Event::App(t) => format!("       {t}"),
             Event::Warning(t) => format!(" !     {t}"),
             Event::Busy(_) | Event::Done(_) => return,
         };
