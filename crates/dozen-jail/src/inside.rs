@@ -204,6 +204,12 @@ mod tests {
         assert_eq!(listed.len(), 1);
         assert_eq!(diagnosed(AddressFamily::INET, port).unwrap_or_else(|| listed.clone()), listed);
         drop(four);
-        assert!(diagnosed(AddressFamily::INET, port).is_none_or(|found| found.is_empty()));
+        // Whoever is forked off by another test at this moment has it until its exec; and anybody may have the port anew.
+        let there = || diagnosed(AddressFamily::INET, port).is_some_and(|found| found.contains(&listed[0]));
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while there() {
+            assert!(std::time::Instant::now() < until, "it is found still");
+            std::thread::yield_now();
+        }
     }
 }
