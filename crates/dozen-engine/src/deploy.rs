@@ -38,6 +38,7 @@ mod front;
 mod pushed;
 pub mod releases;
 mod roll;
+mod soundness;
 mod split;
 
 pub use building::{Building, build, check};
@@ -47,6 +48,7 @@ pub use error::DeployError;
 pub use formation::Steered;
 pub use front::{Pause, Treatment};
 use roll::Way;
+pub use soundness::{Sound, sound};
 
 /// One deploy and everything that acts on it.
 pub struct Floor {
@@ -89,6 +91,14 @@ pub struct BuildOptions {
 
 /// `--use-python` and `--use-node`, where they were given.
 type Pins = (Option<String>, Option<String>);
+
+/// The config of a release.
+enum Wanted {
+    /// A version that was made.
+    At(u32),
+    /// One that is to be made with the release.
+    Next(Config),
+}
 
 /// What a release is made of besides its slug.
 struct Ready {
@@ -246,7 +256,7 @@ impl Floor {
         } else {
             Cause::Config(changes)
         };
-        let release = self.make(who, slug, *config_version, None, pins, &cause).await?;
+        let release = self.make(who, slug, Wanted::At(*config_version), None, pins, &cause).await?;
         // Beside what serves it is the switch's affair.
         if !self.serving_now() {
             self.phase(who, &release, output).await?;
@@ -325,23 +335,16 @@ impl Floor {
         if config == next && changes.is_empty() {
             return Ok(Configured { changes, version: None });
         }
-        let number = if config == next {
-            version
-        } else {
-            self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config: next.clone() }).await?.number
-        };
-        if !self.serving {
+        let wanted = if config == next { Wanted::At(version) } else { Wanted::Next(next.clone()) };
+        // The first release will have it, or the one that serves does: what failed to come up was taken back.
+        let Some(current) = current.filter(|_| !changes.is_empty()) else {
+            self.settle_config(who, wanted).await?;
+            let changes = if changes.is_empty() { config.changes(&next) } else { changes };
             return Ok(Configured { changes, version: None });
-        }
-        if changes.is_empty() {
-            // What failed to come up was taken back: the release that serves has this config.
-            return Ok(Configured { changes: config.changes(&next), version: None });
-        }
-        // The first release will have it.
-        let Some(current) = current else { return Ok(Configured { changes, version: None }) };
+        };
         let slug = Slug { commit: current.commit.clone(), ..store::open(self.home(), &current.slug)? };
         let cause = Cause::Config(changes.clone());
-        let release = self.make(who, slug, number, None, (current.python, current.node), &cause).await?;
+        let release = self.make(who, slug, wanted, None, (current.python, current.node), &cause).await?;
         self.roll(who, release.clone(), Way::Changed, output).await?;
         Ok(Configured { changes, version: Some(release.version) })
     }
@@ -415,25 +418,36 @@ impl Floor {
         Ok(())
     }
 
+    /// Has the deploy this config, without a release of it.
+    async fn settle_config(&self, who: &Principal, config: Wanted) -> Result<(), DeployError> {
+        if let Wanted::Next(config) = config {
+            self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config }).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a release. Where its config is new both are there or none is.
     async fn make(
         &self,
         who: &Principal,
         slug: Slug,
-        config_version: u32,
+        config: Wanted,
         like: Option<Version>,
         (python, node): Pins,
         cause: &Cause,
     ) -> Result<Arc<Release>, DeployError> {
-        let release = Intent::Release {
-            deploy: self.deploy.clone(),
-            slug: Box::new(slug),
-            config_version,
-            like,
-            python,
-            node,
-            description: cause.describe(),
+        let deploy = self.deploy.clone();
+        let release = |config_version| {
+            let (deploy, slug, description) = (deploy.clone(), Box::new(slug), cause.describe());
+            Intent::Release { deploy, slug, config_version, like, python, node, description }
         };
-        let made = self.ledger.commit(who, release).await?;
+        let made = match config {
+            Wanted::At(version) => self.ledger.commit(who, release(Some(version))).await?,
+            Wanted::Next(config) => {
+                let configure = Intent::Configure { deploy: deploy.clone(), config };
+                self.ledger.commit_all(who, [configure, release(None)]).await?[1]
+            }
+        };
         let row = self.ledger.release(&self.deploy, Version(made.number)).await?;
         let release = self.load(&row).await?;
         let own = rustix::process::getuid();

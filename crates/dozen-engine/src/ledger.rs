@@ -23,6 +23,7 @@ mod hosts;
 mod intent;
 mod people;
 mod read;
+mod soundness;
 mod tries;
 mod write;
 
@@ -34,6 +35,7 @@ pub use hosts::Reserved;
 pub use intent::{Committed, Intent};
 pub use people::{Issued, TokenRow, TokenText, UserRow};
 pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
+pub use soundness::Fault;
 pub use tries::{TooOften, Tries};
 
 /// How long a write waits for another dozen's.
@@ -371,7 +373,8 @@ mod tests {
                 files: 1,
             };
             let (deploy, slug, description) = (self.shop.clone(), Box::new(slug), "Deploy".to_owned());
-            let release = Intent::Release { deploy, slug, config_version, like: None, python: None, node: None, description };
+            let release =
+                Intent::Release { deploy, slug, config_version: Some(config_version), like: None, python: None, node: None, description };
             Version(self.commit(release).await.number)
         }
     }
@@ -393,6 +396,17 @@ mod tests {
         assert_eq!(b.ledger.release(&b.shop, second).await.expect("read").status, Status::Failed);
         let config = b.ledger.config_at(&b.shop, one).await.expect("read");
         assert_eq!(config.vars["KEY"].value, "first-value");
+    }
+
+    #[tokio::test]
+    async fn wishes_that_belong_together_are_all_kept_or_none_is() {
+        let b = Bench::new().await;
+        let configure = || Intent::Configure { deploy: b.shop.clone(), config: Config::default() };
+        let gone = Intent::DestroyApp { app: "nobody".parse().expect("valid") };
+        b.ledger.commit_all(&b.who, [configure(), gone]).await.expect_err("the second cannot be");
+        assert_eq!(b.ledger.config(&b.shop).await.expect("read").0, 0);
+        let both = b.ledger.commit_all(&b.who, [configure(), configure()]).await.expect("committed");
+        assert_eq!(both.map(|done| done.number), [1, 2]);
     }
 
     #[tokio::test]

@@ -341,7 +341,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
 
 /// `ps:scale` → `ps scale`, for the first word that is a command and only where the part before the colon is a noun of ours.
 fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const NOUNS: [&str; 14] = [
+    const NOUNS: [&str; 15] = [
         "apps",
         "certs",
         "config",
@@ -354,6 +354,7 @@ fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         "ps",
         "releases",
         "runs",
+        "server",
         "tokens",
         "users",
     ];

@@ -229,7 +229,19 @@ impl Repository {
         Ok((Self { path, ..Self::at(home, deploy) }, String::from_utf8_lossy(&hash).into_owned()))
     }
 
-    fn at(home: &Home, deploy: &DeployRef) -> Self {
+    /// Has git look whether all of it can be read and nothing is missing. Nothing is written. Blocks for as long as reading everything takes.
+    ///
+    /// # Errors
+    /// What git found.
+    pub fn fsck(&self) -> Result<(), String> {
+        let mut git = self.git();
+        let out = git.args(["fsck", "--no-dangling", "--no-progress"]).stdin(Stdio::null()).output();
+        let out = out.map_err(|e| format!("git cannot be started: {e}"))?;
+        if out.status.success() { Ok(()) } else { Err(said(&out)) }
+    }
+
+    /// The repository of a deploy's app, whether it is there or not.
+    pub(crate) fn at(home: &Home, deploy: &DeployRef) -> Self {
         Self { path: home.repository(&deploy.app), hooks: home.hooks(), deploy: deploy.deploy.clone() }
     }
 

@@ -3,10 +3,10 @@
 //! **Invariant:** of one deploy one delivery is under way at a time, from its build until its release is up or given up.
 //! **Invariant:** a promotion changes the code alone: config, attachments and formation stay as they were.
 
-use super::{BuildOptions, DeployError, Floor, building, declared};
+use super::{BuildOptions, DeployError, Floor, Wanted, building, declared};
 use crate::codebase;
 use crate::codebase::tarball::Unpacked;
-use crate::ledger::{Intent, Principal};
+use crate::ledger::Principal;
 use crate::output::Output;
 use crate::release::store;
 use dozen_core::ids::DeployRef;
@@ -124,14 +124,14 @@ impl Floor {
             return Err(DeployError::Required { deploy: self.deploy.clone(), names: missing });
         }
         // A release is of a version of the config, and a deploy that nobody has configured has none yet.
-        let config_version = match config_version {
-            0 => self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config }).await?.number,
-            version => version,
+        let config = match config_version {
+            0 => Wanted::Next(config),
+            version => Wanted::At(version),
         };
         if self.ledger.formation(&self.deploy).await?.is_none() {
             self.say_unknown(&slug, &declared.formation, output);
         }
-        let release = self.make(who, slug, config_version, None, (row.python, row.node), &Cause::Promote(from.clone(), version)).await?;
+        let release = self.make(who, slug, config, None, (row.python, row.node), &Cause::Promote(from.clone(), version)).await?;
         if !self.serving_now() {
             self.phase(who, &release, output).await?;
             self.conclude(who, release.version, None).await?;

@@ -1,7 +1,7 @@
 //! Releases that were made: what one is, what differs between two, and the way back to an earlier one.
 
-use super::{DeployError, Floor, Way};
-use crate::ledger::{Intent, Principal, ReleaseRow, SlugRow};
+use super::{DeployError, Floor, Wanted, Way};
+use crate::ledger::{Principal, ReleaseRow, SlugRow};
 use crate::output::Output;
 use crate::release::store;
 use dozen_core::backing::Attachment;
@@ -120,14 +120,10 @@ impl Floor {
             Part::Code => now.clone(),
             Part::All | Part::Config => self.ledger.config_at(&self.deploy, row.config_version).await?,
         };
-        let config_version = if now == config {
-            latest
-        } else {
-            self.ledger.commit(who, Intent::Configure { deploy: self.deploy.clone(), config }).await?.number
-        };
+        let config = if now == config { Wanted::At(latest) } else { Wanted::Next(config) };
         // The attachments are what the config's URLs lead to, and go with it.
         let like = (part != Part::Code).then_some(row.version);
-        let release = self.make(who, slug, config_version, like, pins, &Cause::Rollback(row.version, part)).await?;
+        let release = self.make(who, slug, config, like, pins, &Cause::Rollback(row.version, part)).await?;
         self.roll(who, release.clone(), Way::Changed, output).await?;
         Ok((row.version, release.version))
     }

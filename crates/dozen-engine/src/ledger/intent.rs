@@ -2,7 +2,9 @@
 
 use super::certificates::CertificateSource;
 use super::events::Event;
-use super::{Ledger, LedgerError, Principal, Problem, hosts, write};
+use super::hosts::{self, Reserved};
+use super::{Ledger, LedgerError, Principal, Problem, write};
+use crate::config::Vault;
 use crate::port::Certificate;
 use crate::port::acme::Acme;
 use crate::port::certificate::Secret;
@@ -60,8 +62,8 @@ pub enum Intent {
         deploy: DeployRef,
         /// The code.
         slug: Box<Slug>,
-        /// A version that was configured.
-        config_version: u32,
+        /// A version that was configured; `None`: the deploy's latest.
+        config_version: Option<u32>,
         /// Take the attachments of this release.
         like: Option<Version>,
         /// `--use-python`, where it was given.
@@ -424,22 +426,25 @@ pub struct Committed {
 impl Ledger {
     /// The one way in: authorises, then commits in one transaction that also counts the deploy's generation up and writes down what was done.
     pub async fn commit(&self, who: &Principal, intent: Intent) -> Result<Committed, LedgerError> {
-        let what = intent.what();
-        self.decide(who, what, &intent.needs(), intent.deploy())?;
+        Ok(self.commit_all(who, [intent]).await?[0])
+    }
+
+    /// The same of several wishes: all of them, in their order, or none.
+    pub async fn commit_all<const N: usize>(&self, who: &Principal, intents: [Intent; N]) -> Result<[Committed; N], LedgerError> {
+        for intent in &intents {
+            self.decide(who, intent.what(), &intent.needs(), intent.deploy())?;
+        }
         let (vault, commits, by, reserved) = (self.vault.clone(), self.commits.clone(), who.clone(), self.reserved.clone());
-        let done = self.run(what, move |c| {
+        let attempt = intents.last().map_or("write", Intent::what);
+        let done = self.run(attempt, move |c| {
             let t = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let now = Timestamp::now();
-            let (event, numbers, deploy) = (Event::of(&t, &vault, &intent)?, intent.numbers(), intent.deploy().cloned());
-            // What ends is counted for the last time, what begins for the first.
-            let ends = matches!(intent, Intent::DestroyDeploy { .. });
-            let last = if ends { count(&t, deploy.as_ref())? } else { Generation(0) };
-            let number = write::write(&t, &vault, reserved.get(), &by, intent, now)?;
-            let generation = if ends { last } else { count(&t, deploy.as_ref())? };
-            event.numbered(numbers, number).record(&t, &by, now)?;
+            let mut committed = [Committed { generation: Generation(0), number: 0 }; N];
+            for (intent, committed) in intents.into_iter().zip(&mut committed) {
+                *committed = commit(&t, &vault, reserved.get(), &by, intent)?;
+            }
             t.commit()?;
             commits.send_modify(|n| *n += 1);
-            Ok(Committed { generation, number })
+            Ok(committed)
         });
         done.await.map_err(|e| self.veiled(who, e))
     }
@@ -468,6 +473,19 @@ impl Ledger {
         });
         seen.await.map_err(|e| self.veiled(who, e))
     }
+}
+
+/// Writes one intent, counts and notes it, within a transaction.
+fn commit(t: &Connection, vault: &Vault, reserved: Option<&Reserved>, by: &Principal, intent: Intent) -> Result<Committed, Problem> {
+    let now = Timestamp::now();
+    let (event, numbers, deploy) = (Event::of(t, vault, &intent)?, intent.numbers(), intent.deploy().cloned());
+    // What ends is counted for the last time, what begins for the first.
+    let ends = matches!(intent, Intent::DestroyDeploy { .. });
+    let last = if ends { count(t, deploy.as_ref())? } else { Generation(0) };
+    let number = write::write(t, vault, reserved, by, intent, now)?;
+    let generation = if ends { last } else { count(t, deploy.as_ref())? };
+    event.numbered(numbers, number).record(t, by, now)?;
+    Ok(Committed { generation, number })
 }
 
 /// Counts a deploy's generation up. Of what is no deploy's there is none.

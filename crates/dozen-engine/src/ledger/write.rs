@@ -67,6 +67,10 @@ pub(super) fn write(
         }
         Intent::Release { deploy, slug, config_version, like, python, node, description } => {
             record_slug(c, &slug, &now)?;
+            let config_version = match config_version {
+                Some(version) => version,
+                None => next(c, "SELECT ifnull(max(version), 0) FROM configs WHERE deploy = ?1", &deploy)?,
+            };
             let attachments: String = match like {
                 Some(v) => c.query_row(
                     "SELECT attachments FROM releases WHERE deploy = ?1 AND version = ?2",

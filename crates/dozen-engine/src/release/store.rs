@@ -19,7 +19,10 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+mod inspect;
 mod rules;
+
+pub use inspect::{Whole, inspect};
 
 /// The version of `slug.json`; counted up when an older dozen could not read it.
 const FORMAT: u32 = 1;

@@ -58,6 +58,7 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("run", of::<wire::Began>()),
         ("runs", of::<wire::Runs>()),
         ("runs-stop", of::<wire::OneOff>()),
+        ("server-check", of::<wire::Soundness>()),
         ("start", of::<wire::Steered>()),
         ("stop", of::<wire::Steered>()),
         ("tokens", of::<wire::Tokens>()),

@@ -10,6 +10,7 @@ mod front;
 mod people;
 mod platform;
 mod releases;
+mod soundness;
 
 pub(crate) use certs::*;
 pub(crate) use delivery::*;
@@ -17,6 +18,7 @@ pub(crate) use front::*;
 pub(crate) use people::*;
 pub(crate) use platform::*;
 pub(crate) use releases::*;
+pub(crate) use soundness::*;
 
 /// A deploy.
 #[derive(Debug, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use crate::printer::Printer;
 use crate::running::{AlreadyRunning, RunFolder};
 use crate::settings::Settings;
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, Subcommand};
 use dozen_core::ids::DeployRef;
 use dozen_core::port::Domain;
 use dozen_engine::ledger::{Ledger, Principal};
@@ -19,9 +19,15 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+mod check;
+
 /// Arguments.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct ServerArgs {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+
     /// Where to listen: a port of this machine only, or an address and a port; 0.0.0.0:80 and [::]:80 are everybody's. 0 is any port
     #[arg(long, value_name = "[ADDRESS:]PORT", default_value = "8000", env = "DOZEN_LISTEN")]
     listen: Listen,
@@ -40,6 +46,14 @@ pub(crate) struct ServerArgs {
     /// Threads of the router, each with connections to instances of its own (one for each core, at most two)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Look whether all that the home holds fits together: the ledger, every file of every slug, the repositories
+    ///
+    /// Changes nothing, whether a server runs or not. The exit code is 1 where anything is wrong.
+    Check,
 }
 
 /// An address of this machine, or the loopback's two, and a port.
@@ -71,6 +85,10 @@ fn host(text: &str) -> Result<String, String> {
 
 /// Serves until it is told to stop.
 pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
+    match args.verb {
+        Some(Verb::Check) => return check::run(settings, printer).await,
+        None => {}
+    }
     let mut signals = Signals::listen()?;
     let ledger = Ledger::open(&settings.home)?;
     let itself: DeployRef = house::itself();

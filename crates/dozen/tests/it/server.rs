@@ -1,6 +1,7 @@
 //! `dozen server`: many deploys behind one address.
 
 mod pushes;
+mod soundness;
 
 use crate::deployed::{Answer, DOZEN, Deployed, PATIENCE, Place, ask, finish, pause};
 use serde_json::{Value, json};

@@ -54,7 +54,15 @@ pub(in crate::ledger) fn release(deploy: &DeployRef, config_version: u32) -> Int
         files: 1,
     };
     let (slug, description) = (Box::new(slug), "Deploy 1a2b3c4d".to_owned());
-    Intent::Release { deploy: deploy.clone(), slug, config_version, like: None, python: None, node: None, description }
+    Intent::Release {
+        deploy: deploy.clone(),
+        slug,
+        config_version: Some(config_version),
+        like: None,
+        python: None,
+        node: None,
+        description,
+    }
 }
 
 impl Team {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-fn git(place: &Place, args: &[&str]) -> Said {
+pub(super) fn git(place: &Place, args: &[&str]) -> Said {
     let mut git = place.program("git");
     for (name, value) in [("NAME", "a"), ("EMAIL", "a@example.com")] {
         git.env(format!("GIT_AUTHOR_{name}"), value).env(format!("GIT_COMMITTER_{name}"), value);
@@ -14,7 +14,7 @@ fn git(place: &Place, args: &[&str]) -> Said {
     finish(git.env("GIT_TERMINAL_PROMPT", "0").env("GIT_CONFIG_GLOBAL", "/dev/null").args(args))
 }
 
-fn commit(place: &Place, message: &str) {
+pub(super) fn commit(place: &Place, message: &str) {
     git(place, &["add", "-A"]).ok();
     git(place, &["commit", "-qm", message]).ok();
 }
