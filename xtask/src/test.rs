@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::process::{cargo, run as finish};
-use crate::{guestbook, machine, options_of, root, router, tidy};
+use crate::{deploy, guestbook, machine, options_of, root, router, tidy};
 
 #[derive(Default)]
 struct Count {
@@ -41,7 +41,8 @@ fn steps(count: &mut Count) -> Result<()> {
         // The dozen that was just tested, in an order of events that is the same each time.
         let dozen = machine::target()?.join("debug/dozen");
         let options = ["--seconds", "6", "--seed", "12", "--binary", dozen.to_str().context("a path that is text")?];
-        router::soak::run_all(&options_of(&options, 1)?)
+        router::soak::run_all(&options_of(&options, 1)?)?;
+        deploy::run_all(&options_of(&["--seed", "12", "--binary", options[5]], 20)?)
     })?;
     step("guestbook", || {
         let python = guestbook::venv(root(), &machine::target()?)?;

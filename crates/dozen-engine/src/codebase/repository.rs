@@ -9,6 +9,7 @@ use crate::home::Home;
 use crate::release::scratch::{self, Scratch};
 use dozen_core::ids::{AppName, DeployName, DeployRef};
 use rustix::fs::{Access, FlockOperation, access, flock};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -234,10 +235,15 @@ impl Repository {
     /// # Errors
     /// What git found.
     pub fn fsck(&self) -> Result<(), String> {
-        let mut git = self.git();
-        let out = git.args(["fsck", "--no-dangling", "--no-progress"]).stdin(Stdio::null()).output();
-        let out = out.map_err(|e| format!("git cannot be started: {e}"))?;
-        if out.status.success() { Ok(()) } else { Err(said(&out)) }
+        let ask = |words: &[&str]| {
+            let out = self.git().args(words).stdin(Stdio::null()).output().map_err(|e| format!("git cannot be started: {e}"))?;
+            if out.status.success() { Ok(String::from_utf8_lossy(&out.stdout).into_owned()) } else { Err(said(&out)) }
+        };
+        // By itself git takes the HEAD of a deploy that nothing was pushed to for a broken ref.
+        let tips = ask(&["for-each-ref", "--format=%(objectname)"])?;
+        let tips: BTreeSet<&str> = tips.lines().filter(|tip| is_hash(tip)).collect();
+        let words: Vec<&str> = ["fsck", "--no-dangling", "--no-progress"].into_iter().chain(tips).collect();
+        if words.len() > 3 { ask(&words).map(drop) } else { Ok(()) }
     }
 
     /// The repository of a deploy's app, whether it is there or not.

@@ -18,8 +18,11 @@ fn a_home_is_sound_until_something_of_it_is_not_what_it_was() {
     commit(&place, "one");
     let remote = format!("http://git:{}@dozen.localhost:{}/shop.git", server.token, server.port);
     git(&place, &["push", &remote, "main"]).ok();
+    // One that is asked for and that nothing was pushed to.
+    server.call("POST", "/v1/apps/shop/deploys", &json!({"name": "staging"}));
+    git(&place, &["ls-remote", &remote.replace("shop.git", "shop/staging.git")]).ok();
     // While it runs, and where nothing does.
-    place.dozen(&["server", "check"]).ok().has(&["1 deploys, 1 releases", "Nothing is wrong"]);
+    place.dozen(&["server", "check"]).ok().has(&["2 deploys, 1 releases", "Nothing is wrong"]);
     server.stop();
     let whole = place.dozen(&["server:check", "--json"]).ok().json();
     assert_eq!((&whole["sound"], &whole["slugs"], &whole["repositories"]), (&json!(true), &json!(1), &json!(1)), "{whole}");
