@@ -41,6 +41,16 @@ impl Commit {
         let n = self.hash.len().min(8);
         format!("{}{}", &self.hash[..n], if self.dirty { "+" } else { "" })
     }
+
+    /// As it is written down: the whole hash, with `+` where the work tree differed.
+    pub fn record(&self) -> String {
+        format!("{}{}", self.hash, if self.dirty { "+" } else { "" })
+    }
+
+    /// What [`Commit::record`] wrote.
+    pub fn from_record(text: String) -> Self {
+        Self { hash: text.trim_end_matches('+').to_owned(), dirty: text.ends_with('+') }
+    }
 }
 
 /// One state of a codebase, as it goes into a build.

@@ -148,7 +148,8 @@ impl Floor {
         let open = self.ledger.one_offs(&self.deploy).await?.into_iter().filter(|row| row.ended.is_none()).map(|row| row.number);
         let runs = |n: &u32| held::is_held(self.home(), &self.deploy, *n) && !(mine && self.holding.has(*n));
         let (running, left): (Vec<u32>, Vec<u32>) = open.partition(runs);
-        self.ledger.commit(who, Intent::Recover { deploy: self.deploy.clone(), running }).await?;
+        let building = if mine { Vec::new() } else { self.builds.numbers() };
+        self.ledger.commit(who, Intent::Recover { deploy: self.deploy.clone(), running, building }).await?;
         for number in left {
             held::sweep(self.home(), &self.deploy, number);
             if !mine {

@@ -81,6 +81,8 @@ pub struct Request<'a> {
     pub use_node: Option<&'a str>,
     /// The version that this app was last built with.
     pub last_node: Option<&'a str>,
+    /// Told whether it waits for another build of the app.
+    pub waits: &'a tokio::sync::watch::Sender<bool>,
     /// Hears how it goes.
     pub output: Arc<dyn Output>,
 }
@@ -274,7 +276,12 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
     }
 
     let written = |source| BuildError::Write { path: cache.clone(), source };
-    let _turn = Turn::take(&cache, || output.busy("waiting for another build of this app")).await.map_err(written)?;
+    let waiting = || {
+        output.step("Waiting for another build of this app");
+        request.waits.send_replace(true);
+    };
+    let _turn = Turn::take(&cache, waiting).await.map_err(written)?;
+    request.waits.send_if_modified(std::mem::take);
     let (mut downloads, mut runner) = (PathBuf::new(), None);
     if interpreter.is_some() {
         let mut found = Builder::NOBODY;

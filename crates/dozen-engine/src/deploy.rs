@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 mod adoption;
 mod building;
+mod builds;
 mod declared;
 mod delivered;
 mod error;
@@ -42,6 +43,8 @@ mod soundness;
 mod split;
 
 pub use building::{Building, build, check};
+pub use builds::Build;
+pub(crate) use builds::Builds;
 use declared::Declared;
 pub use delivered::{Code, Delivered};
 pub use error::DeployError;
@@ -70,6 +73,8 @@ pub struct Floor {
     meter: Arc<Meter>,
     /// The one-offs that this process runs.
     pub(crate) holding: Holding,
+    /// The builds that this process has under way.
+    pub(crate) builds: Builds,
     /// Set as soon as it is stopped, for ever.
     ending: AtomicBool,
     /// Changes of releases wait for each other here.
@@ -153,6 +158,7 @@ impl Floor {
             first,
             meter: Arc::default(),
             holding: Holding::default(),
+            builds: Builds::default(),
             ending: AtomicBool::new(false),
             turn,
             line,
@@ -173,6 +179,18 @@ impl Floor {
         options: &BuildOptions,
         printer: Arc<dyn Output>,
     ) -> Result<(Arc<Release>, bool), DeployError> {
+        let build = self.ask_build(who, "folder", None).await?;
+        build.carry(self.bring_up_folder(who, folder, &build, options, printer)).await
+    }
+
+    async fn bring_up_folder(
+        &self,
+        who: &Principal,
+        folder: PathBuf,
+        build: &Build,
+        options: &BuildOptions,
+        printer: Arc<dyn Output>,
+    ) -> Result<(Arc<Release>, bool), DeployError> {
         let output = &*printer;
         let _turn = self.turn.lock().await;
         let deploy = &self.deploy;
@@ -184,7 +202,7 @@ impl Floor {
         declared.dotenv = Some(declared::read_dotenv(&folder, output)?);
         self.ledger.commit(who, Intent::Adopt { deploy: deploy.clone(), folder: Some(source.folder.clone()) }).await?;
         let ready = self.get_ready(who, declared, &source, output).await?;
-        let (slug, pins) = self.build(&ready, &source, options, printer.clone()).await?;
+        let (slug, pins) = self.build(&ready, &source, build, options, printer.clone()).await?;
         self.release(who, &ready, slug, pins, output).await
     }
 

@@ -27,6 +27,7 @@ use token::Token;
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
+mod builds;
 mod certs;
 mod delivery;
 pub(crate) mod event;
@@ -132,7 +133,8 @@ pub(crate) fn of_deploys(deploys: Arc<dyn Deploys>) -> Router {
         .route("/releases", get(releases::list))
         .route("/releases/{version}", get(releases::describe))
         .route("/diffs", get(releases::diff))
-        .route("/builds", post(delivery::build))
+        .route("/builds", get(builds::list).post(delivery::build))
+        .route("/builds/cancel", post(builds::cancel))
         .route("/split", get(front::split).put(front::change_split))
         .route("/rollbacks", post(releases::rollback))
         .route("/runs", get(runs::list).post(runs::run))
@@ -429,7 +431,8 @@ impl From<DeployError> for Failure {
             DeployError::NotReleased { .. } | DeployError::OwnDomain { .. } | DeployError::SplitWithout(_) => StatusCode::CONFLICT,
             DeployError::Ledger(LedgerError::Led { .. } | LedgerError::Own { .. }) => StatusCode::CONFLICT,
             DeployError::Ledger(LedgerError::Taken { .. } | LedgerError::Conflict(_)) => StatusCode::CONFLICT,
-            DeployError::NotHeld { .. } => StatusCode::NOT_FOUND,
+            DeployError::NotHeld { .. } | DeployError::NotBuilding { .. } => StatusCode::NOT_FOUND,
+            DeployError::Cancelled(_) | DeployError::BuildDone { .. } => StatusCode::CONFLICT,
             DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
             DeployError::NotUp { .. } | DeployError::ConfigMoved(_) | DeployError::Destroyed(_) => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

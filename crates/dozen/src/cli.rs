@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 pub(crate) mod apps;
 pub(crate) mod build;
+pub(crate) mod builds;
 pub(crate) mod certs;
 pub(crate) mod completions;
 pub(crate) mod config;
@@ -102,6 +103,10 @@ pub(crate) enum Command {
     /// Needs no deploy and no config: it ends with a slug in this machine's store, which `dozen up` takes instead of building again, and with -o
     /// in a file too. `dozen up --slug FILE` runs that on a machine with the same stack. The same code gives the same file.
     Build(build::BuildArgs),
+    /// List the builds of a deploy, the latest first; cancel one
+    ///
+    /// What `up`, `deploy` and pushes built, and what waits for its turn to be.
+    Builds(builds::BuildsArgs),
     /// Send code to a running deploy, which builds it, releases it and has it serve
     ///
     /// A folder as it is now, a commit of it, a tar file or a slug file; what is built is printed as it comes. Until the new release is up the one
@@ -297,6 +302,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
     match cli.command {
         Command::Up(args) => up::run(args, settings, printer).await,
         Command::Build(args) => build::run(args, settings, printer).await,
+        Command::Builds(args) => builds::run(args, settings, printer).await,
         Command::Deploy(args) => deploy::run(args, settings, printer).await,
         Command::Down => down::run(settings, printer).await,
         Command::Resume => resume::run(settings, printer).await,
@@ -341,8 +347,9 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
 
 /// `ps:scale` → `ps scale`, for the first word that is a command and only where the part before the colon is a noun of ours.
 fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const NOUNS: [&str; 15] = [
+    const NOUNS: [&str; 16] = [
         "apps",
+        "builds",
         "certs",
         "config",
         "deploys",

@@ -9,7 +9,7 @@
 
 use super::commit::{self, CheckedOut};
 use super::repository::{HOOK_PROGRAM, Repository, is_hash};
-use crate::deploy::DeployError;
+use crate::deploy::{Build, DeployError};
 use crate::home::Home;
 use crate::output::{Event, Output};
 use crate::tasks;
@@ -109,8 +109,17 @@ impl Hold {
 
 /// Who builds and releases what is pushed.
 pub trait Deploys<T>: Send + Sync + 'static {
+    /// Takes down that a commit is to be built. It may have to wait before it is.
+    fn ask(&self, ticket: &T, commit: &str) -> impl Future<Output = Result<Build, DeployError>> + Send;
+
     /// Deploys it. The ticket is what [`Door::admit`] was given. Where nobody waits any more the future is dropped, until [`Hold::fast`] was called.
-    fn push(&self, ticket: Arc<T>, push: Push, output: Arc<dyn Output>) -> impl Future<Output = Result<(), DeployError>> + Send;
+    fn push(
+        &self,
+        ticket: Arc<T>,
+        push: Push,
+        build: &Build,
+        output: Arc<dyn Output>,
+    ) -> impl Future<Output = Result<(), DeployError>> + Send;
 }
 
 /// Where hooks ask. `T` is what is known of a push before git has seen it: whose it is, and for which deploy.
@@ -298,30 +307,35 @@ impl<T: Send + Sync + 'static> Door<T> {
     ) -> impl Future<Output = bool> + Send + 'static {
         let (turn, home) = (self.turn(&expected.deploy), self.home.clone());
         async move {
-            let turn = match turn.clone().try_lock_owned() {
-                Ok(turn) => turn,
-                Err(_) => {
-                    lines.step("Waiting for the build that is under way");
-                    turn.lock_owned().await
-                }
-            };
             let branch = request.branch.clone();
-            let done = match prepare(home, expected.repository.clone(), request).await {
-                Ok(checkout) => {
+            let mut held = None;
+            let carried = async {
+                let build = deploys.ask(&expected.ticket, &request.commit).await?;
+                let held = &mut held;
+                let pushed = async {
+                    *held = Some(match turn.clone().try_lock_owned() {
+                        Ok(turn) => turn,
+                        Err(_) => {
+                            lines.step("Waiting for the build that is under way");
+                            turn.lock_owned().await
+                        }
+                    });
+                    let checkout = prepare(home, expected.repository.clone(), request).await.map_err(DeployError::Refused)?;
                     checkout.warnings.iter().for_each(|w| lines.warning(w));
                     let push = Push { branch: branch.clone(), checkout, hold };
-                    deploys.push(expected.ticket.clone(), push, lines.clone()).await.map_err(|e| failure(&e))
-                }
-                Err(why) => Err(vec![why]),
+                    deploys.push(expected.ticket.clone(), push, &build, lines.clone()).await
+                };
+                build.carry(pushed).await
             };
+            let done = carried.await;
             if let Err(why) = &done {
-                why.iter().for_each(|line| lines.warning(line));
+                failure(why).iter().for_each(|line| lines.warning(line));
                 lines.warning(&format!("The push is refused: {branch} stays as it was"));
             }
             // git moves the branch after its hook has ended; until then nobody else is to look at where it is.
             let mut kept = locked(&expected.turn);
             if !*expected.gone.borrow() {
-                *kept = Some(turn);
+                *kept = held;
             }
             done.is_ok()
         }

@@ -1,7 +1,7 @@
 //! Source → slug alone: a build that needs no deploy and no ledger; and what a slug declares, read back from its tree.
 
 use super::declared;
-use super::{BuildOptions, DeployError, Floor, Pins, Ready};
+use super::{Build, BuildOptions, DeployError, Floor, Pins, Ready};
 use crate::codebase;
 use crate::dependencies::{self, BuildError, Built};
 use crate::home::Home;
@@ -63,6 +63,7 @@ pub async fn build(building: Building<'_>, options: &BuildOptions, printer: Arc<
         last_python: last_runtime.and_then(|r| r.strip_prefix("Python ")),
         use_node: options.use_node.as_deref(),
         last_node: last_runtime.and_then(|r| r.strip_prefix("Node ")),
+        waits: &tokio::sync::watch::Sender::new(false),
         output: printer.clone(),
     })
     .await?;
@@ -75,6 +76,7 @@ impl Floor {
         &self,
         ready: &Ready,
         source: &Source,
+        build: &Build,
         options: &BuildOptions,
         printer: Arc<dyn Output>,
     ) -> Result<(Slug, Pins), DeployError> {
@@ -87,7 +89,9 @@ impl Floor {
         let node = options.use_node.clone().or_else(|| before.as_ref().and_then(|b| b.node.clone()));
         let last_runtime = last.as_ref().and_then(|s| s.stack.runtime.as_deref());
         let variables: Vec<(String, String)> = release::variables(config, attachments).into_iter().collect();
-        let built = dependencies::build(dependencies::Request {
+        let mask = Mask::of(config.vars.values());
+        let (waits, heard) = tokio::sync::watch::channel(false);
+        let building = dependencies::build(dependencies::Request {
             exe: &self.exe,
             home: self.home(),
             app: &self.deploy.app,
@@ -98,14 +102,17 @@ impl Floor {
             rules: &declared.rules,
             config: &variables,
             placeholders: missing,
-            mask: &Mask::of(config.vars.values()),
+            mask: &mask,
             use_python: python.as_deref(),
             last_python: last_runtime.and_then(|r| r.strip_prefix("Python ")),
             use_node: node.as_deref(),
             last_node: last_runtime.and_then(|r| r.strip_prefix("Node ")),
+            waits: &waits,
             output: printer,
-        })
-        .await?;
+        });
+        let built = build.follow(building, heard).await?;
+        // Whoever ends it from now on is too late.
+        build.succeeds(&built.slug).await?;
         Ok((built.slug, (python, node)))
     }
 }

@@ -3,7 +3,7 @@
 //! **Invariant:** of one deploy one delivery is under way at a time, from its build until its release is up or given up.
 //! **Invariant:** a promotion changes the code alone: config, attachments and formation stay as they were.
 
-use super::{BuildOptions, DeployError, Floor, Wanted, building, declared};
+use super::{Build, BuildOptions, DeployError, Floor, Wanted, building, declared};
 use crate::codebase;
 use crate::codebase::tarball::Unpacked;
 use crate::ledger::Principal;
@@ -57,12 +57,22 @@ impl Floor {
             return Err(DeployError::NotServing(self.deploy.clone()));
         }
         let output = &*printer;
-        let _line = self.line(output).await;
         let brought = match code {
-            Code::Source(sent) => self.bring_up_sent(who, &sent, options, printer.clone()).await,
-            Code::Slug(slug) => self.bring_up_slug(who, *slug, printer.clone()).await,
+            Code::Source(sent) => {
+                let build = self.ask_build(who, "deploy", sent.commit.clone()).await?;
+                let carried = async {
+                    let line = self.line(output).await;
+                    let brought = self.bring_up_sent(who, &sent, &build, options, printer.clone()).await?;
+                    Ok((line, brought))
+                };
+                build.carry(carried).await
+            }
+            Code::Slug(slug) => {
+                let line = self.line(output).await;
+                self.bring_up_slug(who, *slug, printer.clone()).await.map(|brought| (line, brought))
+            }
         };
-        let (release, new) = self.unless_destroyed(brought).await?;
+        let (_line, (release, new)) = self.unless_destroyed(brought).await?;
         self.launch(who, release.clone(), new, url, output).await?;
         self.delivered(release, new).await
     }
@@ -71,6 +81,7 @@ impl Floor {
         &self,
         who: &Principal,
         sent: &Unpacked,
+        build: &Build,
         options: &BuildOptions,
         printer: Arc<dyn Output>,
     ) -> Result<(Arc<Release>, bool), DeployError> {
@@ -82,7 +93,7 @@ impl Floor {
         let mut ready = self.get_ready(who, declared, &reading.source, output).await?;
         // Whoever names a commit asks for a release of it.
         ready.each_commit = sent.commit.is_some();
-        let (slug, pins) = self.build(&ready, &reading.source, options, printer.clone()).await?;
+        let (slug, pins) = self.build(&ready, &reading.source, build, options, printer.clone()).await?;
         self.release(who, &ready, slug, pins, output).await
     }
 

@@ -156,6 +156,28 @@ pub enum DeployError {
         /// Which.
         instance: InstanceName,
     },
+    /// Somebody ended it, and nothing had been changed yet.
+    #[error("Build cancelled by {0}")]
+    Cancelled(String),
+    /// There is no such build to be cancelled.
+    #[error("{deploy} has no {} under way", .number.map_or_else(|| "build".to_owned(), |n| format!("build.{n}")))]
+    NotBuilding {
+        /// Whose.
+        deploy: DeployRef,
+        /// Which was meant.
+        number: Option<u32>,
+    },
+    /// It has ended well, and is being released.
+    #[error("build.{number} of {deploy} is done and being released, which goes on to its end")]
+    BuildDone {
+        /// Whose.
+        deploy: DeployRef,
+        /// Which.
+        number: u32,
+    },
+    /// What was pushed cannot be taken.
+    #[error("{0}")]
+    Refused(String),
     /// Who pushed is gone, and nothing had been changed yet.
     #[error("nobody waits for the push to {0} any more")]
     GivenUp(DeployRef),
@@ -185,6 +207,8 @@ impl DeployError {
             Self::NotUp { .. } => Some("Its last lines: `dozen logs`.".to_owned()),
             Self::ConfigMoved(_) => Some("`dozen config` shows what it is now.".to_owned()),
             Self::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one; at a server `git push dozen main` does.".to_owned()),
+            Self::NotBuilding { .. } => Some("`dozen builds` lists them.".to_owned()),
+            Self::BuildDone { .. } => Some("`dozen rollback` goes back to what served before.".to_owned()),
             Self::NotReleased { .. } => Some("`dozen releases` lists them.".to_owned()),
             Self::NotServing(_) => Some("Start it with `dozen up`.".to_owned()),
             Self::Ledger(LedgerError::Unproven { .. }) => Some(

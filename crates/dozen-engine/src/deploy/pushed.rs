@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a push is given up while it is built, or not at all: nothing that runs is left half changed.
 
-use super::{BuildOptions, DeployError, Floor, Way};
+use super::{Build, BuildOptions, DeployError, Floor, Way};
 use crate::codebase;
 use crate::codebase::hook::Push;
 use crate::deploy::declared;
@@ -23,10 +23,11 @@ impl Floor {
         &self,
         who: &Principal,
         push: &Push,
+        build: &Build,
         options: &BuildOptions,
         printer: Arc<dyn Output>,
     ) -> Result<(Arc<Release>, bool), DeployError> {
-        let pushed = self.bring_up_pushed(who, push, options, printer).await;
+        let pushed = self.bring_up_pushed(who, push, build, options, printer).await;
         self.unless_destroyed(pushed).await
     }
 
@@ -34,6 +35,7 @@ impl Floor {
         &self,
         who: &Principal,
         push: &Push,
+        build: &Build,
         options: &BuildOptions,
         printer: Arc<dyn Output>,
     ) -> Result<(Arc<Release>, bool), DeployError> {
@@ -50,7 +52,7 @@ impl Floor {
         let declared = declared::read(&reading.source, output)?;
         let mut ready = self.get_ready(who, declared, &reading.source, output).await?;
         ready.each_commit = true;
-        let (slug, pins) = self.build(&ready, &reading.source, options, printer.clone()).await?;
+        let (slug, pins) = self.build(&ready, &reading.source, build, options, printer.clone()).await?;
         if !push.hold.fast() {
             return Err(DeployError::GivenUp(self.deploy.clone()));
         }

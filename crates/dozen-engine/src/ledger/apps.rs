@@ -15,11 +15,12 @@ use rusqlite::{Connection, OptionalExtension, params};
 const UIDS: std::ops::Range<u32> = 480_000..500_000;
 
 /// What says of a deploy that it is there, children of others first.
-const OF_A_DEPLOY: [&str; 11] = [
+const OF_A_DEPLOY: [&str; 12] = [
     "shares",
     "stopped",
     "formations",
     "one_offs",
+    "builds",
     "domains",
     "certificates",
     "acme_failures",

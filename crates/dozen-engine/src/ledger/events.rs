@@ -3,7 +3,7 @@
 //! **Invariant:** a line is never changed and never deleted, and holds no secret. What strangers are refused is bounded.
 
 use super::read::parse;
-use super::{Intent, Ledger, LedgerError, Principal, Problem};
+use super::{BuildChange, Intent, Ledger, LedgerError, Principal, Problem};
 use crate::config::Vault;
 use dozen_core::admin::brief;
 use dozen_core::config::Config;
@@ -156,6 +156,7 @@ impl Event {
         };
         let result = match intent {
             Intent::Conclude { status: Status::Failed, .. } | Intent::Unobtained { .. } => EventResult::Failed,
+            Intent::Build { change: BuildChange::Failed(..), .. } => EventResult::Failed,
             Intent::Ran { exit_code, .. } if *exit_code != 0 => EventResult::Failed,
             _ => EventResult::Done,
         };
@@ -240,6 +241,7 @@ impl Intent {
         match self {
             Self::Adopt { folder, .. } => folder.as_ref().map_or_else(String::new, |folder| format!("from {}", folder.display())),
             Self::Recover { running, .. } => list(running.iter().map(|n| format!("run.{n} goes on"))),
+            Self::Build { change, .. } => change.detail(),
             Self::Configure { config, .. } => list(config.vars.keys()),
             Self::Attach { name, kind, .. } => format!("{name} {}", kind.as_str()),
             Self::Release { slug, description, .. } => format!("{} ({})", brief(description), slug.id.short()),

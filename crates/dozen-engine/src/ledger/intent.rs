@@ -1,5 +1,6 @@
 //! Every write of intent: what it is, what it needs, and the one way in.
 
+use super::builds::BuildChange;
 use super::certificates::CertificateSource;
 use super::events::Event;
 use super::hosts::{self, Reserved};
@@ -37,6 +38,15 @@ pub enum Intent {
         deploy: DeployRef,
         /// One-offs that somebody else runs: they are under way and not left.
         running: Vec<u32>,
+        /// Builds that this process has under way.
+        building: Vec<u32>,
+    },
+    /// A build is asked for, begins or ends.
+    Build {
+        /// Of which deploy.
+        deploy: DeployRef,
+        /// What becomes of it.
+        change: BuildChange,
     },
     /// This config shall be the deploy's next version.
     Configure {
@@ -291,6 +301,7 @@ impl Intent {
         match self {
             Self::Adopt { .. } => "bring up an app",
             Self::Recover { .. } => "take up a deploy again",
+            Self::Build { change, .. } => change.what(),
             Self::Configure { .. } => "change config",
             Self::Attach { .. } => "attach a resource",
             Self::Release { .. } => "make a release",
@@ -329,6 +340,7 @@ impl Intent {
         match self {
             Self::Adopt { deploy, .. }
             | Self::Recover { deploy, .. }
+            | Self::Build { deploy, .. }
             | Self::Configure { deploy, .. }
             | Self::Attach { deploy, .. }
             | Self::Release { deploy, .. }
@@ -362,6 +374,7 @@ impl Intent {
         match self {
             Self::Release { .. } => Some("v"),
             Self::Run { .. } => Some("run."),
+            Self::Build { change: BuildChange::Asked { .. }, .. } => Some("build."),
             Self::IssueToken { .. } => Some(""),
             _ => None,
         }
@@ -380,6 +393,7 @@ impl Intent {
         match self {
             Self::Adopt { deploy, .. }
             | Self::Recover { deploy, .. }
+            | Self::Build { deploy, .. }
             | Self::Configure { deploy, .. }
             | Self::Attach { deploy, .. }
             | Self::Release { deploy, .. }

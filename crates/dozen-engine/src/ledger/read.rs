@@ -352,7 +352,7 @@ fn release(r: &Row<'_>) -> rusqlite::Result<Result<ReleaseRow, Problem>> {
     let (version, config_version, python) = (Version(r.get(0)?), r.get(2)?, r.get(4)?);
     let (description, failure, created_by) = (r.get(5)?, r.get(7)?, r.get(9)?);
     let (commit, up_at): (Option<String>, Option<String>) = (r.get(10)?, r.get(11)?);
-    let commit = commit.map(|c| Commit { hash: c.trim_end_matches('+').to_owned(), dirty: c.ends_with('+') });
+    let commit = commit.map(Commit::from_record);
     Ok((|| {
         Ok(ReleaseRow {
             version,

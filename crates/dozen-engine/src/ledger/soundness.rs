@@ -44,6 +44,8 @@ const RULES: &[&str] = &[
      LEFT JOIN releases r ON r.deploy = s.deploy AND r.version = s.release WHERE ifnull(r.status, '') <> 'succeeded' AND ?1 IS NOT NULL",
     "SELECT deploy, 'run.' || number || ' has not ended, and no dozen runs the deploy; the next start decides it' FROM one_offs
      WHERE ended_at IS NULL AND deploy NOT IN (SELECT value FROM json_each(?1))",
+    "SELECT deploy, 'build.' || number || ' has not ended, and no dozen runs the deploy; the next start decides it' FROM builds
+     WHERE ended_at IS NULL AND deploy NOT IN (SELECT value FROM json_each(?1))",
 ];
 
 impl Ledger {
@@ -137,6 +139,11 @@ mod tests {
             (
                 "INSERT INTO one_offs VALUES ('shop/production', 7, 1, 'true', '2026-01-01T00:00:00Z', 'root', NULL, NULL)",
                 "run.7 has not ended, and no dozen runs the deploy; the next start decides it",
+            ),
+            (
+                "INSERT INTO builds (deploy, number, source, state, created_at, created_by)
+                 VALUES ('shop/production', 7, 'push', 'running', '2026-01-01T00:00:00Z', 'root')",
+                "build.7 has not ended, and no dozen runs the deploy; the next start decides it",
             ),
             (
                 "PRAGMA foreign_keys = OFF; INSERT INTO formations VALUES ('gone/production', 'web', 1, NULL)",

@@ -3,8 +3,9 @@
 use super::apps::{self, Occasion};
 use super::hosts::{self, Reserved};
 use super::people::{self, Wanted};
-use super::{Intent, Principal, Problem, certificates};
+use super::{Intent, Principal, Problem, builds, certificates};
 use crate::config::Vault;
+use dozen_core::codebase::Commit;
 use dozen_core::ids::{DeployRef, Version};
 use dozen_core::port::Sticky;
 use dozen_core::release::{Slug, Status};
@@ -30,7 +31,7 @@ pub(super) fn write(
             apps::add_deploy(c, &deploy, &Occasion::default(), &now)?;
             Ok(0)
         }
-        Intent::Recover { deploy, running } => {
+        Intent::Recover { deploy, running, building } => {
             let name = deploy.to_string();
             c.execute(
                 "UPDATE releases SET status = 'failed', failure = 'interrupted: dozen ended before it was concluded'
@@ -44,8 +45,9 @@ pub(super) fn write(
                  WHERE deploy = ?1 AND ended_at IS NULL AND number NOT IN (SELECT value FROM json_each(?3))",
                 [&name, &now, &running],
             )?;
-            Ok(0)
+            builds::interrupt(c, &deploy, &building, &now).map(|()| 0)
         }
+        Intent::Build { deploy, change } => builds::write(c, &deploy, &change, (&now, who)),
         Intent::Configure { deploy, config } => {
             let version = next(c, "SELECT ifnull(max(version), 0) + 1 FROM configs WHERE deploy = ?1", &deploy)?;
             let names = serde_json::to_string(&config.vars.keys().collect::<Vec<_>>()).expect("strings are JSON");
@@ -93,7 +95,7 @@ pub(super) fn write(
                     slug.id.to_string(),
                     config_version,
                     attachments,
-                    slug.commit.as_ref().map(|k| format!("{}{}", k.hash, if k.dirty { "+" } else { "" })),
+                    slug.commit.as_ref().map(Commit::record),
                     python,
                     description,
                     now,

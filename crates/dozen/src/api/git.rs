@@ -13,11 +13,12 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use dozen_core::admin::people::Need;
+use dozen_core::codebase::Commit;
 use dozen_core::ids::{AppName, DeployName, DeployRef};
 use dozen_engine::codebase::hook::{self, Door, Push};
 use dozen_engine::codebase::repository::Repository;
 use dozen_engine::codebase::smart::{self, Dialogue, Gunzip, Limits, Service};
-use dozen_engine::deploy::{BuildOptions, DeployError};
+use dozen_engine::deploy::{Build, BuildOptions, DeployError};
 use dozen_engine::ledger::Principal;
 use dozen_engine::output::Output;
 use serde::Deserialize;
@@ -38,12 +39,18 @@ pub(crate) struct Ticket {
 struct Pusher(Arc<House>);
 
 impl hook::Deploys<Ticket> for Pusher {
-    async fn push(&self, ticket: Arc<Ticket>, push: Push, output: Arc<dyn Output>) -> Result<(), DeployError> {
+    async fn ask(&self, ticket: &Ticket, commit: &str) -> Result<Build, DeployError> {
+        let served = self.0.served(&ticket.deploy).ok_or_else(|| DeployError::NotServing(ticket.deploy.clone()))?;
+        let commit = Commit { hash: commit.to_owned(), dirty: false };
+        served.floor.ask_build(&ticket.who, "push", Some(commit)).await
+    }
+
+    async fn push(&self, ticket: Arc<Ticket>, push: Push, build: &Build, output: Arc<dyn Output>) -> Result<(), DeployError> {
         let served = self.0.served(&ticket.deploy).ok_or_else(|| DeployError::NotServing(ticket.deploy.clone()))?;
         let (who, floor) = (&ticket.who, &served.floor);
         // What is deployed in another way waits for this one too.
         let _line = floor.line(&*output).await;
-        let (release, new) = floor.push(who, &push, &BuildOptions::default(), output.clone()).await?;
+        let (release, new) = floor.push(who, &push, build, &BuildOptions::default(), output.clone()).await?;
         let launched = floor.launch(who, release, new, served.url.as_deref(), &*output).await;
         self.0.collect(&ticket.deploy);
         launched

@@ -13,6 +13,8 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("apps", of::<wire::Apps>()),
         ("apps-create", of::<wire::App>()),
         ("apps-destroy", of::<wire::Destroyed>()),
+        ("builds", of::<wire::Builds>()),
+        ("builds-cancel", of::<wire::CancelledBuild>()),
         ("certs", of::<wire::Certs>()),
         ("certs-add", of::<wire::Cert>()),
         ("certs-auto", of::<wire::Automated>()),

@@ -4,6 +4,7 @@ use dozen_core::logs::{Filter, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod builds;
 mod certs;
 mod delivery;
 mod front;
@@ -12,6 +13,7 @@ mod platform;
 mod releases;
 mod soundness;
 
+pub(crate) use builds::*;
 pub(crate) use certs::*;
 pub(crate) use delivery::*;
 pub(crate) use front::*;

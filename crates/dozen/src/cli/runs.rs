@@ -87,7 +87,7 @@ fn one_line(command: &str) -> String {
 }
 
 /// `0.4s`, `3m 20s`, `23h 59m`
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
         0..60 => format!("{seconds:.1}s"),

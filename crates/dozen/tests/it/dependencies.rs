@@ -93,6 +93,7 @@ impl Bench {
             last_python: None,
             use_node: None,
             last_node: None,
+            waits: &tokio::sync::watch::Sender::new(false),
             output: heard.clone(),
         };
         let built = build(request).await;

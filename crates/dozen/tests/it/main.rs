@@ -6,6 +6,7 @@ mod admin;
 mod adoption;
 mod api;
 mod backing;
+mod builds;
 mod codebase;
 mod concurrency;
 mod config;

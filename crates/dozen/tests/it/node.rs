@@ -80,6 +80,7 @@ impl Bench {
             last_python: None,
             use_node,
             last_node: None,
+            waits: &tokio::sync::watch::Sender::new(false),
             output: heard.clone(),
         };
         let result = build(request).await;

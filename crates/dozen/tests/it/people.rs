@@ -301,6 +301,8 @@ const ROUTES: &[(&str, &str, Need, &str)] = {
         ("GET", "D/diffs", View, ""),
         // Of a kind that it does not take.
         ("POST", "D/builds", Deploy, r#"{}"#),
+        ("GET", "D/builds", View, ""),
+        ("POST", "D/builds/cancel", Deploy, r#"{"build": "build.9"}"#),
         ("GET", "D/split", View, ""),
         ("PUT", "D/split", Deploy, r#"{"parts": ["v9=1"]}"#),
         ("POST", "D/rollbacks", Deploy, r#"{"to": "v99", "part": "all"}"#),

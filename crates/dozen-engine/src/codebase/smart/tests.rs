@@ -4,7 +4,8 @@ use super::super::hook::{self, Deploys, Door, Push};
 use super::super::repository::Repository;
 use super::super::tested::{Place, Work, git};
 use super::*;
-use crate::deploy::DeployError;
+use crate::deploy::{Build, Builds, DeployError};
+use crate::ledger::{Intent, Ledger, Principal};
 use crate::output::Output;
 use dozen_core::ids::DeployRef;
 use http::{Request, Response};
@@ -31,6 +32,8 @@ fn as_the_hook() {
 
 /// Deploys what says in its own files what becomes of it.
 struct Shop {
+    ledger: Ledger,
+    builds: Builds,
     deployed: Mutex<Vec<String>>,
     begun: Semaphore,
     go: Semaphore,
@@ -38,9 +41,9 @@ struct Shop {
 }
 
 /// Tells that a build ended before its time.
-struct Build(Arc<Semaphore>, bool);
+struct Doing(Arc<Semaphore>, bool);
 
-impl Drop for Build {
+impl Drop for Doing {
     fn drop(&mut self) {
         if !self.1 {
             self.0.add_permits(1);
@@ -49,10 +52,14 @@ impl Drop for Build {
 }
 
 impl Deploys<DeployRef> for Shop {
-    async fn push(&self, ticket: Arc<DeployRef>, push: Push, output: Arc<dyn Output>) -> Result<(), DeployError> {
+    async fn ask(&self, ticket: &DeployRef, _commit: &str) -> Result<Build, DeployError> {
+        Ok(Build::ask((&self.ledger, &self.builds), &Principal::me(), ticket, "push", None).await?)
+    }
+
+    async fn push(&self, ticket: Arc<DeployRef>, push: Push, _build: &Build, output: Arc<dyn Output>) -> Result<(), DeployError> {
         let has = |name: &str| push.checkout.folder().join(name).exists();
         output.step("Python app detected");
-        let mut build = Build(self.given_up.clone(), false);
+        let mut build = Doing(self.given_up.clone(), false);
         if has("fast") {
             assert!(push.hold.fast());
         }
@@ -95,7 +102,12 @@ impl Server {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
         let (door, listener) = Door::bind(&place.home, &program).expect("bound");
         let none = || Semaphore::new(0);
-        let shop = Arc::new(Shop { deployed: Mutex::default(), begun: none(), go: none(), given_up: Arc::new(none()) });
+        let (ledger, builds) = (Ledger::open(&place.home).expect("opened"), Builds::default());
+        for deploy in ["shop/production", "shop/staging"] {
+            let adopt = Intent::Adopt { deploy: deploy.parse().expect("valid"), folder: None };
+            ledger.commit(&Principal::me(), adopt).await.expect("committed");
+        }
+        let shop = Arc::new(Shop { ledger, builds, deployed: Mutex::default(), begun: none(), go: none(), given_up: Arc::new(none()) });
         tasks::spawn("door", door.clone().serve(listener, shop.clone()));
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let port = tcp.local_addr().expect("bound").port();

@@ -114,6 +114,7 @@ macro_rules! table {
 table! {
     Adopt         "--do-ah"
     Recover       "--do-ah"
+    Build         "--do-ah"
     Configure     "--do-ah"
     Attach        "--do-ah"
     Release       "--do-ah"
@@ -160,7 +161,8 @@ fn every_intent() -> Vec<Intent> {
     let failure = Failure { why: "nobody there".into(), times: 1, too_often: false, again: at(60) };
     vec![
         Intent::Adopt { deploy: shop(), folder: None },
-        Intent::Recover { deploy: shop(), running: vec![] },
+        Intent::Recover { deploy: shop(), running: vec![], building: vec![] },
+        Intent::Build { deploy: shop(), change: crate::ledger::BuildChange::Asked { source: "push", commit: None } },
         Intent::Configure { deploy: shop(), config: config("value") },
         Intent::Attach { deploy: shop(), name: "DATABASE".into(), kind: ResourceKind::Sqlite, folder: "/data".into() },
         release(&shop(), 1),

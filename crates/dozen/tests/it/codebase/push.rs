@@ -8,7 +8,7 @@ use dozen_engine::codebase::hook::{Deploys, Door, Push};
 use dozen_engine::codebase::repository::Repository;
 use dozen_engine::codebase::smart::{Dialogue, Limits, Service, serve};
 use dozen_engine::concurrency::Site;
-use dozen_engine::deploy::{BuildOptions, DeployError, Floor};
+use dozen_engine::deploy::{Build, BuildOptions, DeployError, Floor};
 use dozen_engine::home::Home;
 use dozen_engine::ledger::{Intent, Ledger, Principal};
 use dozen_engine::logs::Store;
@@ -23,8 +23,12 @@ use tokio::net::{TcpListener, TcpStream};
 struct Production(Floor);
 
 impl Deploys<Principal> for Production {
-    async fn push(&self, who: Arc<Principal>, push: Push, output: Arc<dyn Output>) -> Result<(), DeployError> {
-        let (release, new) = self.0.push(&who, &push, &BuildOptions::default(), output.clone()).await?;
+    async fn ask(&self, who: &Principal, _commit: &str) -> Result<Build, DeployError> {
+        self.0.ask_build(who, "push", None).await
+    }
+
+    async fn push(&self, who: Arc<Principal>, push: Push, build: &Build, output: Arc<dyn Output>) -> Result<(), DeployError> {
+        let (release, new) = self.0.push(&who, &push, build, &BuildOptions::default(), output.clone()).await?;
         self.0.launch(&who, release, new, Some("http://shop.test"), &*output).await
     }
 }
