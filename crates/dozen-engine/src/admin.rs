@@ -164,6 +164,7 @@ impl Floor {
         if row.status != Status::Succeeded {
             return Err(DeployError::NotReleased { version, status: row.status });
         }
+        self.take_up(&row)?;
         self.load(&row).await
     }
 

@@ -6,6 +6,7 @@
 use crate::codebase::{self, fingerprint};
 use crate::home::Home;
 use crate::output::{Event, Output};
+use crate::release::collect;
 use crate::release::scratch::{self, Scratch};
 use crate::release::store::{self, Facts, StoreError, cure};
 use builder::{Builder, Turn};
@@ -455,6 +456,8 @@ pub(crate) fn last_built(home: &Home, app: &AppName) -> Option<Slug> {
 
 fn built_before(home: &Home, index: &Path) -> Option<Slug> {
     let id: SlugId = fs::read_to_string(index).ok()?.trim().parse().ok()?;
+    // It is taken up again, and to stay until a release is made of it.
+    collect::claim(home, &id).ok()?;
     store::open(home, &id).ok().filter(|_| home.slug(&id).join("tree").is_dir())
 }
 

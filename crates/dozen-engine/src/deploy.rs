@@ -39,6 +39,7 @@ mod front;
 mod pushed;
 pub mod releases;
 mod roll;
+mod slugs;
 mod soundness;
 mod split;
 
@@ -51,6 +52,7 @@ pub use error::DeployError;
 pub use formation::Steered;
 pub use front::{Pause, Treatment};
 use roll::Way;
+pub use slugs::Listed;
 pub use soundness::{Sound, sound};
 
 /// One deploy and everything that acts on it.

@@ -60,7 +60,11 @@ impl Home {
     /// The one folder that is written when this app is built: dependency layers, locks that were resolved, and `downloads`, which is all of it
     /// that the build's own programs reach.
     pub fn cache(&self, app: &AppName) -> PathBuf {
-        self.root.join("cache").join(app.as_str())
+        self.caches().join(app.as_str())
+    }
+    /// Those of all apps.
+    pub fn caches(&self) -> PathBuf {
+        self.root.join("cache")
     }
     /// What was pushed of an app, of all of its deploys: a bare git repository.
     pub fn repository(&self, app: &AppName) -> PathBuf {

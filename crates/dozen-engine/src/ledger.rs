@@ -24,6 +24,7 @@ mod hosts;
 mod intent;
 mod people;
 mod read;
+mod slugs;
 mod soundness;
 mod tries;
 mod write;
@@ -37,6 +38,7 @@ pub use hosts::Reserved;
 pub use intent::{Committed, Intent};
 pub use people::{Issued, TokenRow, TokenText, UserRow};
 pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
+pub use slugs::UsedSlug;
 pub use soundness::Fault;
 pub use tries::{TooOften, Tries};
 

@@ -2,6 +2,7 @@
 //! Keeps what builds made, and never changes it.
 
 pub mod archive;
+pub mod collect;
 pub mod machine;
 mod phase;
 pub mod scratch;

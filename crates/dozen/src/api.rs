@@ -41,6 +41,7 @@ mod releases;
 mod runs;
 #[cfg(test)]
 mod schema;
+mod slugs;
 pub(crate) mod token;
 pub(crate) mod wire;
 
@@ -135,6 +136,8 @@ pub(crate) fn of_deploys(deploys: Arc<dyn Deploys>) -> Router {
         .route("/diffs", get(releases::diff))
         .route("/builds", get(builds::list).post(delivery::build))
         .route("/builds/cancel", post(builds::cancel))
+        .route("/slugs", get(slugs::list))
+        .route("/slugs/{version}", get(slugs::export))
         .route("/split", get(front::split).put(front::change_split))
         .route("/rollbacks", post(releases::rollback))
         .route("/runs", get(runs::list).post(runs::run))
@@ -246,6 +249,8 @@ fn needs(method: &Method, rest: &str, deploy: &DeployRef) -> Need {
         (_, "stop" | "handover") => Need::Host,
         // Values of config vars are among it.
         (&Method::GET, "config") => Need::Deploy(app),
+        // Who may look at an app does not have its code by that.
+        (&Method::GET, rest) if rest.starts_with("slugs/") => Need::Deploy(app),
         (&Method::GET, _) => Need::View(app),
         _ => Need::Deploy(app),
     }
@@ -432,7 +437,7 @@ impl From<DeployError> for Failure {
             DeployError::Ledger(LedgerError::Led { .. } | LedgerError::Own { .. }) => StatusCode::CONFLICT,
             DeployError::Ledger(LedgerError::Taken { .. } | LedgerError::Conflict(_)) => StatusCode::CONFLICT,
             DeployError::NotHeld { .. } | DeployError::NotBuilding { .. } => StatusCode::NOT_FOUND,
-            DeployError::Cancelled(_) | DeployError::BuildDone { .. } => StatusCode::CONFLICT,
+            DeployError::Collected { .. } | DeployError::Cancelled(_) | DeployError::BuildDone { .. } => StatusCode::CONFLICT,
             DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
             DeployError::NotUp { .. } | DeployError::ConfigMoved(_) | DeployError::Destroyed(_) => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -43,6 +43,7 @@ mod rollback;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod server;
+pub(crate) mod slugs;
 pub(crate) mod static_files;
 pub(crate) mod target;
 pub(crate) mod tokens;
@@ -178,6 +179,8 @@ pub(crate) enum Command {
     Https(manners::HttpsArgs),
     /// List the releases, the latest first; show one, compare two
     Releases(releases::ReleasesArgs),
+    /// List the slugs of a deploy's releases, which are their code; export one, collect what is not needed
+    Slugs(slugs::SlugsArgs),
     /// Have another deploy of the app run the code that this one runs: the same slug, not built again
     ///
     /// Config, resources and formation of the other one stay as they are, and its release phase runs as for each release. `dozen promote -a
@@ -320,6 +323,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Drill(args) => drill::run(args, settings, printer).await,
         Command::Open(args) => open::run(args, settings, printer).await,
         Command::Releases(args) => releases::run(args, settings, printer).await,
+        Command::Slugs(args) => slugs::run(args, settings, printer).await,
         Command::Promote(args) => promote::run(args, settings, printer).await,
         Command::Rollback(args) => rollback::run(args, settings, printer).await,
         Command::Run(args) => run::run(args, settings, printer).await,
@@ -347,7 +351,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
 
 /// `ps:scale` → `ps scale`, for the first word that is a command and only where the part before the colon is a noun of ours.
 fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const NOUNS: [&str; 16] = [
+    const NOUNS: [&str; 17] = [
         "apps",
         "builds",
         "certs",
@@ -361,6 +365,7 @@ fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         "ps",
         "releases",
         "runs",
+        "slugs",
         "server",
         "tokens",
         "users",
@@ -400,6 +405,23 @@ fn time(text: &str) -> Result<u64, String> {
     };
     let number: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
     if number == 0 { Err(wrong()) } else { Ok(u64::from(number) * seconds) }
+}
+
+/// So many bytes, as people write them: 500MB, 20GB, 20GiB.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "write it as 500MB, 20GB or 20GiB".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit {
+        "MB" | "M" => 1_000_000,
+        "GB" | "G" => 1_000_000_000,
+        "TB" | "T" => 1_000_000_000_000,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
 }
 
 /// A word of a path, whatever a person typed.
@@ -470,6 +492,14 @@ mod tests {
         assert_eq!(["90s", "10m", "12h", "3d", "2w"].map(time), [Ok(90), Ok(600), Ok(43_200), Ok(259_200), Ok(1_209_600)]);
         for text in ["", "3", "d", "0d", "-1d", "1.5h", "3 d", "3é", "99999999999d"] {
             assert!(time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_as_people_do() {
+        assert_eq!(["500MB", "20GB", "20G", "1GiB"].map(size), [Ok(500_000_000), Ok(20_000_000_000), Ok(20_000_000_000), Ok(1 << 30)]);
+        for text in ["", "20", "GB", "-1GB", "1.5GB", "20 GB", "99999999999999999999GB", "99999999999TB"] {
+            assert!(size(text).is_err(), "{text}");
         }
     }
 

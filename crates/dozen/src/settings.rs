@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) logins: Logins,
     /// The authority that is given for a server, PEM.
     pub(crate) authority: Option<String>,
+    /// How much of the disk slugs and build caches may take.
+    pub(crate) disk_budget: u64,
     /// How to print.
     pub(crate) format: Format,
     /// `--no-color`.
@@ -64,7 +66,20 @@ impl Settings {
             Place::Here(_) | Place::Nowhere => {}
         }
         let app = common.app.clone();
-        Ok(Self { home: Home::at(home), exe, app, remote, logins, authority, format, colour: !common.no_color, quiet: common.quiet })
+        let budget = text("DOZEN_DISK_BUDGET").map(|text| crate::cli::size(&text)).transpose();
+        let disk_budget = budget.map_err(|e| Usage(format!("DOZEN_DISK_BUDGET: {e}")))?.unwrap_or(dozen_engine::release::collect::BUDGET);
+        Ok(Self {
+            disk_budget,
+            home: Home::at(home),
+            exe,
+            app,
+            remote,
+            logins,
+            authority,
+            format,
+            colour: !common.no_color,
+            quiet: common.quiet,
+        })
     }
 
     /// Who one is at a server, and the token that says so: what the environment has for it, else what `login` kept.

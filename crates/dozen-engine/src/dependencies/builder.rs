@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, chown, fchown, lchown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Above the uids of deploys, below those of containers.
 const FIRST: u32 = 500_000;
@@ -97,6 +97,8 @@ impl Turn {
             waiting.take().into_iter().for_each(|tell| tell());
             tokio::time::sleep(LOOK).await;
         }
+        // Whoever makes room takes what was not used for longest.
+        lock.set_modified(SystemTime::now())?;
         Ok(Self { _lock: lock })
     }
 }

@@ -8,7 +8,6 @@ use crate::codebase;
 use crate::codebase::tarball::Unpacked;
 use crate::ledger::Principal;
 use crate::output::Output;
-use crate::release::store;
 use dozen_core::ids::DeployRef;
 use dozen_core::release::{Cause, Release, Slug, Status};
 use std::sync::Arc;
@@ -119,7 +118,7 @@ impl Floor {
         let _turn = self.turn.lock().await;
         let version = self.ledger.current(from).await?.ok_or_else(|| DeployError::NoRelease(from.clone()))?;
         let row = self.ledger.release(from, version).await?;
-        let slug = Slug { commit: row.commit.clone(), ..store::open(self.home(), &row.slug)? };
+        let slug = self.take_up(&row)?;
         self.recover(who, false).await?;
         let before = self.current_row().await?;
         output.step(&format!("Promoting {from} {version} to {}", self.deploy));

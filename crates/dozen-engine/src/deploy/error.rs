@@ -6,6 +6,7 @@ use crate::ledger::LedgerError;
 use crate::processes::adoption::AdoptError;
 use crate::release::store::StoreError;
 use dozen_core::admin::NoCommand;
+use dozen_core::codebase::Commit;
 use dozen_core::concurrency::formation::FormationError;
 use dozen_core::config::ConfigError;
 use dozen_core::diagnostic::Diagnostic;
@@ -128,6 +129,19 @@ pub enum DeployError {
     /// It would bring back a release that never worked.
     #[error("{0} failed and cannot be rolled back to")]
     FailedRelease(Version),
+    /// Its code was collected.
+    #[error(
+        "the code of {deploy} {version} is not kept any more: of each deploy that of the last {} releases is",
+        crate::release::collect::RELEASES
+    )]
+    Collected {
+        /// Whose.
+        deploy: DeployRef,
+        /// Which.
+        version: Version,
+        /// What it was made of.
+        commit: Option<Commit>,
+    },
     /// A one-off of a release that never became current.
     #[error("{version} {}; a one-off can only be of a release that succeeded", match .status {
         Status::Failed => "failed",
@@ -207,6 +221,11 @@ impl DeployError {
             Self::NotUp { .. } => Some("Its last lines: `dozen logs`.".to_owned()),
             Self::ConfigMoved(_) => Some("`dozen config` shows what it is now.".to_owned()),
             Self::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one; at a server `git push dozen main` does.".to_owned()),
+            Self::Collected { commit: Some(commit), .. } => {
+                let hash = &commit.hash;
+                Some(format!("Deploy its commit again: `dozen deploy --commit {hash}`, or `git push -f dozen {hash}:refs/heads/main`."))
+            }
+            Self::Collected { commit: None, .. } => Some("Deploy its code again.".to_owned()),
             Self::NotBuilding { .. } => Some("`dozen builds` lists them.".to_owned()),
             Self::BuildDone { .. } => Some("`dozen rollback` goes back to what served before.".to_owned()),
             Self::NotReleased { .. } => Some("`dozen releases` lists them.".to_owned()),

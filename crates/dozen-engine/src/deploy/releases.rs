@@ -8,7 +8,7 @@ use dozen_core::backing::Attachment;
 use dozen_core::config::Config;
 use dozen_core::ids::Version;
 use dozen_core::release::diff::{Contents, Diff, File, Names, Side, distribution, node_package};
-use dozen_core::release::{Cause, Part, Slug, Status};
+use dozen_core::release::{Cause, Part, Status};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -113,7 +113,7 @@ impl Floor {
             return Err(DeployError::FailedRelease(row.version));
         }
         let code = if part == Part::Config { &current } else { &row };
-        let slug = Slug { commit: code.commit.clone(), ..store::open(self.home(), &code.slug)? };
+        let slug = self.take_up(code)?;
         let pins = (code.python.clone(), code.node.clone());
         let (latest, now) = self.ledger.config(&self.deploy).await?;
         let config = match part {

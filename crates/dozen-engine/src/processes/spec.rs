@@ -114,7 +114,8 @@ pub fn log(home: &Home, release: &Release) -> JailLog {
     JailLog { folder: home.logs(&release.deploy), release: release.version.to_string(), segment_bytes: SEGMENT_BYTES, segments: SEGMENTS }
 }
 
-fn shell(tree: &Path, command: &str) -> Vec<String> {
+/// What runs a command in a slug's folder.
+pub(crate) fn shell(tree: &Path, command: &str) -> Vec<String> {
     let words = |w: &[&str]| w.iter().map(|s| (*s).to_owned()).collect();
     if tree.join(".profile").exists() || tree.join(".profile.d").exists() {
         // Buildpacks write their profile scripts for bash.

@@ -18,9 +18,12 @@ use std::io;
 use std::path::PathBuf;
 
 mod checks;
+mod deb;
 mod pack;
+mod units;
 mod unpack;
 
+pub use deb::deb;
 pub use pack::{pack, write};
 pub use unpack::{Unpacked, take_in, unpack};
 
@@ -108,6 +111,9 @@ pub enum ArchiveError {
         /// What is not alike, each as a sentence that begins with a verb.
         differences: Vec<String>,
     },
+    /// It cannot be a Debian package.
+    #[error("the release cannot be a Debian package: {0}")]
+    Package(String),
     /// The slug store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -116,6 +122,12 @@ pub enum ArchiveError {
 impl ArchiveError {
     fn member(member: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Member { member: checks::shown(&member.into()), why: checks::shown(&why.into()) }
+    }
+
+    /// A file of the store is not as it was built.
+    fn changed(path: &std::path::Path) -> Self {
+        let why = "it is not as it was built: something changed it in the slug store. Remove that slug's folder and build it again";
+        Self::Damaged(format!("{}: {why}", path.display()))
     }
 
     fn bytes(what: u64, most: u64) -> Self {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What folders under construction are called.
-const PREFIX: &str = ".making-";
+pub(super) const PREFIX: &str = ".making-";
 /// The time between making a folder and locking it, many times over.
 const GRACE: Duration = Duration::from_secs(60);
 

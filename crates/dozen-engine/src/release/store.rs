@@ -42,7 +42,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// There is no such slug.
-    #[error("there is no slug {id} under {}; the next deploy of this code builds it again", slugs.display())]
+    #[error("there is no slug {id} under {} any more: of each deploy the code of its last {} releases is kept. The next deploy of this code builds it again", slugs.display(), super::collect::RELEASES)]
     Missing {
         /// Which.
         id: String,
@@ -152,7 +152,7 @@ pub fn take(home: &Home, scratch: &Scratch, facts: &Facts, known: &Known) -> Res
     let entries = settle(&tree, known)?;
     let mut wire = Wire::of(facts);
     let id = identify(&entries, &wire);
-    if has(home, &id) {
+    if super::collect::claim(home, &id).is_ok() {
         return Ok((open(home, &id)?, true));
     }
     wire.measure(&entries);

@@ -134,6 +134,7 @@ fn routes(house: Arc<House>) -> Router {
         .route("/v1/apps/{app}/deploys", get(deploys_of).post(create_deploy))
         .route("/v1/apps/{app}/deploys/{deploy}", delete(destroy_deploy))
         .merge(super::people::routes())
+        .merge(super::slugs::routes())
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .with_state(house);
     super::of_deploys(deploys).merge(own).fallback(nothing)

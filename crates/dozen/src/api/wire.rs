@@ -11,6 +11,7 @@ mod front;
 mod people;
 mod platform;
 mod releases;
+mod slugs;
 mod soundness;
 
 pub(crate) use builds::*;
@@ -20,6 +21,7 @@ pub(crate) use front::*;
 pub(crate) use people::*;
 pub(crate) use platform::*;
 pub(crate) use releases::*;
+pub(crate) use slugs::*;
 pub(crate) use soundness::*;
 
 /// A deploy.

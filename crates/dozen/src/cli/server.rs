@@ -15,6 +15,7 @@ use dozen_engine::ledger::{Ledger, Principal};
 use dozen_engine::output::Output;
 use dozen_engine::port::{Ahead, Limits, Ports, RouterSpec, Switchboard};
 use dozen_engine::processes::adoption;
+use dozen_engine::release::collect;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -40,6 +41,10 @@ pub(crate) struct ServerArgs {
     /// Give each deploy a host below this domain, too: shop.example.com beside shop.localhost
     #[arg(long, value_name = "DOMAIN", env = "DOZEN_DOMAIN", value_parser = host)]
     domain: Option<String>,
+    /// How much of the disk slugs and build caches may take, as in 500MB or 20GB: beyond it what was not used for longest goes. Slugs that
+    /// releases need stay
+    #[arg(long, value_name = "SIZE", default_value = "20GB", env = "DOZEN_DISK_BUDGET", value_parser = super::size)]
+    disk_budget: u64,
     /// Let one client address have at most so many connections (1000; clients on this host as many as they like)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections_per_address: Option<u32>,
@@ -110,6 +115,7 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
     let addresses =
         Addresses { port: router.port(), https_port: router.https_port(), domain: args.domain.clone(), api_host: args.api_host.clone() };
     let board = Switchboard::start(router, ledger.deploys().await?.into_iter().chain([itself.clone()]));
+    let settings = &Settings { disk_budget: args.disk_budget, ..settings.clone() };
     let house = House::new(settings.clone(), ledger, addresses, board.clone());
     for (deploy, error) in &house.open_all().await? {
         printer.warning(&format!("{deploy} is not served: {}", dozen_engine::chain(&**error)));
@@ -118,10 +124,12 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
     let [public, hooks] = platform::open(&house, &board, &itself).await.context("cannot open the API")?;
     let here = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, platform::local(&house)));
     let time = dozen_engine::tasks::spawn("time", house.clone().keep_time());
+    let room = dozen_engine::tasks::spawn("collect", collect::keep(house.ledger.clone(), settings.disk_budget));
     greet(&house, printer).await?;
     signals.next().await;
     printer.note("Stopping; Ctrl-C again kills at once");
     time.abort();
+    room.abort();
     let end = house.end();
     tokio::pin!(end);
     let ended = loop {

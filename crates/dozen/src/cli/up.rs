@@ -22,6 +22,7 @@ use dozen_engine::port::certificates::Keeper;
 use dozen_engine::port::{Ahead, Left, Limits, Ports, Router, RouterSpec, Switchboard};
 use dozen_engine::processes::adoption;
 use dozen_engine::processes::notes::Notes;
+use dozen_engine::release::collect;
 use handover::Taken;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -210,6 +211,8 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));
 
     let keeper = keeper.map(|keeper| dozen_engine::tasks::spawn("certificates", keeper.keep()));
+    let room = collect::keep(served.floor.ledger.clone(), settings.disk_budget);
+    let room = dozen_engine::tasks::spawn("collect", room);
 
     let mut session = Session::begin(served.clone(), (board, (port, https_port)), signals, printer, found)?;
     let result = session.live(&args, &who, code).await;
@@ -228,6 +231,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     session.stop(&who).await?;
     api.abort();
     budget.abort();
+    room.abort();
     keeper.inspect(|keeper| keeper.abort());
     drop(run_folder);
     result

@@ -36,6 +36,7 @@ mod shell;
 mod ship;
 mod sizes;
 mod slug;
+mod slugs;
 mod static_files;
 mod steering;
 mod surface;

@@ -274,6 +274,7 @@ const ROUTES: &[(&str, &str, Need, &str)] = {
         ("POST", "/v1/tokens", Anybody, r#"{"seconds": 60}"#),
         ("DELETE", "/v1/tokens/{id}", Anybody, ""),
         ("GET", "/v1/events", Platform, ""),
+        ("POST", "/v1/collections", Platform, r#"{"dry_run": true}"#),
         // git's own answers: of what one may not see, and of a service that is none, there is nothing.
         ("GET", "/{repository}/info/refs", Git, ""),
         ("POST", "/{repository}/{service}", Git, ""),
@@ -303,6 +304,8 @@ const ROUTES: &[(&str, &str, Need, &str)] = {
         ("POST", "D/builds", Deploy, r#"{}"#),
         ("GET", "D/builds", View, ""),
         ("POST", "D/builds/cancel", Deploy, r#"{"build": "build.9"}"#),
+        ("GET", "D/slugs", View, ""),
+        ("GET", "D/slugs/{version}", Deploy, ""),
         ("GET", "D/split", View, ""),
         ("PUT", "D/split", Deploy, r#"{"parts": ["v9=1"]}"#),
         ("POST", "D/rollbacks", Deploy, r#"{"to": "v99", "part": "all"}"#),

@@ -31,10 +31,31 @@ fn pack_within(
     go_on: &dyn Fn() -> bool,
     limits: &Limits,
 ) -> Result<u64, ArchiveError> {
+    let Checked { tree, entries, machine, links } = checked(home, slug, limits)?;
+    let mut counted = Counted { to, written: 0, most: limits.packed };
+    let result = members(&mut counted, &tree, &Head::of(slug, app, machine, &entries), &entries, &links, go_on);
+    match result {
+        Err(_) if counted.written > counted.most => Err(ArchiveError::bytes(counted.written, counted.most)),
+        Err(Fault::Write(source)) => Err(ArchiveError::Io { what: "write", path: "the slug file".into(), source }),
+        Err(Fault::Other(e)) => Err(e),
+        Ok(()) => Ok(counted.written),
+    }
+}
+
+/// A slug of the store that may leave this machine.
+pub(super) struct Checked {
+    pub(super) tree: PathBuf,
+    pub(super) entries: Vec<Entry>,
+    pub(super) machine: Machine,
+    /// Where each link leads.
+    pub(super) links: BTreeMap<String, String>,
+}
+
+/// Whatever would be refused on the other machine is told on this one.
+pub(super) fn checked(home: &Home, slug: &Slug, limits: &Limits) -> Result<Checked, ArchiveError> {
     let tree = home.slug(&slug.id).join("tree");
     let entries = entries(home, &slug.id)?;
     let machine = Machine::of(slug, &tree, &entries);
-    // Whatever would be refused on the other machine is told on this one.
     checks::list(&entries, limits)?;
     checks::facts(slug, slug.processes.len(), &entries, &machine)?;
     let mut links = BTreeMap::new();
@@ -46,19 +67,11 @@ fn pack_within(
     if let Some((path, why)) = links.keys().find_map(|p| Some((p, checks::link_fault(p, &links, &machine)?))) {
         return Err(ArchiveError::member(format!("{TREE}{path}"), why));
     }
-
-    let mut counted = Counted { to, written: 0, most: limits.packed };
-    let result = members(&mut counted, &tree, &Head::of(slug, app, machine, &entries), &entries, &links, go_on);
-    match result {
-        Err(_) if counted.written > counted.most => Err(ArchiveError::bytes(counted.written, counted.most)),
-        Err(Fault::Write(source)) => Err(ArchiveError::Io { what: "write", path: "the slug file".into(), source }),
-        Err(Fault::Other(e)) => Err(e),
-        Ok(()) => Ok(counted.written),
-    }
+    Ok(Checked { tree, entries, machine, links })
 }
 
 /// What goes wrong on the way: with what is written, or with what is read.
-enum Fault {
+pub(super) enum Fault {
     Write(io::Error),
     Other(ArchiveError),
 }
@@ -94,8 +107,7 @@ fn members(
         let mut file = Hashed { from: open(&path).map_err(failed)?.take(entry.size), hasher: blake3::Hasher::new() };
         member(&mut tar, &name, EntryType::Regular, if entry.kind == 'x' { 0o755 } else { 0o644 }, entry.size, &mut file)?;
         if hex(file.hasher.finalize().as_bytes()) != entry.hash {
-            let why = "it is not as it was built: something changed it in the slug store. Remove that slug's folder and build it again";
-            return Err(Fault::Other(ArchiveError::Damaged(format!("{}: {why}", path.display()))));
+            return Err(Fault::Other(ArchiveError::changed(&path)));
         }
     }
     let zstd = tar.into_inner().map_err(Fault::Write)?;
@@ -114,14 +126,21 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
 }
 
 /// A member under exactly this name; what is longer than the header takes goes before it, as GNU tar has it.
-fn member<W: Write>(tar: &mut tar::Builder<W>, name: &str, kind: EntryType, mode: u32, size: u64, data: impl Read) -> Result<(), Fault> {
+pub(super) fn member<W: Write>(
+    tar: &mut tar::Builder<W>,
+    name: &str,
+    kind: EntryType,
+    mode: u32,
+    size: u64,
+    data: impl Read,
+) -> Result<(), Fault> {
     let mut header = header(kind, mode, size);
     put_name(tar, &mut header, name)?;
     header.set_cksum();
     tar.append(&header, data).map_err(Fault::Write)
 }
 
-fn link<W: Write>(tar: &mut tar::Builder<W>, name: &str, target: &str) -> Result<(), Fault> {
+pub(super) fn link<W: Write>(tar: &mut tar::Builder<W>, name: &str, target: &str) -> Result<(), Fault> {
     let mut header = header(EntryType::Symlink, 0o777, 0);
     let field = &mut header.as_old_mut().linkname;
     if target.len() <= field.len() {
@@ -152,9 +171,9 @@ fn long<W: Write>(tar: &mut tar::Builder<W>, kind: EntryType, text: &str) -> Res
 }
 
 /// Hashes what is read, and fills up a file that has become shorter, so that its hash and not the tar file is wrong.
-struct Hashed<R> {
-    from: io::Take<R>,
-    hasher: blake3::Hasher,
+pub(super) struct Hashed<R> {
+    pub(super) from: io::Take<R>,
+    pub(super) hasher: blake3::Hasher,
 }
 
 impl<R: Read> Read for Hashed<R> {

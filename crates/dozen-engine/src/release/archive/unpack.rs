@@ -2,6 +2,7 @@
 
 use super::{ArchiveError, FORMAT, HEAD, Head, Limits, MANIFEST, MAX_HEAD, TREE, checks};
 use crate::home::Home;
+use crate::release::collect;
 use crate::release::machine::Machine;
 use crate::release::scratch::Scratch;
 use crate::release::store::{self, Entry, Facts, Known, hex};
@@ -124,7 +125,7 @@ fn members<R: Read>(
         return Err(ArchiveError::Stack { app, id, differences: differences.iter().map(|d| checks::shown(d)).collect() });
     }
 
-    let scratch = match store::has(home, &id) {
+    let scratch = match collect::claim(home, &id).is_ok() {
         true => None,
         false => {
             let slugs = home.slugs();
