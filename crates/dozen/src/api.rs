@@ -37,11 +37,14 @@ mod peers;
 mod people;
 pub(crate) mod platform;
 mod processes;
+mod refusals;
 mod releases;
 mod runs;
 #[cfg(test)]
 mod schema;
 mod slugs;
+#[cfg(test)]
+mod spec;
 pub(crate) mod token;
 pub(crate) mod wire;
 
@@ -150,6 +153,7 @@ pub(crate) fn of_deploys(deploys: Arc<dyn Deploys>) -> Router {
         // Two deploys are in it, so it finds them itself.
         .route("/v1/apps/{app}/promotions", post(delivery::promote).with_state(deploys))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::map_response(refusals::told))
 }
 
 /// Where an API is reached, and what its peers have to show.
@@ -259,6 +263,13 @@ fn needs(method: &Method, rest: &str, deploy: &DeployRef) -> Need {
 type Shared = Extension<Arc<Served>>;
 type Answer<T> = Result<Json<T>, Failure>;
 
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}",
+    tag = "deploys",
+    summary = "What a deploy is and where it answers",
+    responses((status = 200, description = "Done", body = wire::Info))
+))]
 async fn info(Extension(served): Shared) -> Answer<wire::Info> {
     let release = served.floor.ledger.current(&served.floor.deploy).await.map_err(DeployError::from)?;
     Ok(Json(wire::Info {
@@ -271,9 +282,17 @@ async fn info(Extension(served): Shared) -> Answer<wire::Info> {
     }))
 }
 
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/logs",
+    tag = "logs",
+    summary = "The last log lines, and with `tail` each new one as it comes",
+    params(wire::Logs),
+    responses((status = 200, description = "Log lines, as they are stored", content_type = "application/x-dozen-log", body = Vec<u8>))
+))]
 async fn logs(Extension(served): Shared, Query(query): Query<wire::Logs>) -> Result<Response, Failure> {
-    let filter = query.filter().map_err(|message| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, message))?;
-    Ok(log_stream(&served, query.number(), query.tail, filter).into_response())
+    let (last, filter) = (query.number().map_err(Failure::usage)?, query.filter().map_err(Failure::usage)?);
+    Ok(log_stream(&served, last, query.tail, filter).into_response())
 }
 
 /// The last lines, encoded, and then, where asked for, each new one as it comes.
@@ -314,6 +333,13 @@ fn log_stream(served: &Arc<Served>, last: Option<usize>, tail: bool, filter: Fil
     axum::body::Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(stream))
 }
 
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/config",
+    tag = "config",
+    summary = "All config vars with their values",
+    responses((status = 200, description = "Done", body = wire::Config))
+))]
 async fn config(Extension(served): Shared) -> Answer<wire::Config> {
     let floor = &served.floor;
     let (version, config) = floor.ledger.config(&floor.deploy).await.map_err(DeployError::from)?;
@@ -337,6 +363,14 @@ impl wire::Var {
     }
 }
 
+#[cfg_attr(test, utoipa::path(
+    patch,
+    path = "/v1/apps/{app}/deploys/{deploy}/config",
+    tag = "config",
+    summary = "Set and unset config vars, which makes a release",
+    request_body = wire::Configure,
+    responses((status = 200, description = "Done", body = wire::Configured))
+))]
 async fn configure(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,
@@ -365,6 +399,13 @@ async fn lasting<T: Send + 'static>(work: impl Future<Output = Result<T, DeployE
     Ok(done.map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the change ended early: {e}")))??)
 }
 
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/stop",
+    tag = "host",
+    summary = "End a deploy that `up` runs",
+    responses((status = 200, description = "Done", body = wire::Stopping))
+))]
 async fn stop(Extension(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
     served.floor.ledger.authorise(&who, "stop a deploy", Need::Host).map_err(DeployError::from)?;
     if served.of_server {
@@ -385,6 +426,13 @@ fn of_server(deploy: &DeployRef) -> Failure {
 }
 
 /// Leaves all that lasts to another control part, once no change of releases is under way.
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/handover",
+    tag = "host",
+    summary = "Leave what runs to another control part",
+    responses((status = 200, description = "Done", body = wire::Stopping))
+))]
 async fn hand_over(Extension(served): Shared, Extension(who): Extension<Principal>) -> Answer<wire::Stopping> {
     served.floor.ledger.authorise(&who, "take over a deploy", Need::Host).map_err(DeployError::from)?;
     let deploy = &served.floor.deploy;

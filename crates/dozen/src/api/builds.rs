@@ -6,6 +6,13 @@ use axum::Json;
 use dozen_engine::ledger::{BuildRow, Principal};
 
 /// `GET /builds`
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/builds",
+    tag = "releases",
+    summary = "The builds, the latest first",
+    responses((status = 200, description = "Done", body = wire::Builds))
+))]
 pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Builds> {
     let floor = &served.floor;
     let builds = floor.builds().await?.into_iter().map(|row| wire::Build::of(floor.deploy.to_string(), row));
@@ -13,6 +20,14 @@ pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Builds> {
 }
 
 /// `POST /builds/cancel`
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/builds/cancel",
+    tag = "releases",
+    summary = "End a build that waits or runs",
+    request_body = wire::CancelBuild,
+    responses((status = 200, description = "Done", body = wire::CancelledBuild))
+))]
 pub(super) async fn cancel(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,

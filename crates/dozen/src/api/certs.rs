@@ -14,6 +14,13 @@ use dozen_engine::port::{Certificate, ca};
 use jiff::Timestamp;
 
 /// `GET /certificates`
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/certificates",
+    tag = "certificates",
+    summary = "The certificates of a deploy",
+    responses((status = 200, description = "Done", body = wire::Certs))
+))]
 pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Certs> {
     let (rows, domains) = known(&served).await?;
     let now = Timestamp::now();
@@ -32,6 +39,14 @@ pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Certs> {
 }
 
 /// `POST /certificates`
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/certificates",
+    tag = "certificates",
+    summary = "Add a certificate and its key",
+    request_body = wire::AddCert,
+    responses((status = 200, description = "Done", body = wire::Cert))
+))]
 pub(super) async fn add(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,
@@ -50,6 +65,14 @@ pub(super) async fn add(
 }
 
 /// `POST /certificates/auto`
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/certificates/auto",
+    tag = "certificates",
+    summary = "Have certificates ordered, or no longer",
+    request_body = wire::AutoCerts,
+    responses((status = 200, description = "Done", body = wire::Automated))
+))]
 pub(super) async fn automate(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,
@@ -97,6 +120,14 @@ async fn automatic(served: &Served, domains: &[Domain]) -> Result<Option<wire::A
 }
 
 /// `POST /certificates/remove`
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/certificates/remove",
+    tag = "certificates",
+    summary = "Remove a certificate",
+    request_body = wire::RemoveCert,
+    responses((status = 200, description = "Done", body = wire::Cert))
+))]
 pub(super) async fn remove(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,

@@ -37,6 +37,15 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 const HEARD_OUT: u64 = 2 << 30;
 
 /// `POST /builds`: a source or a slug file.
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/builds",
+    tag = "releases",
+    summary = "Build, release and serve a source (`application/x-tar`) or a slug file (`application/vnd.dozen.slug`)",
+    params(wire::BuildQuery),
+    request_body(content((Vec<u8> = "application/x-tar"), (Vec<u8> = "application/vnd.dozen.slug"))),
+    responses((status = 200, description = "What happens, one JSON value a line; the last one says what came of it", content_type = "application/x-ndjson", body = String))
+))]
 pub(super) async fn build(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,
@@ -75,6 +84,14 @@ pub(super) async fn build(
 }
 
 /// `POST /v1/apps/{app}/promotions`
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/promotions",
+    tag = "releases",
+    summary = "Have the code of one deploy serve as another one, too",
+    request_body = wire::Promotion,
+    responses((status = 200, description = "What happens, one JSON value a line; the last one says what came of it", content_type = "application/x-ndjson", body = String))
+))]
 pub(super) async fn promote(
     State(deploys): State<Arc<dyn Deploys>>,
     Extension(who): Extension<Principal>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// One line of `up --json`, of `build --json`, of `logs --json`, and of any command that fails.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub(crate) enum Event {
     /// `server` answers.
@@ -106,7 +106,7 @@ pub(crate) enum Event {
 
 /// Something that a parser has to say about a place in a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Remark {
     /// Relative to the app's folder.
     pub(crate) file: String,

@@ -12,6 +12,13 @@ use dozen_engine::port::certificates::Standing;
 use std::time::Duration;
 
 /// `GET /domains`
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/domains",
+    tag = "routing",
+    summary = "What leads to a deploy",
+    responses((status = 200, description = "Done", body = wire::Domains))
+))]
 pub(super) async fn domains(Extension(served): Shared) -> Answer<wire::Domains> {
     let front = served.floor.front().await?;
     let deploy = served.floor.deploy.to_string();
@@ -19,6 +26,14 @@ pub(super) async fn domains(Extension(served): Shared) -> Answer<wire::Domains> 
 }
 
 /// `PATCH /domains`
+#[cfg_attr(test, utoipa::path(
+    patch,
+    path = "/v1/apps/{app}/deploys/{deploy}/domains",
+    tag = "routing",
+    summary = "Add and remove domains",
+    request_body = wire::ChangeDomains,
+    responses((status = 200, description = "Done", body = wire::ChangedDomains))
+))]
 pub(super) async fn change_domains(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,
@@ -90,12 +105,27 @@ fn all(served: &Served, front: &Front) -> Vec<wire::Domain> {
 }
 
 /// `GET /manners`
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/manners",
+    tag = "routing",
+    summary = "How requests are treated",
+    responses((status = 200, description = "Done", body = wire::Manners))
+))]
 pub(super) async fn manners(Extension(served): Shared) -> Answer<wire::Manners> {
     let front = served.floor.front().await?;
     Ok(Json(shown(&served, &front).await?))
 }
 
 /// `PATCH /manners`
+#[cfg_attr(test, utoipa::path(
+    patch,
+    path = "/v1/apps/{app}/deploys/{deploy}/manners",
+    tag = "routing",
+    summary = "Change how requests are treated: maintenance, pause, HTTPS only",
+    request_body = wire::Treat,
+    responses((status = 200, description = "Done", body = wire::Manners))
+))]
 pub(super) async fn treat(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,
@@ -114,11 +144,26 @@ pub(super) async fn treat(
 }
 
 /// `GET /split`
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/split",
+    tag = "routing",
+    summary = "Between which releases requests are split",
+    responses((status = 200, description = "Done", body = wire::Split))
+))]
 pub(super) async fn split(Extension(served): Shared) -> Answer<wire::Split> {
     Ok(Json(parts(&served).await?))
 }
 
 /// `PUT /split`
+#[cfg_attr(test, utoipa::path(
+    put,
+    path = "/v1/apps/{app}/deploys/{deploy}/split",
+    tag = "routing",
+    summary = "Split requests between releases",
+    request_body = wire::ChangeSplit,
+    responses((status = 200, description = "Done", body = wire::Split))
+))]
 pub(super) async fn change_split(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,

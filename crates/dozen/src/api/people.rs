@@ -35,6 +35,13 @@ pub(super) fn routes() -> Router<Arc<House>> {
         .route("/v1/events", get(events))
 }
 
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/users",
+    tag = "people",
+    summary = "The users with their roles",
+    responses((status = 200, description = "Done", body = wire::Users))
+))]
 async fn users(State(house): Here, Extension(who): Who) -> Answer<wire::Users> {
     house.ledger.authorise(&who, "list the users", Need::Platform)?;
     let mut granted = Vec::new();
@@ -51,6 +58,14 @@ async fn users(State(house): Here, Extension(who): Who) -> Answer<wire::Users> {
     Ok(Json(wire::Users { users: house.ledger.users().await?.into_iter().map(user).collect() }))
 }
 
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/users",
+    tag = "people",
+    summary = "Add a user",
+    request_body = wire::AddUser,
+    responses((status = 200, description = "Done", body = wire::User))
+))]
 async fn add(State(house): Here, Extension(who): Who, Json(body): Json<wire::AddUser>) -> Answer<wire::User> {
     house.ledger.authorise(&who, "add a user", Need::Platform)?;
     let user = user_name(&body.name)?;
@@ -63,6 +78,13 @@ async fn add(State(house): Here, Extension(who): Who, Json(body): Json<wire::Add
     Ok(Json(wire::User { name: user.to_string(), admin: body.admin, created, created_by: who.name, grants: Vec::new() }))
 }
 
+#[cfg_attr(test, utoipa::path(
+    delete,
+    path = "/v1/users/{user}",
+    tag = "people",
+    summary = "Remove a user and revoke their tokens",
+    responses((status = 200, description = "Done", body = wire::RemovedUser))
+))]
 async fn remove(State(house): Here, Extension(who): Who, Path(user): Path<String>) -> Answer<wire::RemovedUser> {
     let user = user_name(&user)?;
     house.ledger.authorise(&who, "remove a user", Need::Platform)?;
@@ -74,6 +96,13 @@ async fn remove(State(house): Here, Extension(who): Who, Path(user): Path<String
     Ok(Json(wire::RemovedUser { removed: user.to_string() }))
 }
 
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/grants",
+    tag = "people",
+    summary = "Who has which role in an app",
+    responses((status = 200, description = "Done", body = wire::Grants))
+))]
 async fn grants(State(house): Here, Extension(who): Who, Path(app): Path<String>) -> Answer<wire::Grants> {
     let app = app_of(&house, &who, &app, Need::Own).await?;
     Ok(Json(wire::Grants { grants: granted_in(&house, &app).await? }))
@@ -84,6 +113,14 @@ async fn granted_in(house: &House, app: &AppName) -> Result<Vec<wire::Grant>, Fa
     Ok(rows.map(|(user, role)| wire::Grant { user: user.to_string(), app: app.to_string(), role: Some(role.to_string()) }).collect())
 }
 
+#[cfg_attr(test, utoipa::path(
+    put,
+    path = "/v1/apps/{app}/grants/{user}",
+    tag = "people",
+    summary = "Give somebody a role in an app",
+    request_body = wire::GrantRole,
+    responses((status = 200, description = "Done", body = wire::Grant))
+))]
 async fn grant(
     State(house): Here,
     Extension(who): Who,
@@ -96,6 +133,13 @@ async fn grant(
     Ok(Json(wire::Grant { user: user.to_string(), app: app.to_string(), role: Some(role.to_string()) }))
 }
 
+#[cfg_attr(test, utoipa::path(
+    delete,
+    path = "/v1/apps/{app}/grants/{user}",
+    tag = "people",
+    summary = "Take somebody's role in an app away",
+    responses((status = 200, description = "Done", body = wire::Grant))
+))]
 async fn ungrant(State(house): Here, Extension(who): Who, Path((app, user)): Path<(String, String)>) -> Answer<wire::Grant> {
     let app = app_of(&house, &who, &app, Need::Own).await?;
     let user = user_name(&user)?;
@@ -103,6 +147,14 @@ async fn ungrant(State(house): Here, Extension(who): Who, Path((app, user)): Pat
     Ok(Json(wire::Grant { user: user.to_string(), app: app.to_string(), role: None }))
 }
 
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/tokens",
+    tag = "people",
+    summary = "One's own tokens, or a user's",
+    params(wire::TokensQuery),
+    responses((status = 200, description = "Done", body = wire::Tokens))
+))]
 async fn tokens(State(house): Here, Extension(who): Who, Query(query): Query<wire::TokensQuery>) -> Answer<wire::Tokens> {
     let users = match (query.user, &who.identity) {
         (Some(user), _) => vec![user_name(&user)?],
@@ -142,6 +194,14 @@ fn token(user: &UserName, row: TokenRow, now: Timestamp) -> wire::Token {
     }
 }
 
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/tokens",
+    tag = "people",
+    summary = "Make a token, which is shown this once",
+    request_body = wire::CreateToken,
+    responses((status = 200, description = "Done", body = wire::CreatedToken))
+))]
 async fn create_token(State(house): Here, Extension(who): Who, Json(body): Json<wire::CreateToken>) -> Answer<wire::CreatedToken> {
     let user = match (body.user, &who.identity) {
         (Some(user), _) => user_name(&user)?,
@@ -154,6 +214,13 @@ async fn create_token(State(house): Here, Extension(who): Who, Json(body): Json<
     Ok(Json(wire::CreatedToken { id, user: user.to_string(), token, expires: expires.map(|at| at.to_string()) }))
 }
 
+#[cfg_attr(test, utoipa::path(
+    delete,
+    path = "/v1/tokens/{id}",
+    tag = "people",
+    summary = "Revoke a token",
+    responses((status = 200, description = "Done", body = wire::RevokedToken))
+))]
 async fn revoke(State(house): Here, Extension(who): Who, Path(id): Path<u32>) -> Answer<wire::RevokedToken> {
     let Some(user) = whose(&house, &who, id).await? else {
         return Err(LedgerError::NotFound(format!("there is no token {id} that is good")).into());
@@ -179,6 +246,14 @@ async fn whose(house: &House, who: &Principal, id: u32) -> Result<Option<UserNam
     Ok(None)
 }
 
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "people",
+    summary = "What was done, by whom, when and from where",
+    params(wire::EventsQuery),
+    responses((status = 200, description = "Done", body = wire::Events))
+))]
 async fn events(State(house): Here, Extension(who): Who, Query(query): Query<wire::EventsQuery>) -> Answer<wire::Events> {
     let usage = |e: &dyn std::fmt::Display| Failure::usage(e.to_string());
     let (app, deploy) = match (&query.app, &query.deploy) {

@@ -128,6 +128,7 @@ fn named(router: Router) -> Router {
 fn routes(house: Arc<House>) -> Router {
     let deploys: Arc<dyn Deploys> = Arc::new(house.clone());
     let own = Router::new()
+        .route("/v1/openapi.json", get(specification))
         .route("/v1/account", get(account))
         .route("/v1/apps", get(apps).post(create_app))
         .route("/v1/apps/{app}", delete(destroy_app))
@@ -136,8 +137,14 @@ fn routes(house: Arc<House>) -> Router {
         .merge(super::people::routes())
         .merge(super::slugs::routes())
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::map_response(super::refusals::told))
         .with_state(house);
     super::of_deploys(deploys).merge(own).fallback(nothing)
+}
+
+/// The API, for programs.
+async fn specification() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("../../../../docs/openapi.json")).into_response()
 }
 
 async fn nothing() -> Failure {
@@ -210,12 +217,26 @@ fn nobody(message: &str) -> Failure {
     Failure { hint: Some(hint), ..Failure::new(StatusCode::UNAUTHORIZED, message) }
 }
 
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/account",
+    tag = "people",
+    summary = "Who one is",
+    responses((status = 200, description = "Done", body = wire::Account))
+))]
 async fn account(State(house): Here, Extension(who): Who) -> Answer<wire::Account> {
     let admin = !matches!(&who.identity, Identity::User { user, .. } if !user.admin);
     let url = house.addresses().map(Addresses::api);
     Ok(Json(wire::Account { user: who.name, admin, server: env!("CARGO_PKG_VERSION").to_owned(), url }))
 }
 
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps",
+    tag = "apps",
+    summary = "The apps that one may see, with their deploys",
+    responses((status = 200, description = "Done", body = wire::Apps))
+))]
 async fn apps(State(house): Here, Extension(who): Who) -> Answer<wire::Apps> {
     let mut apps = Vec::new();
     for row in house.ledger.apps_of(&who).await? {
@@ -225,6 +246,13 @@ async fn apps(State(house): Here, Extension(who): Who) -> Answer<wire::Apps> {
     Ok(Json(wire::Apps { apps }))
 }
 
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys",
+    tag = "apps",
+    summary = "The deploys of an app",
+    responses((status = 200, description = "Done", body = wire::App))
+))]
 async fn deploys_of(State(house): Here, Extension(who): Who, Path(app): Path<String>) -> Answer<wire::App> {
     let app = app_of(&house, &who, &app, Need::View).await?;
     Ok(Json(wire::App { name: app.to_string(), deploys: shown(&house, &app).await? }))
@@ -259,6 +287,14 @@ async fn shown(house: &House, app: &AppName) -> Result<Vec<wire::Deploy>, Failur
     Ok(all)
 }
 
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps",
+    tag = "apps",
+    summary = "Create an app with its production",
+    request_body = wire::CreateApp,
+    responses((status = 200, description = "Done", body = wire::App))
+))]
 async fn create_app(State(house): Here, Extension(who): Who, Json(body): Json<wire::CreateApp>) -> Answer<wire::App> {
     let app: AppName = body.name.parse().map_err(|e| Failure::usage(format!("{e}")))?;
     let deploy = house::production(&app);
@@ -270,6 +306,14 @@ async fn create_app(State(house): Here, Extension(who): Who, Json(body): Json<wi
     .await
 }
 
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys",
+    tag = "apps",
+    summary = "Create a deploy of an app",
+    request_body = wire::CreateDeploy,
+    responses((status = 200, description = "Done", body = wire::Deploy))
+))]
 async fn create_deploy(
     State(house): Here,
     Extension(who): Who,
@@ -313,6 +357,13 @@ fn inside(e: anyhow::Error) -> Failure {
     Failure { hint: crate::cli::hint_of(&e), ..Failure::new(status, dozen_engine::chain(&*e)) }
 }
 
+#[cfg_attr(test, utoipa::path(
+    delete,
+    path = "/v1/apps/{app}/deploys/{deploy}",
+    tag = "apps",
+    summary = "Destroy a deploy",
+    responses((status = 200, description = "Done", body = wire::Destroyed))
+))]
 async fn destroy_deploy(State(house): Here, Extension(who): Who, Path((app, deploy)): Path<(String, String)>) -> Answer<wire::Destroyed> {
     let deploy = DeployRef { app: app.parse().map_err(|e| Failure::usage(format!("{e}")))?, deploy: name(&deploy)? };
     carried(async move {
@@ -330,6 +381,13 @@ async fn destroy(house: &House, who: &Principal, deploy: &DeployRef) -> Result<(
     house.destroy(who, deploy).await.map_err(inside)
 }
 
+#[cfg_attr(test, utoipa::path(
+    delete,
+    path = "/v1/apps/{app}",
+    tag = "apps",
+    summary = "Destroy an app with all of its deploys",
+    responses((status = 200, description = "Done", body = wire::Destroyed))
+))]
 async fn destroy_app(State(house): Here, Extension(who): Who, Path(app): Path<String>) -> Answer<wire::Destroyed> {
     let app = app_of(&house, &who, &app, Need::Own).await?;
     carried(async move {

@@ -13,6 +13,13 @@ use dozen_engine::processes::usage::Usage;
 use std::collections::BTreeSet;
 
 /// `GET /processes`
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/processes",
+    tag = "processes",
+    summary = "The processes, with what they use",
+    responses((status = 200, description = "Done", body = wire::Processes))
+))]
 pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Processes> {
     let floor = &served.floor;
     let release = floor.current().await?;
@@ -66,6 +73,14 @@ fn process(seen: &Seen, usage: Usage) -> wire::Process {
 }
 
 /// `PATCH /formation`
+#[cfg_attr(test, utoipa::path(
+    patch,
+    path = "/v1/apps/{app}/deploys/{deploy}/formation",
+    tag = "processes",
+    summary = "Change how many of each process type run, and of what size",
+    request_body = wire::Scale,
+    responses((status = 200, description = "Done", body = wire::Formation))
+))]
 pub(super) async fn scale(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,
@@ -78,6 +93,14 @@ pub(super) async fn scale(
 }
 
 /// `POST /restarts`
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/restarts",
+    tag = "processes",
+    summary = "Restart processes",
+    request_body = wire::Restart,
+    responses((status = 200, description = "Done", body = wire::Restarted))
+))]
 pub(super) async fn restart(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,
@@ -108,6 +131,14 @@ pub(super) async fn restart(
 }
 
 /// `POST /stops`
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/stops",
+    tag = "processes",
+    summary = "Stop process types",
+    request_body = wire::Types,
+    responses((status = 200, description = "Done", body = wire::Steered))
+))]
 pub(super) async fn stop(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,
@@ -126,6 +157,14 @@ pub(super) async fn stop(
 }
 
 /// `POST /starts`
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/starts",
+    tag = "processes",
+    summary = "Start process types that were stopped",
+    request_body = wire::Types,
+    responses((status = 200, description = "Done", body = wire::Steered))
+))]
 pub(super) async fn start(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,

@@ -10,6 +10,13 @@ use dozen_engine::deploy::releases::Described;
 use dozen_engine::ledger::Principal;
 
 /// `GET /releases`
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/releases",
+    tag = "releases",
+    summary = "The releases, the latest first",
+    responses((status = 200, description = "Done", body = wire::Releases))
+))]
 pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Releases> {
     let floor = &served.floor;
     let current = floor.ledger.current(&floor.deploy).await.map_err(DeployError::from)?;
@@ -29,6 +36,13 @@ pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Releases> {
 }
 
 /// `GET /releases/{version}`; `current` for the one that serves.
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/releases/{version}",
+    tag = "releases",
+    summary = "One release, or `current`",
+    responses((status = 200, description = "Done", body = wire::ReleaseInfo))
+))]
 pub(super) async fn describe(Extension(served): Shared, Path(path): Path<Vec<(String, String)>>) -> Answer<wire::ReleaseInfo> {
     let word = path.into_iter().find(|(name, _)| name == "version").map(|(_, value)| value).filter(|v| v != "current");
     let of = served.floor.describe(version(word)?).await?;
@@ -65,6 +79,14 @@ pub(super) async fn describe(Extension(served): Shared, Path(path): Path<Vec<(St
 }
 
 /// `GET /diffs?from=v41&to=v42`
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/diffs",
+    tag = "releases",
+    summary = "What differs between two releases",
+    params(wire::DiffQuery),
+    responses((status = 200, description = "Done", body = wire::ReleaseDiff))
+))]
 pub(super) async fn diff(Extension(served): Shared, Query(query): Query<wire::DiffQuery>) -> Answer<wire::ReleaseDiff> {
     let floor = &served.floor;
     let before = floor.describe(version(Some(query.from))?).await?;
@@ -79,6 +101,14 @@ pub(super) async fn diff(Extension(served): Shared, Query(query): Query<wire::Di
 }
 
 /// `POST /rollbacks`
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/rollbacks",
+    tag = "releases",
+    summary = "Make an earlier release, or a part of it, current again",
+    request_body = wire::Rollback,
+    responses((status = 200, description = "Done", body = wire::RolledBack))
+))]
 pub(super) async fn rollback(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,

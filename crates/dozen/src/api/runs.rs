@@ -50,6 +50,14 @@ const TOLD: usize = 1000;
 const HANG_UP: Duration = Duration::from_secs(10);
 
 /// `POST /runs`: starts a one-off and, unless it is detached, hands the connection over to it.
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/runs",
+    tag = "one-offs",
+    summary = "Run a one-off: with `detach`, or by an upgraded connection",
+    request_body = wire::Run,
+    responses((status = 200, description = "It runs detached", body = wire::Began), (status = 101, description = "Its terminal or pipes, as frames"))
+))]
 pub(super) async fn run(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,
@@ -99,6 +107,14 @@ pub(super) async fn run(
 }
 
 /// `GET /runs`
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/runs",
+    tag = "one-offs",
+    summary = "The one-offs, the latest first",
+    params(wire::RunsQuery),
+    responses((status = 200, description = "Done", body = wire::Runs))
+))]
 pub(super) async fn list(Extension(served): Shared, Query(query): Query<wire::RunsQuery>) -> Answer<wire::Runs> {
     let all = served.floor.one_offs().await?;
     let runs = all.into_iter().take(query.n.unwrap_or(usize::MAX)).map(one_off).collect();
@@ -106,6 +122,14 @@ pub(super) async fn list(Extension(served): Shared, Query(query): Query<wire::Ru
 }
 
 /// `POST /runs/stop`: answers at once; the end is in the ledger.
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/apps/{app}/deploys/{deploy}/runs/stop",
+    tag = "one-offs",
+    summary = "Stop a one-off",
+    request_body = wire::StopRun,
+    responses((status = 200, description = "Done", body = wire::StopRun))
+))]
 pub(super) async fn stop(
     Extension(served): Shared,
     Extension(who): Extension<Principal>,

@@ -33,6 +33,13 @@ pub(super) fn routes() -> Router<Arc<House>> {
 }
 
 /// `GET /slugs`
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/slugs",
+    tag = "releases",
+    summary = "The slugs that releases of a deploy use",
+    responses((status = 200, description = "Done", body = wire::Slugs))
+))]
 pub(super) async fn list(Extension(served): Shared) -> Answer<wire::Slugs> {
     let slugs = served.floor.slugs().await?.into_iter().map(wire::UsedSlug::of).collect();
     let home = served.floor.ledger.home().clone();
@@ -60,6 +67,14 @@ impl wire::UsedSlug {
 }
 
 /// `GET /slugs/{version}?format=deb`; `current` for the release that serves.
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/apps/{app}/deploys/{deploy}/slugs/{version}",
+    tag = "releases",
+    summary = "The slug of a release as a file: a slug file, or a Debian package",
+    params(wire::ExportQuery),
+    responses((status = 200, description = "The file", content_type = "application/vnd.dozen.slug", body = Vec<u8>))
+))]
 pub(super) async fn export(
     Extension(served): Shared,
     Path(path): Path<Vec<(String, String)>>,
@@ -123,6 +138,14 @@ impl Write for Pieces {
 }
 
 /// `POST /v1/collections`
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/collections",
+    tag = "host",
+    summary = "Remove slugs that no release needs, and caches beyond the budget",
+    request_body = wire::Collect,
+    responses((status = 200, description = "Done", body = wire::Collection))
+))]
 async fn collect_now(State(house): Here, Extension(who): Who, Json(body): Json<wire::Collect>) -> Answer<wire::Collection> {
     house.ledger.authorise(&who, "collect slugs", Need::Platform)?;
     let budget = house.settings.disk_budget;

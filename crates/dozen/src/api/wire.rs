@@ -26,7 +26,7 @@ pub(crate) use soundness::*;
 
 /// A deploy.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Info {
     pub(crate) deploy: String,
     pub(crate) serving: bool,
@@ -39,7 +39,7 @@ pub(crate) struct Info {
 
 /// `ps`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Processes {
     /// `shop/dev`
     pub(crate) deploy: String,
@@ -65,7 +65,7 @@ pub(crate) struct Processes {
 
 /// A line of the Procfile and its count.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct ProcessType {
     /// `web`
     pub(crate) name: String,
@@ -82,7 +82,7 @@ pub(crate) struct ProcessType {
 
 /// One instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Process {
     /// `web.1`
     pub(crate) name: String,
@@ -125,7 +125,7 @@ pub(crate) struct Process {
 
 /// `doctor`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Diagnosis {
     /// Whether dozen can work here, as strongly isolated as was asked for.
     pub(crate) ready: bool,
@@ -139,7 +139,7 @@ pub(crate) struct Diagnosis {
 
 /// One thing that was tried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Check {
     /// `isolation`
     pub(crate) name: String,
@@ -153,7 +153,7 @@ pub(crate) struct Check {
 
 /// `drill`: what a user of the app would have seen.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Drilled {
     /// `shop/dev`
     pub(crate) deploy: String,
@@ -183,7 +183,7 @@ pub(crate) struct Drilled {
 
 /// One thing that a drill did.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Struck {
     /// Since the drill began.
     pub(crate) at_seconds: f64,
@@ -203,7 +203,8 @@ pub(crate) struct Struck {
 
 /// `ps scale`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Scale {
     /// `web=2`, `worker+1`, `web=2:512M`.
     pub(crate) changes: Vec<String>,
@@ -211,7 +212,7 @@ pub(crate) struct Scale {
 
 /// Its answer.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Formation {
     /// As it can be pasted back.
     pub(crate) formation: String,
@@ -224,7 +225,8 @@ pub(crate) struct Formation {
 
 /// `restart`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Restart {
     /// `web`, `web.1`; by default all.
     pub(crate) target: Option<String>,
@@ -232,7 +234,7 @@ pub(crate) struct Restart {
 
 /// Its answer.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Restarted {
     /// How many instances.
     pub(crate) restarted: usize,
@@ -240,7 +242,8 @@ pub(crate) struct Restarted {
 
 /// `stop` and `start`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Types {
     /// Process types; none means all.
     pub(crate) types: Vec<String>,
@@ -248,7 +251,7 @@ pub(crate) struct Types {
 
 /// Their answer.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Steered {
     /// What was stopped or started by this; what was so already is not named.
     pub(crate) changed: Vec<String>,
@@ -260,7 +263,7 @@ pub(crate) struct Steered {
 
 /// `open`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Opened {
     /// What was opened, or would have been.
     pub(crate) url: String,
@@ -270,7 +273,9 @@ pub(crate) struct Opened {
 
 /// `logs`
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Logs {
     /// A number, or `all`.
     #[serde(default)]
@@ -285,11 +290,11 @@ pub(crate) struct Logs {
 
 impl Logs {
     /// How many of the last lines; `None` for all.
-    pub(crate) fn number(&self) -> Option<usize> {
+    pub(crate) fn number(&self) -> Result<Option<usize>, String> {
         match self.n.as_deref() {
-            Some("all") => None,
-            Some(n) => Some(n.parse().unwrap_or(100)),
-            None => Some(100),
+            Some("all") => Ok(None),
+            Some(n) => n.parse().map(Some).map_err(|_| format!("{n:?} is no number of lines; write one, or `all`")),
+            None => Ok(Some(100)),
         }
     }
 
@@ -307,7 +312,7 @@ impl Logs {
 
 /// `config`, values included: only the owner may ask.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Config {
     /// Counts the changes of the config.
     pub(crate) version: u32,
@@ -317,7 +322,7 @@ pub(crate) struct Config {
 
 /// One variable.
 #[derive(Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Var {
     /// Unmasked.
     pub(crate) value: String,
@@ -335,7 +340,7 @@ impl std::fmt::Debug for Var {
 
 /// `config --json`: values as a listing shows them.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct ShownConfig {
     /// By name.
     pub(crate) vars: BTreeMap<String, ShownVar>,
@@ -343,7 +348,7 @@ pub(crate) struct ShownConfig {
 
 /// One variable of a listing.
 #[derive(Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct ShownVar {
     /// Masked, unless `--show` asks for it.
     pub(crate) value: String,
@@ -359,7 +364,7 @@ impl std::fmt::Debug for ShownVar {
 
 /// `config get --json`
 #[derive(Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct OneVar {
     /// Its name.
     pub(crate) name: String,
@@ -371,7 +376,8 @@ pub(crate) struct OneVar {
 
 /// `config set` and `unset`
 #[derive(Default, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Configure {
     /// Values by name.
     #[serde(default)]
@@ -392,7 +398,7 @@ pub(crate) struct Configure {
 
 /// Its answer: names only.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Configured {
     /// Names that are new or have another value.
     pub(crate) set: Vec<String>,
@@ -409,7 +415,8 @@ pub(crate) struct Configured {
 
 /// `run` and `console`
 #[derive(Default, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Run {
     /// A program and its arguments; a single word is read by the app's shell; none is the app's console.
     #[serde(default)]
@@ -433,7 +440,7 @@ pub(crate) struct Run {
 
 /// The caller's terminal.
 #[derive(Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Terminal {
     pub(crate) rows: u16,
     pub(crate) columns: u16,
@@ -443,7 +450,7 @@ pub(crate) struct Terminal {
 
 /// A one-off that was started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Began {
     pub(crate) run: String,
     pub(crate) release: String,
@@ -455,14 +462,16 @@ pub(crate) struct Began {
 
 /// `runs`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Runs {
     pub(crate) runs: Vec<OneOff>,
 }
 
 /// How many, the latest first; by default all.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RunsQuery {
     #[serde(default)]
     pub(crate) n: Option<usize>,
@@ -470,7 +479,7 @@ pub(crate) struct RunsQuery {
 
 /// A one-off on record.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct OneOff {
     pub(crate) run: String,
     /// `running`, `ended`, or `lost`: whoever ran it is gone and could not say how it ended.
@@ -487,14 +496,15 @@ pub(crate) struct OneOff {
 
 /// `runs stop`, and its answer
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct StopRun {
     pub(crate) run: String,
 }
 
 /// `down --json`
 #[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Stopped {
     /// `shop/dev`
     pub(crate) deploy: String,
@@ -504,7 +514,7 @@ pub(crate) struct Stopped {
 
 /// `resume --json` has a list of these.
 #[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Resumed {
     /// `shop/dev`
     pub(crate) deploy: String,
@@ -516,14 +526,14 @@ pub(crate) struct Resumed {
 
 /// `down`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Stopping {
     pub(crate) pid: u32,
 }
 
 /// What went wrong.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Problem {
     /// What went wrong.
     pub(crate) message: String,
@@ -536,7 +546,7 @@ pub(crate) struct Problem {
 
 /// Kinds of what goes wrong.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ProblemKind {
     /// The operation failed.

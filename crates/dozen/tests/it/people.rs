@@ -256,6 +256,7 @@ enum Need {
 const ROUTES: &[(&str, &str, Need, &str)] = {
     use Need::{Anybody, Deploy, Git, Host, Own, Platform, View};
     &[
+        ("GET", "/v1/openapi.json", Anybody, ""),
         ("GET", "/v1/account", Anybody, ""),
         ("GET", "/v1/apps", Anybody, ""),
         ("POST", "/v1/apps", Platform, r#"{"name": "shop"}"#),
@@ -318,6 +319,18 @@ const ROUTES: &[(&str, &str, Need, &str)] = {
 };
 
 const DEPLOY: &str = "/v1/apps/{app}/deploys/{deploy}";
+const DEPLOY_OF: &str = "/v1/apps/{app}/deploys/{deploy}/";
+const SPECIFICATION: &str = include_str!("../../../../docs/openapi.json");
+
+/// Each method and path of the specification.
+fn in_the_specification() -> BTreeSet<(String, String)> {
+    let spec: Value = serde_json::from_str(SPECIFICATION).expect("JSON");
+    let of_path = |(path, item): (&String, &Value)| {
+        let methods = item.as_object().expect("an item").keys().map(|method| (method.to_uppercase(), path.clone()));
+        methods.collect::<Vec<_>>()
+    };
+    spec["paths"].as_object().expect("paths").iter().flat_map(of_path).collect()
+}
 
 /// Every `.route(…)` of the API's source: its method and path.
 fn declared() -> BTreeSet<(String, String)> {
@@ -350,6 +363,9 @@ fn declared() -> BTreeSet<(String, String)> {
 fn every_route_lets_in_who_may_and_tells_nobody_else() {
     let told: BTreeSet<(String, String)> = ROUTES.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
     assert_eq!(told, declared(), "a route without a line in this table, or a line without a route");
+    let ours = |(method, path): &(String, String)| (method.clone(), path.replacen("D/", DEPLOY_OF, 1).trim_end_matches('/').to_owned());
+    let specified: BTreeSet<_> = told.iter().map(ours).filter(|(_, path)| path.starts_with("/v1") && path != "/v1/openapi.json").collect();
+    assert_eq!(specified, in_the_specification(), "a route that docs/openapi.json does not have, or one that there is not");
 
     let place = Place::new(&[]);
     let server = Server::start(&place);
@@ -417,6 +433,24 @@ fn every_route_lets_in_who_may_and_tells_nobody_else() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let served = server.ask_as(people[1].1.as_deref(), "GET", "/v1/openapi.json", &Value::Null);
+    assert_eq!((served.status, &*served.body), (200, SPECIFICATION));
+    // What the framework refuses is told as everything else is.
+    let token = Some(server.token.as_str());
+    for (method, path, body, status) in [
+        ("POST", "/v1/apps", json!({"name": "x", "colour": "red"}), 422),
+        ("POST", "/v1/apps", json!({}), 422),
+        ("PUT", "/v1/apps", json!({}), 405),
+        ("GET", "/v1/apps/shop/deploys/production/logs?n=-1", Value::Null, 422),
+        ("GET", "/v1/apps/shop/deploys/production/runs?n=many", Value::Null, 400),
+        ("GET", "/v1/events?colour=red", Value::Null, 400),
+        ("DELETE", "/v1/tokens/many", Value::Null, 400),
+    ] {
+        let answer = server.ask_as(token, method, path, &body);
+        let problem: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        assert_eq!((answer.status, &problem["kind"]), (status, &json!("usage")), "{method} {path}: {}", answer.body);
+        assert!(problem["message"].as_str().is_some_and(|message| !message.is_empty()), "{}", answer.body);
+    }
     // And what is no route is none, to anybody.
     for token in [None, Some(server.token.as_str())] {
         let status = server.ask_as(token, "GET", "/v1/no/such/route/anywhere", &Value::Null).status;

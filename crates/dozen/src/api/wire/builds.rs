@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `builds`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Builds {
     /// The latest first.
     pub(crate) builds: Vec<Build>,
@@ -12,7 +12,7 @@ pub(crate) struct Builds {
 
 /// What was asked to be built.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Build {
     /// `build.7`
     pub(crate) build: String,
@@ -46,6 +46,8 @@ pub(crate) struct Build {
 
 /// `POST /builds/cancel`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct CancelBuild {
     /// `build.7`; null for the one that is under way.
     #[serde(default)]
@@ -54,7 +56,7 @@ pub(crate) struct CancelBuild {
 
 /// `builds cancel`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct CancelledBuild {
     /// `shop/production`
     pub(crate) deploy: String,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `certs`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Certs {
     /// Those that were added, the latest first.
     pub(crate) certificates: Vec<Cert>,
@@ -21,7 +21,7 @@ pub(crate) struct Certs {
 
 /// One of them; `certs add` answers with it.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Cert {
     /// Its number.
     pub(crate) id: i64,
@@ -45,7 +45,7 @@ pub(crate) struct Cert {
 
 /// An authority that certificates are ordered from.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Automatic {
     /// Its directory's URL.
     pub(crate) directory: String,
@@ -57,7 +57,7 @@ pub(crate) struct Automatic {
 
 /// An order that came to nothing.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct FailedOrder {
     /// Of this name.
     pub(crate) host: String,
@@ -69,6 +69,8 @@ pub(crate) struct FailedOrder {
 
 /// `certs auto`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AutoCerts {
     /// The authority's directory; `null`: nobody is asked any more.
     pub(crate) directory: Option<String>,
@@ -82,7 +84,7 @@ pub(crate) struct AutoCerts {
 
 /// Its answer.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Automated {
     /// Whom certificates are asked of from now on; `null`: nobody.
     pub(crate) directory: Option<String>,
@@ -94,6 +96,8 @@ pub(crate) struct Automated {
 
 /// `certs add`
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AddCert {
     /// PEM, the server's own certificate first.
     pub(crate) chain: String,
@@ -103,6 +107,8 @@ pub(crate) struct AddCert {
 
 /// `certs remove`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RemoveCert {
     /// Its number, or one of its names.
     pub(crate) which: String,
@@ -110,7 +116,7 @@ pub(crate) struct RemoveCert {
 
 /// `certs ca`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct LocalAuthority {
     /// The file with its certificate, PEM.
     pub(crate) certificate: String,

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 /// `POST /builds`
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct BuildQuery {
     /// The hash of the commit that the source is of.
     pub(crate) commit: Option<String>,
@@ -14,6 +17,8 @@ pub(crate) struct BuildQuery {
 
 /// `POST /v1/apps/{app}/promotions`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Promotion {
     /// The deploy whose code is taken: `staging`
     pub(crate) from: String,
@@ -23,7 +28,7 @@ pub(crate) struct Promotion {
 
 /// `config diff`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct ConfigDiff {
     /// `shop/staging`
     pub(crate) from: String,
@@ -42,7 +47,7 @@ pub(crate) struct ConfigDiff {
 
 /// A variable's values in two deploys.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct BothValues {
     /// In `from`; null where it has none.
     pub(crate) from: Option<String>,

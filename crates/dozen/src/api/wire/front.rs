@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `domains`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Domains {
     /// `shop/dev`
     pub(crate) deploy: String,
@@ -16,7 +16,7 @@ pub(crate) struct Domains {
 
 /// One that leads to a deploy.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Domain {
     /// `shop.example.com/api`
     pub(crate) domain: String,
@@ -26,7 +26,8 @@ pub(crate) struct Domain {
 
 /// `domains add` and `domains remove`
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct ChangeDomains {
     /// All of these, or where one leads elsewhere none.
     #[serde(default)]
@@ -38,7 +39,7 @@ pub(crate) struct ChangeDomains {
 
 /// Their answer.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct ChangedDomains {
     /// `shop/dev`
     pub(crate) deploy: String,
@@ -58,7 +59,7 @@ pub(crate) struct ChangedDomains {
 
 /// How a name stands that an authority was asked for. Without an end and a reason the order takes longer than the command waits, and goes on.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Standing {
     /// Which name.
     pub(crate) host: String,
@@ -74,7 +75,7 @@ pub(crate) struct Standing {
 
 /// `maintenance`, `pause`, `https`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Manners {
     /// `shop/dev`
     pub(crate) deploy: String,
@@ -100,7 +101,7 @@ pub(crate) struct Manners {
 
 /// `releases split`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Split {
     /// `shop/dev`
     pub(crate) deploy: String,
@@ -112,7 +113,7 @@ pub(crate) struct Split {
 
 /// A release's part.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct SplitShare {
     /// `v12`
     pub(crate) release: String,
@@ -122,7 +123,8 @@ pub(crate) struct SplitShare {
 
 /// What `releases split` asks for.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct ChangeSplit {
     /// None ends it.
     pub(crate) shares: Vec<SplitShare>,
@@ -132,8 +134,9 @@ pub(crate) struct ChangeSplit {
 
 /// A change of them; what is not said stays.
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 #[serde(default)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Treat {
     pub(crate) maintenance: Option<bool>,
     pub(crate) paused: Option<bool>,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `users`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Users {
     /// By their names.
     pub(crate) users: Vec<User>,
@@ -12,7 +12,7 @@ pub(crate) struct Users {
 
 /// A user; `users add`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct User {
     /// `alice`
     pub(crate) name: String,
@@ -28,7 +28,7 @@ pub(crate) struct User {
 
 /// What somebody is to an app; `users grant`, `users ungrant`
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Grant {
     /// Who.
     pub(crate) user: String,
@@ -40,7 +40,7 @@ pub(crate) struct Grant {
 
 /// The people of an app.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Grants {
     /// By their names.
     pub(crate) grants: Vec<Grant>,
@@ -48,6 +48,8 @@ pub(crate) struct Grants {
 
 /// What is asked for by `users add`.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AddUser {
     /// `alice`
     pub(crate) name: String,
@@ -58,7 +60,7 @@ pub(crate) struct AddUser {
 
 /// `users remove`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct RemovedUser {
     /// Whose tokens and roles are gone.
     pub(crate) removed: String,
@@ -66,6 +68,8 @@ pub(crate) struct RemovedUser {
 
 /// What is asked for by `users grant`.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct GrantRole {
     /// `viewer`, `deployer`, `owner`
     pub(crate) role: String,
@@ -73,6 +77,9 @@ pub(crate) struct GrantRole {
 
 /// Whose tokens are listed.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TokensQuery {
     /// Those of who asks, else of all.
     pub(crate) user: Option<String>,
@@ -80,7 +87,7 @@ pub(crate) struct TokensQuery {
 
 /// `tokens`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Tokens {
     /// By their numbers; without their texts, which are kept nowhere.
     pub(crate) tokens: Vec<Token>,
@@ -88,7 +95,7 @@ pub(crate) struct Tokens {
 
 /// What is known of a token.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Token {
     /// Its number.
     pub(crate) id: u32,
@@ -114,6 +121,8 @@ pub(crate) struct Token {
 
 /// What is asked for by `tokens create`.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct CreateToken {
     /// Whose, if not of who asks.
     #[serde(default)]
@@ -128,7 +137,7 @@ pub(crate) struct CreateToken {
 
 /// `tokens create`
 #[derive(Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct CreatedToken {
     /// Its number.
     pub(crate) id: u32,
@@ -142,7 +151,7 @@ pub(crate) struct CreatedToken {
 
 /// `tokens revoke`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct RevokedToken {
     /// Its number.
     pub(crate) revoked: u32,
@@ -152,6 +161,9 @@ pub(crate) struct RevokedToken {
 
 /// Which events are asked for.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct EventsQuery {
     /// Of this app.
     pub(crate) app: Option<String>,
@@ -167,7 +179,7 @@ pub(crate) struct EventsQuery {
 
 /// `events`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Events {
     /// The latest first.
     pub(crate) events: Vec<Did>,
@@ -175,7 +187,7 @@ pub(crate) struct Events {
 
 /// What somebody did.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Did {
     /// Counts up.
     pub(crate) id: i64,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `GET /v1/account`, `whoami`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Account {
     /// Who one is.
     pub(crate) user: String,
@@ -18,7 +18,7 @@ pub(crate) struct Account {
 
 /// `apps`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Apps {
     /// Those that one may see.
     pub(crate) apps: Vec<App>,
@@ -26,7 +26,7 @@ pub(crate) struct Apps {
 
 /// An app.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct App {
     /// `shop`
     pub(crate) name: String,
@@ -36,7 +36,7 @@ pub(crate) struct App {
 
 /// A deploy of an app.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Deploy {
     /// `shop/production`
     pub(crate) name: String,
@@ -56,7 +56,8 @@ pub(crate) struct Deploy {
 
 /// `apps create`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct CreateApp {
     /// `shop`
     pub(crate) name: String,
@@ -64,7 +65,8 @@ pub(crate) struct CreateApp {
 
 /// `deploys create`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct CreateDeploy {
     /// `staging`
     pub(crate) name: String,
@@ -81,7 +83,7 @@ pub(crate) struct CreateDeploy {
 
 /// `apps destroy`, `deploys destroy`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Destroyed {
     /// `shop`, `shop/staging`
     pub(crate) destroyed: String,
@@ -89,7 +91,7 @@ pub(crate) struct Destroyed {
 
 /// `login`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Login {
     /// Where.
     pub(crate) server: String,
@@ -99,7 +101,7 @@ pub(crate) struct Login {
 
 /// `logout`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct LoggedOut {
     /// Whose token is kept no longer.
     pub(crate) server: String,
@@ -107,7 +109,7 @@ pub(crate) struct LoggedOut {
 
 /// `git remote`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct GitRemotes {
     /// One for each deploy.
     pub(crate) remotes: Vec<GitRemote>,
@@ -115,7 +117,7 @@ pub(crate) struct GitRemotes {
 
 /// A deploy that git pushes to.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct GitRemote {
     /// `shop/staging`
     pub(crate) deploy: String,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// `releases`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Releases {
     /// The latest first.
     pub(crate) releases: Vec<Release>,
@@ -14,7 +14,7 @@ pub(crate) struct Releases {
 
 /// One release, as `releases` lists it.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Release {
     /// `v12`
     pub(crate) version: String,
@@ -38,7 +38,7 @@ pub(crate) struct Release {
 
 /// `releases info`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct ReleaseInfo {
     /// `shop/dev`
     pub(crate) deploy: String,
@@ -76,7 +76,7 @@ pub(crate) struct ReleaseInfo {
 
 /// A release's code.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Slug {
     /// 64 hexadecimal digits.
     pub(crate) id: String,
@@ -94,7 +94,7 @@ pub(crate) struct Slug {
 
 /// A process type.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Command {
     /// `web`
     pub(crate) name: String,
@@ -104,7 +104,7 @@ pub(crate) struct Command {
 
 /// Names of config vars, against an earlier release.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct ConfigChanges {
     /// The latest before it that did not fail: `v11`.
     pub(crate) since: String,
@@ -115,7 +115,7 @@ pub(crate) struct ConfigChanges {
 
 /// An attached resource.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Attachment {
     /// `DATABASE`
     pub(crate) name: String,
@@ -127,7 +127,7 @@ pub(crate) struct Attachment {
 
 /// Names that differ.
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Names {
     /// Only in the second release.
     pub(crate) added: Vec<String>,
@@ -139,7 +139,9 @@ pub(crate) struct Names {
 
 /// What of `releases diff` is asked for.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct DiffQuery {
     /// The first release: `v41`.
     pub(crate) from: String,
@@ -149,7 +151,7 @@ pub(crate) struct DiffQuery {
 
 /// `releases diff`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct ReleaseDiff {
     /// `shop/dev`
     pub(crate) deploy: String,
@@ -183,7 +185,7 @@ pub(crate) struct ReleaseDiff {
 
 /// A file that differs.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct FileChange {
     /// Its path in the app's folder.
     pub(crate) path: String,
@@ -195,7 +197,7 @@ pub(crate) struct FileChange {
 
 /// Something with a name that differs.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct TextChange {
     /// Of what.
     pub(crate) name: String,
@@ -207,7 +209,8 @@ pub(crate) struct TextChange {
 
 /// `rollback`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Rollback {
     /// `v40`; by default the latest before the current that was up.
     pub(crate) to: Option<String>,
@@ -218,7 +221,7 @@ pub(crate) struct Rollback {
 
 /// What of a release a rollback brings back.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Part {
     /// Code, config and attachments.
@@ -232,7 +235,7 @@ pub(crate) enum Part {
 
 /// Its answer.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct RolledBack {
     /// The release that was gone back to.
     pub(crate) to: String,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `slugs`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Slugs {
     /// Those of the deploy's releases, the latest first.
     pub(crate) slugs: Vec<UsedSlug>,
@@ -14,7 +14,7 @@ pub(crate) struct Slugs {
 
 /// A slug that releases have.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct UsedSlug {
     /// Its id, in hexadecimal digits.
     pub(crate) id: String,
@@ -36,7 +36,7 @@ pub(crate) struct UsedSlug {
 
 /// A release that has a slug.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct SlugUse {
     /// `shop/production`
     pub(crate) deploy: String,
@@ -46,7 +46,7 @@ pub(crate) struct SlugUse {
 
 /// Bytes of the disk.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Disk {
     /// Of slugs.
     pub(crate) slugs: u64,
@@ -56,6 +56,9 @@ pub(crate) struct Disk {
 
 /// `GET /slugs/{version}`
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct ExportQuery {
     /// `tar`, `deb`
     #[serde(default)]
@@ -64,6 +67,8 @@ pub(crate) struct ExportQuery {
 
 /// `POST /v1/collections`
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Collect {
     /// Nothing is removed.
     #[serde(default)]
@@ -72,7 +77,7 @@ pub(crate) struct Collect {
 
 /// `slugs collect`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Collection {
     /// Whether nothing was removed: it tells what would be.
     pub(crate) dry_run: bool,
@@ -90,7 +95,7 @@ pub(crate) struct Collection {
 
 /// `slugs export`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Exported {
     /// `shop/production`
     pub(crate) deploy: String,

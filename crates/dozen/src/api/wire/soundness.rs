@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `server check`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Soundness {
     /// Whether nothing is wrong.
     pub(crate) sound: bool,
@@ -24,7 +24,7 @@ pub(crate) struct Soundness {
 
 /// Something that is not as it should be.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Fault {
     /// A deploy, `ledger`, a slug, a repository.
     pub(crate) about: String,
