@@ -85,6 +85,11 @@ pub(super) async fn automate(
         Some("tls-alpn-01") => Some(Way::Alpn),
         Some(other) => return Err(Failure::usage(format!("there is no challenge {other:?}: it is http-01 or tls-alpn-01"))),
     };
+    // It is where dozen itself goes.
+    let is_https = |directory: &String| url::Url::parse(directory).is_ok_and(|url| url.scheme() == "https" && url.has_host());
+    if let Some(directory) = body.directory.as_ref().filter(|directory| !is_https(directory)) {
+        return Err(Failure::usage(format!("{directory:?} is no authority's directory: it is an https:// URL")));
+    }
     let acme = body.directory.map(|directory| Acme { directory, email: body.email, root: body.root, way });
     if let Some(acme) = &acme {
         // An account that is refused is told now, not in a log.
@@ -106,7 +111,11 @@ fn refused(error: AcmeError) -> Failure {
         AcmeError::Terms { .. } => Some("--agree-tos says that you do; an authority's terms stand on its own pages.".to_owned()),
         _ => None,
     };
-    Failure { hint, ..Failure::new(StatusCode::BAD_GATEWAY, dozen_engine::chain(&error)) }
+    let status = match &error {
+        AcmeError::Terms { .. } => StatusCode::CONFLICT,
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    Failure { hint, ..Failure::new(status, dozen_engine::chain(&error)) }
 }
 
 async fn automatic(served: &Served, domains: &[Domain]) -> Result<Option<wire::Automatic>, Failure> {

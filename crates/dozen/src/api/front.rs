@@ -11,6 +11,9 @@ use dozen_engine::ledger::Principal;
 use dozen_engine::port::certificates::Standing;
 use std::time::Duration;
 
+/// Nobody pauses for longer, or has a browser remember for longer.
+const LONGEST: u64 = 10 * 366 * 86_400;
+
 /// `GET /domains`
 #[cfg_attr(test, utoipa::path(
     get,
@@ -131,6 +134,9 @@ pub(super) async fn treat(
     Extension(who): Extension<Principal>,
     Json(body): Json<wire::Treat>,
 ) -> Answer<wire::Manners> {
+    if let Some(seconds) = [body.pause_seconds, body.hsts_seconds].into_iter().flatten().find(|seconds| *seconds > LONGEST) {
+        return Err(Failure::usage(format!("{seconds} s is too long; the longest is {LONGEST} s, which are ten years")));
+    }
     let pause = match (body.paused, body.pause_seconds) {
         (None, _) => None,
         (Some(false), _) => Some(Pause::Off),

@@ -445,6 +445,9 @@ fn every_route_lets_in_who_may_and_tells_nobody_else() {
         ("GET", "/v1/apps/shop/deploys/production/runs?n=many", Value::Null, 400),
         ("GET", "/v1/events?colour=red", Value::Null, 400),
         ("DELETE", "/v1/tokens/many", Value::Null, 400),
+        ("PATCH", "/v1/apps/shop/deploys/production/manners", json!({"hsts_seconds": 1_u64 << 63}), 422),
+        ("PATCH", "/v1/apps/shop/deploys/production/manners", json!({"paused": true, "pause_seconds": u64::MAX}), 422),
+        ("POST", "/v1/apps/shop/deploys/production/certificates/auto", json!({"directory": "", "agree_tos": false}), 422),
     ] {
         let answer = server.ask_as(token, method, path, &body);
         let problem: Value = serde_json::from_str(&answer.body).unwrap_or_default();
