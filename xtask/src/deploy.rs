@@ -1,5 +1,5 @@
-//! `cargo xtask soak deploy`: a server that is killed with SIGKILL at random points of pushes, changes of config, rollbacks, promotions, and of
-//! deploys that are made and destroyed.
+//! `cargo xtask soak deploy`: a server that is killed with SIGKILL at random points of pushes, changes of config, rollbacks, promotions,
+//! collections, and of deploys that are made and destroyed.
 //!
 //! Whoever asks for the app's page meanwhile is answered each time. After each kill a new server finds a ledger, slugs and a repository that
 //! are whole (`dozen server check`), no release is half there, the page is that of the release that the ledger says is current, and what a
@@ -45,11 +45,14 @@ enum Act {
     Rollback,
     /// What staging runs.
     Promote,
+    /// What no release needs any more is removed.
+    Collect,
     /// A deploy is made, and destroyed.
     Review,
 }
 
-const ACTS: [Act; 7] = [Act::Push, Act::PushBroken, Act::PushRefused, Act::Configure, Act::Rollback, Act::Promote, Act::Review];
+const ACTS: [Act; 8] =
+    [Act::Push, Act::PushBroken, Act::PushRefused, Act::Configure, Act::Rollback, Act::Promote, Act::Collect, Act::Review];
 
 impl fmt::Display for Act {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,6 +63,7 @@ impl fmt::Display for Act {
             Self::Configure => "config set",
             Self::Rollback => "rollback",
             Self::Promote => "promote",
+            Self::Collect => "slugs collect",
             Self::Review => "review app",
         })
     }
@@ -213,7 +217,7 @@ impl Soak {
                 self.greetings.insert(format!("greeting-{}", self.count));
                 Ok(())
             }
-            Act::Rollback | Act::Review => Ok(()),
+            Act::Rollback | Act::Collect | Act::Review => Ok(()),
         }
     }
 
@@ -223,6 +227,7 @@ impl Soak {
             Act::Configure => self.dozen_command(&["config", "set", &format!("GREETING=greeting-{}", self.count), "-a", "shop"]),
             Act::Rollback => self.dozen_command(&["rollback", "-a", "shop"]),
             Act::Promote => self.dozen_command(&["promote", "-a", "shop/staging", "--to", "production"]),
+            Act::Collect => self.dozen_command(&["slugs", "collect"]),
             Act::Review => self.dozen_command(&["deploys", "create", &format!("pr-{}", self.count), "--from", "production", "-a", "shop"]),
         })
     }
@@ -307,7 +312,7 @@ impl Soak {
             Act::Configure => *greeting == format!("greeting-{}", self.count),
             Act::Rollback => description.starts_with("Rollback"),
             Act::Review => self.json(&["deploys", "-a", "shop"])?.to_string().contains(&format!("pr-{}", self.count)),
-            Act::PushBroken | Act::PushRefused => true,
+            Act::Collect | Act::PushBroken | Act::PushRefused => true,
         };
         ensure!(is, "it was told that it is done, and {commit}, {greeting}, {description:?} serves");
         Ok(())

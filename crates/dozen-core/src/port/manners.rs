@@ -34,6 +34,8 @@ pub struct Manners {
     /// How long an instance may take for the first byte of an answer before that is H12; `None`: as long as everywhere. The platform's own API
     /// answers some requests when what they ask for is done.
     pub first_byte: Option<Duration>,
+    /// What answers is the platform itself: while there is none, whatever listens where it did is asked nothing.
+    pub of_control: bool,
 }
 
 /// By what a client is known again.

@@ -125,7 +125,9 @@ impl Code {
             Self::H80 => "The app is being changed or paused, and that takes longer than a request waits. Try again in a moment.",
             Self::H81 => "No app that runs here answers to this host name. `dozen up` in an app's folder starts it.",
             Self::H15 | Self::H18 | Self::H27 | Self::H28 | Self::H32 => "The connection ended early. `dozen logs` tells more.",
-            Self::H99 => "The router itself failed. Try again; its own lines are in `dozen logs`.",
+            Self::H99 => {
+                "The platform is not there just now, or its router failed. Try again in a moment; its own lines are in `dozen logs`."
+            }
         }
     }
 }

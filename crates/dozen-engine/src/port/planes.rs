@@ -14,6 +14,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+/// What is heard.
+pub(super) enum Heard {
+    Order(ToRouter),
+    /// There is no control plane until the next one comes.
+    Lost,
+}
+
 /// Whom the router hears and whom it tells.
 pub(super) struct Planes {
     next: Option<UnixListener>,
@@ -52,20 +59,20 @@ impl Planes {
         Ok(planes)
     }
 
-    /// The next order; `None` when there is nobody to give one and nobody will come. Safe to drop half-way.
-    pub(super) async fn next(&mut self) -> Option<ToRouter> {
+    /// The next order, or that whoever gave them is gone; `None` when nobody will come to give another one. Safe to drop half-way.
+    pub(super) async fn next(&mut self) -> Option<Heard> {
         loop {
             tokio::select! {
                 Some((from, message)) = self.inbox.recv() => match message {
                     Some(ToRouter::Adopt { protocol, lasting }) if self.guest.as_ref().is_some_and(|(guest, _)| *guest == from) => {
                         self.now = from;
                         self.next = self.next.take().filter(|_| lasting);
-                        return Some(ToRouter::Adopt { protocol, lasting });
+                        return Some(Heard::Order(ToRouter::Adopt { protocol, lasting }));
                     }
                     _ if from != self.now => {}
-                    Some(message) => return Some(message),
+                    Some(message) => return Some(Heard::Order(message)),
                     None if self.next.is_none() => return None,
-                    None => {}
+                    None => return Some(Heard::Lost),
                 },
                 Ok((stream, _)) = accept(self.next.as_ref()) => {
                     // Nobody but who runs the router. The router itself runs no one.

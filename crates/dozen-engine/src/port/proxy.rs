@@ -123,7 +123,7 @@ impl Live {
     pub(super) fn ids(&self) -> HashSet<u64> {
         let ready = self.table.routes().filter_map(|(_, place)| match &place.web {
             Stand::Ready(fleet) => Some(fleet.targets()),
-            Stand::Starting | Stand::Held | Stand::Crashed | Stand::None => None,
+            Stand::Starting | Stand::Held | Stand::Crashed | Stand::None | Stand::Away => None,
         });
         ready.flatten().map(|target| target.id).collect()
     }
@@ -153,6 +153,8 @@ pub(super) enum Stand {
     Held,
     Crashed,
     None,
+    /// It is the platform's own, which is not there.
+    Away,
 }
 
 /// How a connection came.

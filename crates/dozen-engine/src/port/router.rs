@@ -13,7 +13,7 @@ use super::control::Limits;
 use super::crowd::Crowd;
 use super::fleet::{Fleet, Line};
 use super::log::{Folder, Journal};
-use super::planes::Planes;
+use super::planes::{Heard, Planes};
 use super::pool::{Pool, Target};
 use super::proxy::http2::discard;
 use super::proxy::{Core, Entry, Live, Place, Shared, Stand, Stopping, serve, unrecognized};
@@ -196,6 +196,7 @@ fn run(start: Start) -> Result<(), RouterError> {
         draining: BTreeSet::new(),
         drained: Arc::new(Notify::new()),
         last: None,
+        alone: false,
         logs: start.held.map(|held| held.logs).unwrap_or_default(),
         listeners: if lasts { start.listeners } else { Vec::new() },
         tls: start.tls,
@@ -241,6 +242,8 @@ struct House {
     drained: Arc<Notify>,
     /// The table as it came, for the next control plane.
     last: Option<WireTable>,
+    /// There is no control plane that has said what leads where.
+    alone: bool,
     /// Copies for the next control plane; none where there will be none.
     listeners: Vec<TcpListener>,
     /// So many of them, the last ones, are for TLS.
@@ -269,18 +272,22 @@ impl House {
                 order = planes.next() => match order {
                     // The control plane is lost, and this process with it.
                     None => { let _ = stop.send(Some((Duration::ZERO, Stopping::Now))); break false }
-                    Some(ToRouter::Start { .. }) => {}
+                    Some(Heard::Lost) => self.stand_alone(),
+                    Some(Heard::Order(order)) => match order {
+                    ToRouter::Start { .. } => {}
                     // There is a new one. It is told what leads requests now, and what it asked for after that.
-                    Some(ToRouter::Adopt { .. }) => {
+                    ToRouter::Adopt { .. } => {
+                        self.stand_alone();
                         planes.hand_back(&self.listeners, self.tls);
                         self.tell(FromRouter::Table { table: self.last.clone() });
                     }
-                    Some(ToRouter::Set { table }) => self.apply(table),
-                    Some(ToRouter::Certificates { serial, certificates, proofs }) => self.certify(serial, certificates, proofs),
-                    Some(ToRouter::Drain { port }) => { self.draining.insert(port); self.mark(); self.report_drained(); }
-                    Some(ToRouter::InFlight { port }) => self.tell(FromRouter::InFlight { port, count: self.count(port) }),
-                    Some(ToRouter::Stop { grace_ms }) => { let _ = stop.send(Some((Duration::from_millis(grace_ms), Stopping::Now))); }
-                    Some(ToRouter::Yield { grace_ms }) => { let _ = stop.send(Some((Duration::from_millis(grace_ms), Stopping::Yielding))); }
+                    ToRouter::Set { table } => { self.alone = false; self.apply(table); }
+                    ToRouter::Certificates { serial, certificates, proofs } => self.certify(serial, certificates, proofs),
+                    ToRouter::Drain { port } => { self.draining.insert(port); self.mark(); self.report_drained(); }
+                    ToRouter::InFlight { port } => self.tell(FromRouter::InFlight { port, count: self.count(port) }),
+                    ToRouter::Stop { grace_ms } => { let _ = stop.send(Some((Duration::from_millis(grace_ms), Stopping::Now))); }
+                    ToRouter::Yield { grace_ms } => { let _ = stop.send(Some((Duration::from_millis(grace_ms), Stopping::Yielding))); }
+                    }
                 },
                 () = self.drained.notified() => self.report_drained(),
                 _ = sigterm.recv() => { let _ = stop.send(Some((GRACE, Stopping::Now))); }
@@ -322,13 +329,28 @@ impl House {
         self.tell(FromRouter::Certified { serial, wrong });
     }
 
+    /// There is no control plane, or none that has said yet what leads where: what it answered itself is answered by nobody.
+    fn stand_alone(&mut self) {
+        self.alone = true;
+        if let Some(table) = self.last.clone() {
+            self.lay(table);
+        }
+    }
+
     /// Makes this the table, unless there is a newer one.
     fn apply(&mut self, wire: WireTable) {
-        let Live { epoch, table: RouteTable { generation: Generation(current), .. } } = **self.table.borrow();
-        if wire.generation < current {
-            return self.tell(FromRouter::Stale { generation: wire.generation, current });
-        }
+        let Generation(current) = self.table.borrow().table.generation;
         let generation = wire.generation;
+        if generation < current {
+            return self.tell(FromRouter::Stale { generation, current });
+        }
+        self.lay(wire);
+        self.tell(FromRouter::Applied { generation });
+        self.report_drained();
+    }
+
+    fn lay(&mut self, wire: WireTable) {
+        let (epoch, generation) = (self.table.borrow().epoch, wire.generation);
         self.last = Some(wire.clone());
         for (_, listed) in self.targets.values_mut() {
             *listed = false;
@@ -336,6 +358,7 @@ impl House {
         let (mut led, mut fallback) = (Vec::new(), None);
         for route in wire.routes {
             let web = match route.web {
+                _ if self.alone && route.manners.of_control => Stand::Away,
                 WireWeb::Starting => Stand::Starting,
                 WireWeb::Held => Stand::Held,
                 WireWeb::Crashed => Stand::Crashed,
@@ -361,8 +384,6 @@ impl House {
         // After the table and before any look at the counters: see `choose`.
         self.shared.epoch.store(epoch + 1, Ordering::SeqCst);
         self.mark();
-        self.tell(FromRouter::Applied { generation });
-        self.report_drained();
     }
 
     /// The instance as it was known before, with its counters, or a new one.

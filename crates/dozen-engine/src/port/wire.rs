@@ -264,6 +264,7 @@ pub(super) struct WireManners {
     queue: u32,
     sticky: WireSticky,
     first_byte_seconds: Option<u64>,
+    pub(super) of_control: bool,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -289,6 +290,7 @@ impl From<&Manners> for WireManners {
             queue,
             sticky,
             first_byte,
+            of_control,
         } = manners.clone();
         let sticky = match sticky {
             Sticky::No => WireSticky::No,
@@ -309,6 +311,7 @@ impl From<&Manners> for WireManners {
             queue,
             sticky,
             first_byte_seconds,
+            of_control,
         }
     }
 }
@@ -327,6 +330,7 @@ impl From<WireManners> for Manners {
             queue,
             sticky,
             first_byte_seconds,
+            of_control,
         } = wire;
         let sticky = match sticky {
             WireSticky::No => Sticky::No,
@@ -335,7 +339,20 @@ impl From<WireManners> for Manners {
         };
         let (hsts, trusted) = (hsts_seconds.map(Duration::from_secs), trusted.iter().filter_map(|network| network.parse().ok()).collect());
         let first_byte = first_byte_seconds.map(Duration::from_secs);
-        Self { maintenance, paused, https_only, hsts, trusted, error_page, maintenance_page, concurrency, queue, sticky, first_byte }
+        Self {
+            maintenance,
+            paused,
+            https_only,
+            hsts,
+            trusted,
+            error_page,
+            maintenance_page,
+            concurrency,
+            queue,
+            sticky,
+            first_byte,
+            of_control,
+        }
     }
 }
 

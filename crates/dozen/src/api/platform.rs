@@ -49,7 +49,7 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
     let host = house.addresses().map(|addresses| addresses.api_host.as_str()).unwrap_or_default();
     let domain: Domain = host.parse().context("the API's host")?;
     let web = Web::Ready(vec![Backend { instance: "api".to_owned(), port, release: Version(0), weight: 1 }]);
-    let manners = Manners { first_byte: Some(PATIENCE), ..Manners::default() };
+    let manners = Manners { first_byte: Some(PATIENCE), of_control: true, ..Manners::default() };
     let route = Arc::new(Route { deploy: itself.clone(), web, manners });
     let mut line = board.line(itself.clone());
     line.lead(Led { own: vec![domain], added: Vec::new(), route, any_host: false }, Generation(1));

@@ -160,6 +160,31 @@ fn it_serves_every_deploy_of_its_home_by_its_own_name_and_outlives_its_own_death
 }
 
 #[test]
+fn while_there_is_no_server_nobody_is_asked_in_its_place() {
+    let place = Place::new(&[]);
+    released(&place, "shop");
+    let server = Server::start(&place);
+    until("its page", || server.get("shop.localhost").status == 200);
+    let (port, token) = (server.port, server.token.clone());
+    let api = || {
+        ask(
+            port,
+            format!("GET /v1/account HTTP/1.1\r\nHost: dozen.localhost\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n")
+                .as_bytes(),
+        )
+    };
+    assert_eq!(api().status, 200);
+    server.kill();
+    // What would listen now where it did is not told anybody's token.
+    until("word that it is gone", || api().body.contains("H99"));
+    assert_eq!((api().status, get(port, "shop.localhost").status), (503, 200));
+    let again = Server::with(&place, &port.to_string());
+    assert_eq!(api().status, 200);
+    again.stop();
+    place.assert_nothing_left();
+}
+
+#[test]
 fn apps_and_deploys_are_made_and_destroyed_while_it_runs() {
     let place = Place::new(&[]);
     let server = Server::start(&place);

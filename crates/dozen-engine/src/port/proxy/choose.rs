@@ -131,6 +131,7 @@ fn look(core: &Core, record: &mut Record, asks: &Asks<'_>, now: &Live, ticket: O
     let fleet = match if manners.paused { &Stand::Held } else { &place.web } {
         Stand::Crashed => return Err(Code::H10.into()),
         Stand::None => return Err(Code::H14.into()),
+        Stand::Away => return Err(Code::H99.into()),
         Stand::Held => return Ok(Look::Held(limits.hold, Code::H80)),
         Stand::Starting => return Ok(Look::Held(limits.boot, Code::H20)),
         Stand::Ready(fleet) => fleet,
