@@ -32,6 +32,7 @@ const NEEDS: &[Need] = &[
     Need { what: "a JDK with Maven", packages: &["default-jdk-headless", "maven"], here: || on_path("javac") && on_path("mvn") },
     Need { what: "Node with npm", packages: &["nodejs", "npm"], here: || on_path("node") && on_path("npm") },
     Need { what: "zsh and fish", packages: &["zsh", "fish"], here: || on_path("zsh") && on_path("fish") },
+    Need { what: "sshd and ssh", packages: &["openssh-server", "openssh-client"], here: || sshd().is_some() && on_path("ssh") },
     Need { what: "nftables and iproute2", packages: &["nftables", "iproute2"], here: || nft().is_some() && on_path("ip") },
     Need { what: "mandoc", packages: &["mandoc"], here: || on_path("mandoc") },
     Need { what: "Chromium", packages: &["chromium"], here: || on_path("chromium") },
@@ -113,6 +114,11 @@ pub(crate) fn install(needs: &[Need]) -> Result<()> {
 /// A person's PATH need not lead to it.
 fn nft() -> Option<&'static str> {
     ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft"].into_iter().find(|p| Path::new(p).exists())
+}
+
+/// Nor to this one, which wants to be called by its whole path.
+fn sshd() -> Option<&'static str> {
+    ["/usr/sbin/sshd"].into_iter().find(|p| Path::new(p).exists())
 }
 
 /// The server of virtio-fs; Debian keeps it off the path.

@@ -32,8 +32,20 @@ const DIRECTION: &[(&str, &[&str])] = &[
 ];
 
 /// What core may use of other people's: crates that compute and touch nothing.
-const PURE: &[&str] =
-    &["jiff", "memchr", "nodejs-semver", "percent-encoding", "saphyr", "serde", "serde_json", "strsim", "thiserror", "toml", "url"];
+const PURE: &[&str] = &[
+    "jiff",
+    "memchr",
+    "nodejs-semver",
+    "percent-encoding",
+    "saphyr",
+    "serde",
+    "serde_json",
+    "shlex",
+    "strsim",
+    "thiserror",
+    "toml",
+    "url",
+];
 
 /// What core does not do, by the path that would do it.
 const EFFECTS: &[&str] =

@@ -7,6 +7,7 @@ use crate::ids::{AppName, DeployRef};
 use std::path::PathBuf;
 
 pub mod push;
+pub mod ssh;
 
 /// A codebase with a name.
 #[derive(Debug, Clone, PartialEq, Eq)]

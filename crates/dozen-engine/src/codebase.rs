@@ -18,6 +18,7 @@ mod git;
 pub mod hook;
 pub mod repository;
 pub mod smart;
+pub mod ssh;
 pub mod tarball;
 #[cfg(test)]
 mod tested;

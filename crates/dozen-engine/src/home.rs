@@ -86,6 +86,14 @@ impl Home {
     pub fn push_socket(&self) -> PathBuf {
         self.root.join("run").join("push.sock")
     }
+    /// What the host's sshd is told of people's keys.
+    pub fn ssh(&self) -> PathBuf {
+        self.root.join("ssh")
+    }
+    /// The keys that it lets in.
+    pub fn authorized_keys(&self) -> PathBuf {
+        self.ssh().join("authorized_keys")
+    }
     /// Programs that dozen fetched for itself (a pinned uv), by name and version.
     pub fn tools(&self) -> PathBuf {
         self.root.join("tools")

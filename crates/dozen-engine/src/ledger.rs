@@ -22,6 +22,7 @@ mod certificates;
 mod events;
 mod hosts;
 mod intent;
+mod keys;
 mod people;
 mod read;
 mod slugs;
@@ -36,6 +37,7 @@ pub use certificates::{CertificateRow, CertificateSource};
 pub use events::{EventFilter, EventResult, EventRow};
 pub use hosts::Reserved;
 pub use intent::{Committed, Intent};
+pub use keys::KeyRow;
 pub use people::{Issued, TokenRow, TokenText, UserRow};
 pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
 pub use slugs::UsedSlug;
@@ -45,9 +47,9 @@ pub use tries::{TooOften, Tries};
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);
 /// `PRAGMA user_version` of the schema in `schema.sql`.
-const SCHEMA: i64 = 9;
+const SCHEMA: i64 = 10;
 /// What leads from each schema to the next: the first one from 1 to 2.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     include_str!("ledger/to_2.sql"),
     include_str!("ledger/to_3.sql"),
     include_str!("ledger/to_4.sql"),
@@ -56,6 +58,7 @@ const STEPS: [&str; 8] = [
     include_str!("ledger/to_7.sql"),
     include_str!("ledger/to_8.sql"),
     include_str!("ledger/to_9.sql"),
+    include_str!("ledger/to_10.sql"),
 ];
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;

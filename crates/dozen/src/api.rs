@@ -33,6 +33,7 @@ mod delivery;
 pub(crate) mod event;
 mod front;
 mod git;
+pub(crate) mod keys;
 mod peers;
 mod people;
 pub(crate) mod platform;
@@ -45,6 +46,7 @@ mod schema;
 mod slugs;
 #[cfg(test)]
 mod spec;
+mod ssh;
 pub(crate) mod token;
 pub(crate) mod wire;
 
@@ -52,6 +54,7 @@ pub(crate) use delivery::{SLUG, SOURCE};
 pub(crate) use runs::{
     Frame, HEAD as RUN_HEAD, MAX_HEAD as MAX_RUN_HEAD, MAX_REQUEST as MAX_RUN, PROTOCOL as RUN_PROTOCOL, WINDOW as RUN_WINDOW,
 };
+pub(crate) use ssh::{HEAD as SESSION_HEAD, PROTOCOL as GIT_PROTOCOL};
 
 /// A request's body is small: names and values of config at most.
 const MAX_BODY: usize = 256 * 1024;

@@ -44,6 +44,8 @@ pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod server;
 pub(crate) mod slugs;
+pub(crate) mod session;
+pub(crate) mod ssh_keys;
 pub(crate) mod static_files;
 pub(crate) mod target;
 pub(crate) mod tokens;
@@ -231,6 +233,10 @@ pub(crate) enum Command {
     Git(git::GitArgs),
     /// List tokens; create and revoke some
     Tokens(tokens::TokensArgs),
+    /// List the SSH keys that people push with; add and remove some
+    ///
+    /// They open git's own commands and nothing else, with the roles of the user whose they are. `dozen git remote --ssh` has git push so.
+    SshKeys(ssh_keys::SshKeysArgs),
     /// Show who did what, when and from where, the latest first
     Events(events::EventsArgs),
     /// Serve a folder of files: a static site, or the page of an app that runs in the browser
@@ -283,9 +289,14 @@ impl Command {
             Self::Doctor(_) => Place::Here("doctor"),
             Self::Login(_) | Self::Logout(_) => Place::Login,
             Self::Git(args) if args.is_asked_by_git() => Place::Login,
-            Self::Apps(_) | Self::Deploys(_) | Self::Users(_) | Self::Tokens(_) | Self::Events(_) | Self::Whoami | Self::Git(_) => {
-                Place::Server
-            }
+            Self::Apps(_)
+            | Self::Deploys(_)
+            | Self::Users(_)
+            | Self::Tokens(_)
+            | Self::SshKeys(_)
+            | Self::Events(_)
+            | Self::Whoami
+            | Self::Git(_) => Place::Server,
             _ => Place::Anywhere,
         }
     }
@@ -338,6 +349,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Users(args) => users::run(args, settings, printer).await,
         Command::Git(args) => git::run(args, settings, printer).await,
         Command::Tokens(args) => tokens::run(args, settings, printer).await,
+        Command::SshKeys(args) => ssh_keys::run(args, settings, printer).await,
         Command::Events(args) => events::run(args, settings, printer).await,
         Command::Static(args) => static_files::run(args, printer).await,
         Command::Doctor(args) => doctor::run(args, settings, printer).await,
@@ -351,7 +363,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
 
 /// `ps:scale` → `ps scale`, for the first word that is a command and only where the part before the colon is a noun of ours.
 fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const NOUNS: [&str; 17] = [
+    const NOUNS: &[&str] = &[
         "apps",
         "builds",
         "certs",
@@ -367,6 +379,7 @@ fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         "runs",
         "slugs",
         "server",
+        "ssh-keys",
         "tokens",
         "users",
     ];

@@ -14,6 +14,7 @@ use dozen_core::ids::DeployRef;
 use dozen_core::port::Domain;
 use dozen_engine::concurrency::Site;
 use dozen_engine::deploy::Floor;
+use dozen_engine::home::Home;
 use dozen_engine::ledger::{Ledger, Principal};
 use dozen_engine::logs::Store;
 use dozen_engine::parity::{Local, Observed};
@@ -184,6 +185,14 @@ impl Client {
     }
 }
 
+/// What became of a connection that was to be something else.
+pub(crate) enum Switched {
+    /// That.
+    To(hyper::upgrade::Upgraded),
+    /// It is what it was; this was answered.
+    Not(Response<Incoming>),
+}
+
 /// One connection to an API.
 pub(crate) struct Connection {
     sender: hyper::client::conn::http1::SendRequest<Whatever>,
@@ -223,6 +232,23 @@ impl Connection {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         dozen_engine::tasks::spawn("api", api::answer(theirs, router, api::Peer { who: Principal::me(), token: None }));
         Self::over(peer, ours, None).await
+    }
+
+    /// To the server of a home, on this machine.
+    pub(crate) async fn of_server(home: &Home) -> Result<Self> {
+        let (stream, token) = running::connect(home, &house::itself()).await.context("there is none")?;
+        Self::over("the server".to_owned(), stream, token).await
+    }
+
+    /// `POST` that turns the connection into something else, where the other side wants that.
+    pub(crate) async fn switch(&mut self, path: &str, protocol: &str, head: (&'static str, &str)) -> Result<Switched> {
+        let headers = [(header::UPGRADE, protocol), (header::CONNECTION, "upgrade"), (header::HeaderName::from_static(head.0), head.1)];
+        let response = self.send(Method::POST, path, Bytes::new(), &headers).await?;
+        let response = self.checked(response).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Switched::Not(response));
+        }
+        Ok(Switched::To(hyper::upgrade::on(response).await.context("the connection was not handed over")?))
     }
 
     async fn over(
@@ -347,7 +373,7 @@ pub(crate) async fn platform(settings: &Settings) -> Result<Connection> {
         return Connection::to_holder(settings, &itself, &holder).await;
     }
     let house = House::closed(settings.clone(), Ledger::open(&settings.home)?);
-    Connection::within("dozen".to_owned(), api::platform::local(&house)).await
+    Connection::within("dozen".to_owned(), api::platform::local(&house, None)).await
 }
 
 /// How a deploy is to be served.

@@ -40,6 +40,8 @@ pub(crate) struct Addresses {
     pub(crate) domain: Option<String>,
     /// The host of the API, of git and of webhooks.
     pub(crate) api_host: String,
+    /// Where git is answered by the host's sshd, where somebody said so.
+    pub(crate) ssh: Option<String>,
 }
 
 impl Addresses {
@@ -97,6 +99,8 @@ pub(crate) struct House {
     front: Option<(Addresses, Switchboard)>,
     /// Who failed to show a good token lately.
     pub(crate) tries: Mutex<Tries>,
+    /// What sshd is told is written by one at a time.
+    pub(crate) keys: tokio::sync::Mutex<()>,
     deploys: RwLock<BTreeMap<DeployRef, Opened>>,
     /// A deploy is opened or closed by one at a time; what is done to one waits for no other.
     turns: Mutex<BTreeMap<DeployRef, Weak<tokio::sync::Mutex<()>>>>,
@@ -132,8 +136,8 @@ impl House {
     }
 
     fn with(settings: Settings, ledger: Ledger, front: Option<(Addresses, Switchboard)>) -> Arc<Self> {
-        let (deploys, turns, tries, ending) = Default::default();
-        Arc::new(Self { settings, ledger, front, deploys, turns, tries, ending })
+        let (deploys, turns, tries, keys, ending) = Default::default();
+        Arc::new(Self { settings, ledger, front, deploys, turns, tries, keys, ending })
     }
 
     /// Where what it runs is reached.
@@ -387,7 +391,7 @@ mod tests {
     #[test]
     fn a_deploys_names_follow_from_its_own() {
         let addresses =
-            Addresses { port: 80, https_port: Some(8443), domain: Some("apps.test".into()), api_host: "dozen.localhost".into() };
+            Addresses { port: 80, https_port: Some(8443), domain: Some("apps.test".into()), api_host: "dozen.localhost".into(), ssh: None };
         let deploy = |text: &str| -> DeployRef { text.parse().expect("a deploy") };
         assert_eq!(
             addresses.urls(&deploy("shop/production")),

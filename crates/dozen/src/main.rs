@@ -1,7 +1,7 @@
-//! dozen: the twelve-factor platform in one binary, five roles.
+//! dozen: the twelve-factor platform in one binary, six roles.
 //!
-//! The three internal roles are recognised before anything else starts: a jail must stay single-threaded, a router wants its own runtimes, and
-//! a hook is git's.
+//! The four internal roles are recognised before anything else starts: a jail must stay single-threaded, a router wants its own runtimes, a
+//! hook is git's, and a session sshd's.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     match std::env::args_os().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("__jail") => exit(dozen_jail::enter()),
         Some("__hook") => exit(dozen_engine::codebase::hook::run(std::env::args_os().skip(2))),
+        Some(dozen_engine::codebase::ssh::ROLE) => exit(cli::session::main(std::env::args_os().skip(2))),
         Some("__router") => dozen_engine::port::router::main(),
         _ => person(),
     }

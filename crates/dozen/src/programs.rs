@@ -11,7 +11,11 @@ use tokio::signal::unix::{SignalKind, signal};
 /// So long an editor may take to end when this program is told to.
 const EDITOR_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// The remotes of the git repository around a folder, each with its URL. None where there is no repository, or no git.
+/// Where git keeps beside a remote of SSH which server it is of: `remote.dozen.dozenserver`.
+pub(crate) const SERVER: &str = "dozenserver";
+
+/// The remotes of the git repository around a folder, each with its URL, or the one that it has at the server that it is said to be of. None
+/// where there is no repository, or no git.
 pub(crate) fn git_remotes(folder: &Path) -> Vec<(String, String)> {
     if !folder.ancestors().any(|above| above.join(".git").exists()) {
         return Vec::new();
@@ -19,18 +23,28 @@ pub(crate) fn git_remotes(folder: &Path) -> Vec<(String, String)> {
     // Of what a stranger may have written into a repository's configuration this reads, and starts nothing.
     #[expect(clippy::disallowed_methods, reason = "the person's own git, from an argument vector")]
     let asked = std::process::Command::new("git")
-        .args(["config", "--local", "-z", "--get-regexp", r"^remote\..*\.url$"])
+        .args(["config", "--local", "-z", "--get-regexp", &format!(r"^remote\..*\.(url|{SERVER})$")])
         .current_dir(folder)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output();
     let Ok(said) = asked else { return Vec::new() };
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let line = |line: &str| {
-        let (key, url) = line.split_once('\n')?;
-        Some((key.strip_prefix("remote.")?.strip_suffix(".url")?.to_owned(), url.to_owned()))
+    let of = |word: &str| -> Vec<(String, String)> {
+        let line = |line: &str| {
+            let (key, value) = line.split_once('\n')?;
+            Some((key.strip_prefix("remote.")?.strip_suffix(word)?.to_owned(), value.to_owned()))
+        };
+        text.split('\0').filter_map(line).collect()
     };
-    text.split('\0').filter_map(line).collect()
+    let servers = of(&format!(".{SERVER}"));
+    let at_server = |(name, url): (String, String)| {
+        let path = url::Url::parse(&url).ok().filter(|url| url.scheme() == "ssh").map(|url| url.path().to_owned());
+        let server = servers.iter().find(|(of, _)| *of == name).map(|(_, server)| server.trim_end_matches('/'));
+        let url = server.zip(path).map_or(url, |(server, path)| format!("{server}{path}"));
+        (name, url)
+    };
+    of(".url").into_iter().map(at_server).collect()
 }
 
 /// Runs the person's git in the current folder; answers what it says.

@@ -289,6 +289,8 @@ impl Intent {
                 format!("of {user}: {}{until}", brief(label))
             }
             Self::RevokeToken { user, id } => format!("{id} of {user}"),
+            Self::AddKey { user, key } => format!("{} of {user}", key.fingerprint),
+            Self::RemoveKey { user, fingerprint } => format!("{} of {user}", brief(fingerprint)),
         }
     }
 }

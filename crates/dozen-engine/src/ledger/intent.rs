@@ -5,6 +5,7 @@ use super::certificates::CertificateSource;
 use super::events::Event;
 use super::hosts::{self, Reserved};
 use super::{Ledger, LedgerError, Principal, Problem, write};
+use crate::codebase::ssh::Key;
 use crate::config::Vault;
 use crate::port::Certificate;
 use crate::port::acme::Acme;
@@ -289,6 +290,20 @@ pub enum Intent {
         /// Which.
         id: u32,
     },
+    /// A user shall be known by this key, over SSH.
+    AddKey {
+        /// Whose.
+        user: UserName,
+        /// The public half.
+        key: Box<Key>,
+    },
+    /// A key shall open nothing any more.
+    RemoveKey {
+        /// Whose.
+        user: UserName,
+        /// Which.
+        fingerprint: String,
+    },
     /// There shall be an admin with a token, where there was no user yet; [`Ledger::first_token`] makes its text.
     FirstToken {
         /// blake3 of its text.
@@ -331,6 +346,8 @@ impl Intent {
             Self::RemoveUser { .. } => "remove a user",
             Self::IssueToken { .. } => "issue a token",
             Self::RevokeToken { .. } => "revoke a token",
+            Self::AddKey { .. } => "add an SSH key",
+            Self::RemoveKey { .. } => "remove an SSH key",
             Self::FirstToken { .. } => "make the first token",
         }
     }
@@ -361,7 +378,9 @@ impl Intent {
             | Self::CreateDeploy { deploy, .. } => Need::Deploy(deploy.app.clone()),
             Self::DestroyDeploy { deploy } => Need::Own(deploy.app.clone()),
             Self::DestroyApp { app } | Self::Grant { app, .. } | Self::Ungrant { app, .. } => Need::Own(app.clone()),
-            Self::IssueToken { user, .. } | Self::RevokeToken { user, .. } => Need::Be(user.clone()),
+            Self::IssueToken { user, .. } | Self::RevokeToken { user, .. } | Self::AddKey { user, .. } | Self::RemoveKey { user, .. } => {
+                Need::Be(user.clone())
+            }
             // All deploys of the home use the account, and its terms bind whoever looks after the platform.
             Self::Account { .. } | Self::CreateApp { .. } | Self::AddUser { .. } | Self::RemoveUser { .. } => Need::Platform,
             // What comes back after a reboot is the machine's affair.
@@ -423,6 +442,8 @@ impl Intent {
             | Self::RemoveUser { .. }
             | Self::IssueToken { .. }
             | Self::RevokeToken { .. }
+            | Self::AddKey { .. }
+            | Self::RemoveKey { .. }
             | Self::FirstToken { .. } => None,
         }
     }

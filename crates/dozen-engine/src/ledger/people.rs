@@ -18,7 +18,7 @@ const PREFIX: &str = "dozen_";
 /// The hexadecimal digits after that: 256 bits.
 const DIGITS: usize = 64;
 /// The last use is noted so exactly, so that not each request is a write.
-const USED: SignedDuration = SignedDuration::from_mins(1);
+pub(super) const USED: SignedDuration = SignedDuration::from_mins(1);
 /// Who the first token is for.
 const FIRST: &str = "admin";
 
@@ -198,7 +198,7 @@ impl Ledger {
 }
 
 /// A user with what was granted to them.
-fn user(c: &Connection, name: &str) -> Result<User, Problem> {
+pub(super) fn user(c: &Connection, name: &str) -> Result<User, Problem> {
     let admin = c.query_row("SELECT admin FROM users WHERE name = ?1", [name], |r| r.get(0))?;
     let mut q = c.prepare("SELECT app, role FROM grants WHERE user = ?1")?;
     let rows = q.query_map([name], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))?;
@@ -220,6 +220,7 @@ pub(super) fn remove(c: &Connection, user: &UserName, now: &str) -> Result<(), P
     let name = user.as_str();
     c.execute("UPDATE tokens SET revoked_at = ?2 WHERE user = ?1 AND revoked_at IS NULL", [name, now])?;
     c.execute("DELETE FROM grants WHERE user = ?1", [name])?;
+    c.execute("DELETE FROM ssh_keys WHERE user = ?1", [name])?;
     c.execute("UPDATE users SET removed_at = ?2, admin = 0 WHERE name = ?1", [name, now])?;
     Ok(())
 }
@@ -257,23 +258,27 @@ pub(super) fn issue(c: &Connection, who: &Principal, wanted: &Wanted<'_>, now: T
     if expires.is_some_and(|at| at <= now) {
         return Err(Problem::Conflict("a token cannot expire before it is issued".into()));
     }
-    if let Identity::User { user: asking, token: Some(id) } = &who.identity
-        && asking.name == **user
+    // Else whoever finds one that is good for a day would have one that is good for ever.
+    if let Some(until) = until(c, who, user)?
+        && expires.is_none_or(|at| at > until)
     {
-        // Else whoever finds one that is good for a day would have one that is good for ever.
-        let own = c.query_row("SELECT expires_at FROM tokens WHERE id = ?1", [id], |r| r.get::<_, Option<String>>(0)).optional()?;
-        let until: Option<Timestamp> = own.flatten().as_deref().map(parse).transpose()?;
-        if let Some(until) = until
-            && expires.is_none_or(|at| at > until)
-        {
-            return Err(Problem::Conflict(format!("the token that was shown expires at {until:.0}, and one that it issues not later")));
-        }
+        return Err(Problem::Conflict(format!("the token that was shown expires at {until:.0}, and one that it issues not later")));
     }
     c.execute(
         "INSERT INTO tokens (user, label, hash, created_at, created_by, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![user.as_str(), label, hash, now.to_string(), who.name, expires.map(|at| at.to_string())],
     )?;
     u32::try_from(c.last_insert_rowid()).map_err(|_| Problem::Inconsistent("token ids ran out".into()))
+}
+
+/// Until when somebody is known who has shown a token of their own that expires.
+pub(super) fn until(c: &Connection, who: &Principal, user: &UserName) -> Result<Option<Timestamp>, Problem> {
+    let Identity::User { user: asking, token: Some(id) } = &who.identity else { return Ok(None) };
+    if asking.name != *user {
+        return Ok(None);
+    }
+    let own = c.query_row("SELECT expires_at FROM tokens WHERE id = ?1", [id], |r| r.get::<_, Option<String>>(0)).optional()?;
+    own.flatten().as_deref().map(parse).transpose()
 }
 
 pub(super) fn first(c: &Connection, who: &Principal, hash: [u8; 32], now: Timestamp) -> Result<u32, Problem> {
@@ -293,7 +298,7 @@ pub(super) fn revoke(c: &Connection, user: &UserName, id: u32, now: &str) -> Res
     }
 }
 
-fn is_user(c: &Connection, user: &UserName) -> Result<(), Problem> {
+pub(super) fn is_user(c: &Connection, user: &UserName) -> Result<(), Problem> {
     let sql = "SELECT EXISTS (SELECT 1 FROM users WHERE name = ?1 AND removed_at IS NULL)";
     if c.query_row(sql, [user.as_str()], |r| r.get(0))? { Ok(()) } else { Err(Problem::NotFound(format!("there is no user {user}"))) }
 }

@@ -202,6 +202,18 @@ CREATE TABLE tokens (
     used_from   TEXT
 ) STRICT;
 
+CREATE TABLE ssh_keys (
+    fingerprint  TEXT PRIMARY KEY,             -- 'SHA256:…', as ssh shows it
+    user         TEXT NOT NULL REFERENCES users (name),
+    key          TEXT NOT NULL,                -- 'ssh-ed25519 AAAA…'
+    label        TEXT NOT NULL,                -- what its owner calls it
+    created_at   TEXT NOT NULL,
+    created_by   TEXT NOT NULL,
+    expires_at   TEXT,                         -- with the token that it was added by
+    used_at      TEXT,                         -- to a minute
+    used_from    TEXT
+) STRICT;
+
 CREATE TABLE events (
     id          INTEGER PRIMARY KEY,
     at          TEXT NOT NULL,                 -- always with six digits after the second, so that its order is that of text

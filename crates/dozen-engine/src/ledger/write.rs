@@ -3,7 +3,7 @@
 use super::apps::{self, Occasion};
 use super::hosts::{self, Reserved};
 use super::people::{self, Wanted};
-use super::{Intent, Principal, Problem, builds, certificates};
+use super::{Intent, Principal, Problem, builds, certificates, keys};
 use crate::config::Vault;
 use dozen_core::codebase::Commit;
 use dozen_core::ids::{DeployRef, Version};
@@ -208,6 +208,8 @@ pub(super) fn write(
             people::issue(c, principal, &Wanted { user: &user, label: &label, hash, expires }, at)
         }
         Intent::RevokeToken { user, id } => people::revoke(c, &user, id, &now).map(|()| 0),
+        Intent::AddKey { user, key } => keys::add(c, principal, &user, &key, at).map(|()| 0),
+        Intent::RemoveKey { user, fingerprint } => keys::remove(c, &user, &fingerprint).map(|()| 0),
         Intent::FirstToken { hash } => people::first(c, principal, hash, at),
         Intent::Ran { deploy, number, exit_code } => {
             // Whoever ran it knows best, also where it was taken for lost meanwhile.

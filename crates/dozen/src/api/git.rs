@@ -31,8 +31,8 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 /// Who pushes, to which deploy.
 pub(crate) struct Ticket {
-    who: Principal,
-    deploy: DeployRef,
+    pub(super) who: Principal,
+    pub(super) deploy: DeployRef,
 }
 
 /// Builds and releases what hooks ask for.
@@ -59,24 +59,34 @@ impl hook::Deploys<Ticket> for Pusher {
 
 /// What the routes work with.
 #[derive(Clone)]
-struct Pushes {
-    house: Arc<House>,
+pub(crate) struct Pushes {
+    pub(super) house: Arc<House>,
     door: Arc<Door<Ticket>>,
 }
 
-/// The routes, and what answers the hooks of the pushes that come by them.
-pub(super) fn open(house: &Arc<House>) -> io::Result<(Router, JoinHandle<()>)> {
-    let (door, listener) = Door::bind(&house.settings.home, &house.settings.exe)?;
-    let serving = dozen_engine::tasks::spawn("hooks", door.clone().serve(listener, Arc::new(Pusher(house.clone()))));
-    let pushes = Pushes { house: house.clone(), door };
-    let routes = Router::new()
+impl Pushes {
+    /// Takes pushes in from now on; with what answers their hooks.
+    pub(super) fn open(house: &Arc<House>) -> io::Result<(Self, JoinHandle<()>)> {
+        let (door, listener) = Door::bind(&house.settings.home, &house.settings.exe)?;
+        let serving = dozen_engine::tasks::spawn("hooks", door.clone().serve(listener, Arc::new(Pusher(house.clone()))));
+        Ok((Self { house: house.clone(), door }, serving))
+    }
+
+    /// Lets the hook of one push in.
+    pub(super) fn admit(&self, deploy: &DeployRef, repository: &Repository, ticket: Ticket) -> hook::Pass {
+        self.door.admit(deploy, repository, ticket)
+    }
+}
+
+/// The routes.
+pub(super) fn routes(pushes: Pushes) -> Router {
+    Router::new()
         .route("/{repository}/info/refs", get(refs_of_production))
         .route("/{repository}/{service}", post(talk_to_production))
         .route("/{app}/{repository}/info/refs", get(refs))
         .route("/{app}/{repository}/{service}", post(talk))
         .layer(axum::extract::DefaultBodyLimit::disable())
-        .with_state(pushes);
-    Ok((routes, serving))
+        .with_state(pushes)
 }
 
 /// `?service=git-receive-pack`
@@ -140,7 +150,7 @@ fn nothing() -> Failure {
 }
 
 /// The repository of a deploy that is served here, for who may deploy it.
-async fn repository(pushes: &Pushes, who: &Principal, deploy: &DeployRef) -> Result<Repository, Failure> {
+pub(super) async fn repository(pushes: &Pushes, who: &Principal, deploy: &DeployRef) -> Result<Repository, Failure> {
     let house = &pushes.house;
     house.ledger.authorise(who, "push to a deploy", Need::Deploy(deploy.app.clone())).map_err(DeployError::from)?;
     if house.served(deploy).is_none() {
@@ -183,7 +193,7 @@ async fn serve(
     let service = Service::named(service).ok_or_else(nothing)?;
     let repository = repository(pushes, who, &deploy).await?;
     let pass =
-        (service == Service::Receive).then(|| pushes.door.admit(&deploy, &repository, Ticket { who: who.clone(), deploy: deploy.clone() }));
+        (service == Service::Receive).then(|| pushes.admit(&deploy, &repository, Ticket { who: who.clone(), deploy: deploy.clone() }));
     let limits = Limits::of(service);
     let packed = headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding == "gzip" || coding == "x-gzip");
     let plain = StreamReader::new(body.into_data_stream().map(|piece| piece.map_err(io::Error::other)));

@@ -93,6 +93,8 @@ async fn remove(State(house): Here, Extension(who): Who, Path(user): Path<String
         return Err(LedgerError::Conflict(format!("{user} is the last admin; add another one first")).into());
     }
     house.ledger.commit(&who, Intent::RemoveUser { user: user.clone() }).await?;
+    // Their keys open nothing from now on, whatever sshd is told.
+    let _ = super::keys::authorize(&house).await;
     Ok(Json(wire::RemovedUser { removed: user.to_string() }))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** whoever comes by the router is nobody until they have shown a token.
 
+use super::git::Pushes;
 use super::{Deploys, Failure, wire};
 use crate::client::Told;
 use crate::house::{self, Addresses, House};
@@ -39,7 +40,7 @@ pub(super) type Who = Extension<Principal>;
 type Answer<T> = Result<Json<T>, Failure>;
 
 /// Answers requests that the router leads to the API's host, and the hooks of what is pushed there, until both tasks are ended.
-pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &DeployRef) -> Result<[JoinHandle<()>; 2]> {
+pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &DeployRef) -> Result<(Pushes, [JoinHandle<()>; 2])> {
     // A port as instances have one: where the host lets dozen guard it, nobody but the router reaches it.
     let mut lease = Lease::take().context("no port of dozen's range is free")?;
     let port = lease.port();
@@ -57,8 +58,8 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
     if house.addresses().is_some_and(|addresses| addresses.https_port.is_some()) {
         shown = certify(house, &mut line)?;
     }
-    let (git, hooks) = super::git::open(house).context("cannot take pushes in")?;
-    let (router, here) = (public(house.clone(), git), house.clone());
+    let (pushes, hooks) = Pushes::open(house).context("cannot take pushes in")?;
+    let (router, here) = (public(house.clone(), pushes.clone()), house.clone());
     let api = dozen_engine::tasks::spawn("public api", async move {
         let _lease = lease;
         loop {
@@ -74,7 +75,7 @@ pub(crate) async fn open(house: &Arc<House>, board: &Switchboard, itself: &Deplo
             }
         }
     });
-    Ok([api, hooks])
+    Ok((pushes, [api, hooks]))
 }
 
 /// Has TLS know the API's host, where nobody has that on the Internet; answers when that is to be done again. A host that others have too is known
@@ -97,16 +98,18 @@ async fn until(at: Option<Timestamp>) {
 }
 
 /// For who comes by the router, and is known by a token.
-fn public(house: Arc<House>, git: Router) -> Router {
+fn public(house: Arc<House>, pushes: Pushes) -> Router {
     let known = axum::middleware::from_fn_with_state(house.clone(), known);
+    let git = super::git::routes(pushes.clone()).merge(super::ssh::routes(pushes));
     named(routes(house).merge(git).layer(known))
 }
 
-/// For who is on this machine, and is known as peers of a deploy's own API are.
-pub(crate) fn local(house: &Arc<House>) -> Router {
+/// For who is on this machine, and is known as peers of a deploy's own API are; where pushes are taken in, also for who comes by SSH.
+pub(crate) fn local(house: &Arc<House>, pushes: Option<Pushes>) -> Router {
     let deploys: Arc<dyn Deploys> = Arc::new(house.clone());
     let owner = axum::middleware::from_fn_with_state(house.clone(), owner);
-    named(routes(house.clone()).layer(owner).layer(axum::middleware::from_fn_with_state(deploys, super::known)))
+    let all = pushes.into_iter().fold(routes(house.clone()), |all, pushes| all.merge(super::ssh::routes(pushes)));
+    named(all.layer(owner).layer(axum::middleware::from_fn_with_state(deploys, super::known)))
 }
 
 /// Nobody on this machine but the home's owner, who has shown that they are.
@@ -136,6 +139,7 @@ fn routes(house: Arc<House>) -> Router {
         .route("/v1/apps/{app}/deploys/{deploy}", delete(destroy_deploy))
         .merge(super::people::routes())
         .merge(super::slugs::routes())
+        .merge(super::keys::routes())
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::map_response(super::refusals::told))
         .with_state(house);
@@ -227,7 +231,8 @@ fn nobody(message: &str) -> Failure {
 async fn account(State(house): Here, Extension(who): Who) -> Answer<wire::Account> {
     let admin = !matches!(&who.identity, Identity::User { user, .. } if !user.admin);
     let url = house.addresses().map(Addresses::api);
-    Ok(Json(wire::Account { user: who.name, admin, server: env!("CARGO_PKG_VERSION").to_owned(), url }))
+    let ssh = house.addresses().and_then(|addresses| addresses.ssh.clone());
+    Ok(Json(wire::Account { user: who.name, admin, server: env!("CARGO_PKG_VERSION").to_owned(), url, ssh }))
 }
 
 #[cfg_attr(test, utoipa::path(

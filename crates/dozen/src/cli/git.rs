@@ -26,8 +26,13 @@ pub(crate) struct GitArgs {
 enum Verb {
     /// Add a remote for each deploy of an app: `dozen` for its production, `dozen-staging` for its staging
     ///
-    /// `git push dozen main` deploys. git asks dozen for your token, so that a push never prompts; it is not written to the repository.
-    Remote,
+    /// `git push dozen main` deploys. git asks dozen for your token, so that a push never prompts; it is not written to the repository. With --ssh
+    /// git goes by SSH, and you are known by a key: `dozen ssh-keys add`.
+    Remote {
+        /// Push over SSH, to where the server says, or to this address
+        #[arg(long, value_name = "URL", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = address)]
+        ssh: Option<String>,
+    },
     /// What git runs to learn a token
     #[command(hide = true)]
     Credential {
@@ -54,14 +59,19 @@ enum Asked {
 /// Adds remotes, or tells git a token.
 pub(crate) async fn run(args: GitArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
     match args.verb {
-        Verb::Remote => remote(settings, printer).await,
+        Verb::Remote { ssh } => remote(ssh, settings, printer).await,
         Verb::Credential { what: Asked::Get } => credential(settings, printer),
         // What git has to say of what it was told: dozen keeps its own.
         Verb::Credential { what: Asked::Store | Asked::Erase } => Ok(0),
     }
 }
 
-async fn remote(settings: &Settings, printer: &Printer) -> Result<i32> {
+/// One that is not named is the server's to say.
+fn address(text: &str) -> Result<String, String> {
+    if text.is_empty() { Ok(String::new()) } else { super::server::ssh(text) }
+}
+
+async fn remote(ssh: Option<String>, settings: &Settings, printer: &Printer) -> Result<i32> {
     let Some(server) = &settings.remote else {
         let hint = "Log in first, `dozen login URL`; of several servers `--server URL` names one.".to_owned();
         bail!(Told::failed("no server is chosen whose deploys could be pushed to", Some(hint)));
@@ -71,7 +81,20 @@ async fn remote(settings: &Settings, printer: &Printer) -> Result<i32> {
         (None, Some(deploy)) => Some(deploy.app.clone()),
         (None, None) => None,
     };
-    let apps: wire::Apps = Connection::to(server).await?.get("/v1/apps").await?;
+    let mut connection = Connection::to(server).await?;
+    let ssh = match ssh {
+        Some(named) if named.is_empty() => {
+            let account: wire::Account = connection.get("/v1/account").await?;
+            let hint = "Name it, `--ssh=ssh://USER@HOST`; `dozen server --ssh` has the server say it to everybody.".to_owned();
+            Some(
+                account
+                    .ssh
+                    .ok_or_else(|| Told::failed(format!("{} does not say where it is pushed to over SSH", server.url), Some(hint)))?,
+            )
+        }
+        named => named,
+    };
+    let apps: wire::Apps = connection.get("/v1/apps").await?;
     let known = || apps.apps.iter().map(|app| app.name.as_str()).collect::<Vec<_>>().join(", ");
     let Some(named) = named else { bail!(Told::failed("which app?", Some(format!("Name one with -a: {}.", known())))) };
     let Some(app) = apps.apps.iter().find(|app| app.name == named.as_str()) else {
@@ -85,17 +108,19 @@ async fn remote(settings: &Settings, printer: &Printer) -> Result<i32> {
             PRODUCTION => ("dozen".to_owned(), format!("{}.git", deploy.app)),
             other => (format!("dozen-{other}"), format!("{}/{other}.git", deploy.app)),
         };
-        let url = format!("{}/{path}", server.url);
+        let base = ssh.clone().unwrap_or_else(|| server.url.to_string());
+        let url = format!("{base}/{path}");
         let verb = if programs::git(&["remote", "get-url", &name]).is_ok() { "set-url" } else { "add" };
         programs::git(&["remote", verb, &name, &url])?;
+        if ssh.is_some() {
+            // Whose deploy it is does not show in an address of sshd's.
+            programs::git(&["config", &format!("remote.{name}.{}", programs::SERVER), &server.url.to_string()])?;
+        }
         remotes.push(wire::GitRemote { deploy: deploy.to_string(), remote: name, url });
     }
-    // The first, which is empty, has git ask nobody else: another helper would keep the token, too.
-    let key = format!("credential.{}.helper", server.url);
-    let own = std::env::current_exe().context("cannot tell where dozen is")?;
-    let own = own.to_str().context("the path of dozen is not UTF-8")?;
-    programs::git(&["config", "--replace-all", &key, ""])?;
-    programs::git(&["config", "--add", &key, &format!("!{} git credential", shlex::try_quote(own)?)])?;
+    if ssh.is_none() {
+        have_git_ask(&server.url)?;
+    }
     if printer.is_json() {
         printer.json(&wire::GitRemotes { remotes });
     } else {
@@ -104,6 +129,17 @@ async fn remote(settings: &Settings, printer: &Printer) -> Result<i32> {
         }
     }
     Ok(0)
+}
+
+/// Has git ask dozen for the token of a server.
+fn have_git_ask(server: &ServerUrl) -> Result<()> {
+    // The first, which is empty, has git ask nobody else: another helper would keep the token, too.
+    let key = format!("credential.{server}.helper");
+    let own = std::env::current_exe().context("cannot tell where dozen is")?;
+    let own = own.to_str().context("the path of dozen is not UTF-8")?;
+    programs::git(&["config", "--replace-all", &key, ""])?;
+    programs::git(&["config", "--add", &key, &format!("!{} git credential", shlex::try_quote(own)?)])?;
+    Ok(())
 }
 
 /// Tells git the token for the server that it names; nothing where one is not logged in to that.

@@ -21,6 +21,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 mod check;
+mod sshd;
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -45,6 +46,9 @@ pub(crate) struct ServerArgs {
     /// releases need stay
     #[arg(long, value_name = "SIZE", default_value = "20GB", env = "DOZEN_DISK_BUDGET", value_parser = super::size)]
     disk_budget: u64,
+    /// Where the host's sshd takes pushes, as people are to be told: ssh://dozen@dozen.example.com
+    #[arg(long, value_name = "URL", env = "DOZEN_SSH", value_parser = ssh)]
+    ssh: Option<String>,
     /// Let one client address have at most so many connections (1000; clients on this host as many as they like)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections_per_address: Option<u32>,
@@ -53,12 +57,15 @@ pub(crate) struct ServerArgs {
     workers: Option<u16>,
 }
 
+/// What else is done for a server.
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Look whether all that the home holds fits together: the ledger, every file of every slug, the repositories
     ///
     /// Changes nothing, whether a server runs or not. The exit code is 1 where anything is wrong.
     Check,
+    /// Print what the host's sshd has to be told, so that people push over SSH: for a file below /etc/ssh/sshd_config.d
+    SshdConfig(sshd::SshdArgs),
 }
 
 /// An address of this machine, or the loopback's two, and a port.
@@ -88,12 +95,27 @@ fn host(text: &str) -> Result<String, String> {
     }
 }
 
-/// Serves until it is told to stop.
+/// `ssh://USER@HOST[:PORT]`
+pub(crate) fn ssh(text: &str) -> Result<String, String> {
+    let url: url::Url = text.parse().map_err(|_| "give a URL: ssh://dozen@dozen.example.com")?;
+    let plain = url.password().is_none() && url.query().is_none() && url.fragment().is_none() && matches!(url.path(), "" | "/");
+    if url.scheme() == "ssh" && url.host().is_some() && !url.username().is_empty() && plain {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        Err("give a URL with a user and a host: ssh://dozen@dozen.example.com".to_owned())
+    }
+}
+
+/// Serves until it is told to stop, or does what else was asked for.
 pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
     match args.verb {
-        Some(Verb::Check) => return check::run(settings, printer).await,
-        None => {}
+        Some(Verb::Check) => check::run(settings, printer).await,
+        Some(Verb::SshdConfig(args)) => sshd::run(args, settings, printer),
+        None => serve(args, settings, printer).await,
     }
+}
+
+async fn serve(args: ServerArgs, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
     let mut signals = Signals::listen()?;
     let ledger = Ledger::open(&settings.home)?;
     let itself: DeployRef = house::itself();
@@ -112,8 +134,8 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
     let spec = RouterSpec { lasting: Some(notes.clone()), limits, workers, ..spec };
     let ports = Ports { address: args.listen.address, http: Some(args.listen.port), https: args.https_port };
     let router = router(ports, Ahead::default(), &notes, spec).await?;
-    let addresses =
-        Addresses { port: router.port(), https_port: router.https_port(), domain: args.domain.clone(), api_host: args.api_host.clone() };
+    let (port, https_port) = (router.port(), router.https_port());
+    let addresses = Addresses { port, https_port, domain: args.domain.clone(), api_host: args.api_host.clone(), ssh: args.ssh.clone() };
     let board = Switchboard::start(router, ledger.deploys().await?.into_iter().chain([itself.clone()]));
     let settings = &Settings { disk_budget: args.disk_budget, ..settings.clone() };
     let house = House::new(settings.clone(), ledger, addresses, board.clone());
@@ -121,8 +143,11 @@ pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Pri
         printer.warning(&format!("{deploy} is not served: {}", dozen_engine::chain(&**error)));
     }
     // Whoever asks for a deploy finds it open.
-    let [public, hooks] = platform::open(&house, &board, &itself).await.context("cannot open the API")?;
-    let here = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, platform::local(&house)));
+    let (pushes, [public, hooks]) = platform::open(&house, &board, &itself).await.context("cannot open the API")?;
+    if let Err(e) = api::keys::authorize(&house).await {
+        printer.warning(&format!("nobody can push over SSH: {}", dozen_engine::chain(&*e)));
+    }
+    let here = dozen_engine::tasks::spawn("api", api::serve(run_folder.bind()?, platform::local(&house, Some(pushes))));
     let time = dozen_engine::tasks::spawn("time", house.clone().keep_time());
     let room = dozen_engine::tasks::spawn("collect", collect::keep(house.ledger.clone(), settings.disk_budget));
     greet(&house, printer).await?;

@@ -37,6 +37,7 @@ mod ship;
 mod sizes;
 mod slug;
 mod slugs;
+mod ssh;
 mod static_files;
 mod steering;
 mod surface;

@@ -274,6 +274,11 @@ const ROUTES: &[(&str, &str, Need, &str)] = {
         ("GET", "/v1/tokens", Anybody, ""),
         ("POST", "/v1/tokens", Anybody, r#"{"seconds": 60}"#),
         ("DELETE", "/v1/tokens/{id}", Anybody, ""),
+        ("GET", "/v1/ssh-keys", Anybody, ""),
+        ("POST", "/v1/ssh-keys", Anybody, r#"{"key": "none"}"#),
+        ("DELETE", "/v1/ssh-keys/{fingerprint}", Anybody, ""),
+        // Nobody from afar says who comes by SSH.
+        ("POST", "/v1/sessions", Host, ""),
         ("GET", "/v1/events", Platform, ""),
         ("POST", "/v1/collections", Platform, r#"{"dry_run": true}"#),
         // git's own answers: of what one may not see, and of a service that is none, there is nothing.

@@ -145,6 +145,8 @@ table! {
     // Of the viewer's own.
     IssueToken    "-v---ah"
     RevokeToken   "-v---ah"
+    AddKey        "-v---ah"
+    RemoveKey     "-v---ah"
     FirstToken    "------h"
 }
 
@@ -191,7 +193,9 @@ fn every_intent() -> Vec<Intent> {
         Intent::AddUser { user: name("new"), admin: true },
         Intent::RemoveUser { user: user.clone() },
         Intent::IssueToken { user: user.clone(), label: "ci".into(), hash: [1; 32], expires: None },
-        Intent::RevokeToken { user, id: 1 },
+        Intent::RevokeToken { user: user.clone(), id: 1 },
+        Intent::AddKey { user: user.clone(), key: Box::new(super::super::keys::tests::key(1)) },
+        Intent::RemoveKey { user, fingerprint: "SHA256:none".into() },
         Intent::FirstToken { hash: [2; 32] },
     ]
 }

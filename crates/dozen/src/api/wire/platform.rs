@@ -14,6 +14,9 @@ pub(crate) struct Account {
     pub(crate) server: String,
     /// Where its API answers; nowhere but here where no server runs.
     pub(crate) url: Option<String>,
+    /// Where git is answered by SSH: `ssh://dozen@dozen.example.com`.
+    #[serde(default)]
+    pub(crate) ssh: Option<String>,
 }
 
 /// `apps`
