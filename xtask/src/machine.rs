@@ -33,6 +33,7 @@ const NEEDS: &[Need] = &[
     Need { what: "Node with npm", packages: &["nodejs", "npm"], here: || on_path("node") && on_path("npm") },
     Need { what: "zsh and fish", packages: &["zsh", "fish"], here: || on_path("zsh") && on_path("fish") },
     Need { what: "sshd and ssh", packages: &["openssh-server", "openssh-client"], here: || sshd().is_some() && on_path("ssh") },
+    Need { what: "systemd's own tools", packages: &["systemd"], here: || on_path("systemd-analyze") },
     Need { what: "nftables and iproute2", packages: &["nftables", "iproute2"], here: || nft().is_some() && on_path("ip") },
     Need { what: "mandoc", packages: &["mandoc"], here: || on_path("mandoc") },
     Need { what: "Chromium", packages: &["chromium"], here: || on_path("chromium") },

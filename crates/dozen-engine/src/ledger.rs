@@ -19,6 +19,7 @@ mod apps;
 mod authority;
 mod builds;
 mod certificates;
+mod copy;
 mod events;
 mod hosts;
 mod intent;

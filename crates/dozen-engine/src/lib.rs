@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod backing;
+pub mod backup;
 pub mod codebase;
 pub mod concurrency;
 pub mod config;

@@ -19,6 +19,7 @@ use dozen_core::processes::size::Limits;
 use dozen_core::processes::{Exit, Isolation};
 use probing::Probing;
 use reaping::Target;
+pub use reaping::those_before as reap_those_before;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};

@@ -20,6 +20,7 @@
 
 pub mod cgroup;
 mod control;
+mod given;
 mod init;
 mod inside;
 mod landlock;
@@ -36,6 +37,7 @@ mod stock;
 mod sys;
 mod tmp;
 
+pub use given::given;
 pub use shed::shed;
 
 use control::Control;

@@ -8,13 +8,13 @@ use rustix::process::Pid;
 use std::ffi::{CStr, CString, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Takes the socket that the driver left at `fd`, and keeps it from programs. `None` where nothing is open there.
+/// Takes the socket that whoever started this process left at `fd`, and keeps it from programs. `None` where nothing is open there.
 pub(crate) fn inherited(fd: c_int) -> Option<OwnedFd> {
     // SAFETY: F_GETFD only asks whether the number is open.
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return None;
     }
-    // SAFETY: it is open, and `enter` calls this once for each number, before anything else could own it: nothing is opened before.
+    // SAFETY: it is open, and `enter` or `given` calls this once for each number, before anything else could own it: nothing is opened before.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     let _ = rustix::io::fcntl_setfd(&owned, rustix::io::FdFlags::CLOEXEC);
     Some(owned)

@@ -48,6 +48,7 @@ mod slugs;
 mod spec;
 mod ssh;
 pub(crate) mod token;
+mod upgrade;
 pub(crate) mod wire;
 
 pub(crate) use delivery::{SLUG, SOURCE};

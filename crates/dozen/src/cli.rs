@@ -7,6 +7,7 @@ use crate::running::AlreadyRunning;
 use crate::settings::Settings;
 use anyhow::Result;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use dozen_engine::backup::BackupError;
 use dozen_engine::deploy::DeployError;
 use dozen_engine::ledger::LedgerError;
 use dozen_engine::port::PortError;
@@ -15,6 +16,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 pub(crate) mod apps;
+pub(crate) mod backup;
 pub(crate) mod build;
 pub(crate) mod builds;
 pub(crate) mod certs;
@@ -43,8 +45,8 @@ mod rollback;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod server;
-pub(crate) mod slugs;
 pub(crate) mod session;
+pub(crate) mod slugs;
 pub(crate) mod ssh_keys;
 pub(crate) mod static_files;
 pub(crate) mod target;
@@ -209,6 +211,15 @@ pub(crate) enum Command {
     /// the API, git and webhooks are a host of it, too. Settings come from these flags and the environment alone. It starts what it ran before;
     /// killed, it leaves all of it running, and the next one takes it over. Ctrl-C and SIGTERM stop everything.
     Server(server::ServerArgs),
+    /// Write all that the home holds to one file: apps, releases, what they run, config, its key, what was pushed, data
+    ///
+    /// Whatever runs goes on meanwhile. Databases of SQLite are copied as they are at one moment; logs and caches are left out. The file has the
+    /// key to all config, so keep it as you keep that, or seal it with --encrypt.
+    Backup(backup::BackupArgs),
+    /// Make a home of what `dozen backup` wrote, where none is yet
+    ///
+    /// All of the file is read and checked first. The next `dozen server` brings its deploys back.
+    Restore(backup::RestoreArgs),
     /// Keep the token that a server knows you by; commands in a folder that is pushed there are for that server from then on
     ///
     /// Without --token it is asked for, without showing it, or read from standard input where that is no terminal. It is tried before it is
@@ -286,6 +297,8 @@ impl Command {
             Self::Resume => Place::Here("resume"),
             Self::Drill(_) => Place::Here("drill"),
             Self::Server(_) => Place::Here("server"),
+            Self::Backup(_) => Place::Here("backup"),
+            Self::Restore(_) => Place::Here("restore"),
             Self::Doctor(_) => Place::Here("doctor"),
             Self::Login(_) | Self::Logout(_) => Place::Login,
             Self::Git(args) if args.is_asked_by_git() => Place::Login,
@@ -341,6 +354,8 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Console(args) => console::run(args, settings, printer).await,
         Command::Runs(args) => runs::run(args, settings, printer).await,
         Command::Server(args) => server::run(args, settings, printer).await,
+        Command::Backup(args) => backup::backup(args, settings, printer).await,
+        Command::Restore(args) => backup::restore(args, settings, printer).await,
         Command::Login(args) => login::run(args, settings, printer).await,
         Command::Logout(args) => login::out(&args, settings, printer),
         Command::Whoami => login::whoami(settings, printer).await,
@@ -473,6 +488,7 @@ pub(crate) fn exit_code_of(error: &anyhow::Error) -> i32 {
         || error.is::<Told>()
         || error.is::<AlreadyRunning>()
         || error.is::<DeployError>()
+        || error.is::<BackupError>()
         || error.is::<PortError>();
     if failed { 1 } else { 2 }
 }

@@ -20,6 +20,7 @@ use dozen_engine::processes::adoption;
 use dozen_engine::tasks;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
@@ -76,7 +77,8 @@ pub(crate) fn production(app: &AppName) -> DeployRef {
     DeployRef { app: app.clone(), deploy }
 }
 
-fn url(scheme: &str, host: &str, port: u16) -> String {
+/// Where a host answers.
+pub(crate) fn url(scheme: &str, host: &str, port: u16) -> String {
     match (scheme, port) {
         ("http", 80) | ("https", 443) => format!("{scheme}://{host}"),
         _ => format!("{scheme}://{host}:{port}"),
@@ -104,6 +106,8 @@ pub(crate) struct House {
     deploys: RwLock<BTreeMap<DeployRef, Opened>>,
     /// A deploy is opened or closed by one at a time; what is done to one waits for no other.
     turns: Mutex<BTreeMap<DeployRef, Weak<tokio::sync::Mutex<()>>>>,
+    /// Where the binary is by now that is to go on with it, and where the one before.
+    pub(crate) successor: watch::Sender<Option<(PathBuf, PathBuf)>>,
     /// Whether it opens nothing any more, and whether what it closes is killed.
     ending: watch::Sender<Ending>,
 }
@@ -136,8 +140,8 @@ impl House {
     }
 
     fn with(settings: Settings, ledger: Ledger, front: Option<(Addresses, Switchboard)>) -> Arc<Self> {
-        let (deploys, turns, tries, keys, ending) = Default::default();
-        Arc::new(Self { settings, ledger, front, deploys, turns, tries, keys, ending })
+        let (deploys, turns, tries, keys, successor, ending) = Default::default();
+        Arc::new(Self { settings, ledger, front, deploys, turns, tries, keys, successor, ending })
     }
 
     /// Where what it runs is reached.

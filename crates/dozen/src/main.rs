@@ -1,7 +1,7 @@
-//! dozen: the twelve-factor platform in one binary, six roles.
+//! dozen: the twelve-factor platform in one binary, eight roles.
 //!
-//! The four internal roles are recognised before anything else starts: a jail must stay single-threaded, a router wants its own runtimes, a
-//! hook is git's, and a session sshd's.
+//! The six internal roles are recognised before anything else starts: a jail must stay single-threaded, a router wants its own runtimes, a
+//! hook is git's, a session sshd's, and two are asked when one binary gives way to another.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,8 @@ fn main() -> ExitCode {
     match std::env::args_os().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("__jail") => exit(dozen_jail::enter()),
         Some("__hook") => exit(dozen_engine::codebase::hook::run(std::env::args_os().skip(2))),
+        Some(cli::server::UPGRADE) => exit(cli::server::trial(std::env::args_os().skip(2))),
+        Some(cli::server::PROBE) => exit(cli::server::probe(std::env::args_os().skip(2))),
         Some(dozen_engine::codebase::ssh::ROLE) => exit(cli::session::main(std::env::args_os().skip(2))),
         Some("__router") => dozen_engine::port::router::main(),
         _ => person(),
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
 
 /// The role that a person calls.
 fn person() -> ExitCode {
+    // Before anything else is opened.
+    let given = dozen_jail::given();
     dozen_engine::port::install_tls();
     settings::trace();
     let command = match cli::parse(std::env::args_os()) {
@@ -48,7 +52,7 @@ fn person() -> ExitCode {
         }
     };
     let settings = match settings::Settings::resolve(&command.common, &command.command.place()) {
-        Ok(settings) => settings,
+        Ok(settings) => settings::Settings { given: std::sync::Arc::new(given), ..settings },
         Err(e) => {
             (if command.common.json { Printer::for_json() } else { Printer::plain() }).error(&e);
             return exit(cli::exit_code_of(&e));

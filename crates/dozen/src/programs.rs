@@ -2,6 +2,7 @@
 
 use crate::client::Told;
 use anyhow::{Context, Result, anyhow, bail};
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -58,6 +59,69 @@ pub(crate) fn git(arguments: &[&str]) -> Result<String> {
     if !said.status.success() {
         let why = String::from_utf8_lossy(&said.stderr).trim().to_owned();
         bail!(Told::failed(format!("git {}: {why}", arguments.join(" ")), None));
+    }
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+}
+
+/// Runs a program of the machine's own; answers what it says.
+///
+/// # Errors
+/// It cannot be started, or says no.
+pub(crate) fn system(program: &str, arguments: &[&str]) -> Result<String> {
+    #[expect(clippy::disallowed_methods, reason = "the machine's own programs, from an argument vector")]
+    let mut command = std::process::Command::new(program);
+    // Where an operator's path need not lead.
+    said(command.args(arguments).env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), program)
+}
+
+/// Runs dozen as somebody else, for a home of theirs; answers what it says.
+///
+/// # Errors
+/// It cannot be started, or says no.
+pub(crate) fn dozen_as(dozen: &Path, (uid, gid): (u32, u32), home: &Path, arguments: &[&str]) -> Result<String> {
+    #[expect(clippy::disallowed_methods, reason = "this program itself, from an argument vector")]
+    let mut command = std::process::Command::new(dozen);
+    command.args(arguments).env_clear().env("DOZEN_HOME", home).env("HOME", home).current_dir("/");
+    said(command.uid(uid).gid(gid), "dozen")
+}
+
+/// Starts another binary of dozen, which has this process's terminal and environment.
+///
+/// # Errors
+/// It cannot be started.
+pub(crate) fn start(dozen: &Path, arguments: &[OsString]) -> std::io::Result<tokio::process::Child> {
+    #[expect(clippy::disallowed_methods, reason = "another binary of this program, from an argument vector")]
+    let mut command = tokio::process::Command::new(dozen);
+    given_away(command.args(arguments).kill_on_drop(true).as_std_mut());
+    command.spawn()
+}
+
+/// Asks what was started to end.
+pub(crate) fn ask_to_end(child: &tokio::process::Child) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        // One that has just ended is no error.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+/// Has this process become a binary of dozen. Answers only why it could not.
+pub(crate) fn become_another(dozen: &Path, arguments: &[OsString]) -> std::io::Error {
+    #[expect(clippy::disallowed_methods, reason = "another binary of this program, from an argument vector")]
+    let mut command = std::process::Command::new(dozen);
+    given_away(command.args(arguments)).exec()
+}
+
+/// Sockets that this process was given are its own, and closed by then; their numbers would be those of something else.
+fn given_away(command: &mut std::process::Command) -> &mut std::process::Command {
+    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].into_iter().fold(command, |command, name| command.env_remove(name))
+}
+
+fn said(command: &mut std::process::Command, name: &str) -> Result<String> {
+    let said = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}; is it installed?"))?;
+    if !said.status.success() {
+        let why = String::from_utf8_lossy(&said.stderr).trim().to_owned();
+        bail!(Told::failed(format!("{name} failed ({}): {why}", said.status), None));
     }
     Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }

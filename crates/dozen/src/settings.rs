@@ -6,7 +6,9 @@ use crate::remote::logins::Logins;
 use crate::remote::{self, Remote, ServerUrl};
 use anyhow::{Context, Result, bail};
 use dozen_engine::home::Home;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What every command needs to know.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) colour: bool,
     /// `-q`
     pub(crate) quiet: bool,
+    /// Sockets that were opened for this process, each with its name.
+    pub(crate) given: Arc<Vec<(String, OwnedFd)>>,
 }
 
 impl Settings {
@@ -79,6 +83,7 @@ impl Settings {
             format,
             colour: !common.no_color,
             quiet: common.quiet,
+            given: Arc::default(),
         })
     }
 

@@ -111,14 +111,25 @@ fn line(home: &Home, exe: &Path, key: &Key) -> io::Result<String> {
     Ok(format!("command=\"{}\",restrict {}\n", command.replace('"', "\\\""), key.text))
 }
 
-/// What the host's sshd has to be told of the account that these keys are for.
+/// What the host's sshd has to be told of the account that these keys are for. Whoever else comes in by that account still does: each key of
+/// the file is restricted by itself.
 pub fn sshd_config(home: &Home, account: &str) -> String {
-    // sshd reads % and blanks as its own.
-    let keys = home.authorized_keys().display().to_string().replace('%', "%%");
     format!(
-        "# Pushes to dozen over SSH: each key opens `dozen {ROLE}` and nothing else.
+        "# Pushes to dozen over SSH: each of its keys opens `dozen {ROLE}` and nothing else.
 Match User {account}
-    AuthorizedKeysFile \"{keys}\"
+    AuthorizedKeysFile .ssh/authorized_keys {}
+    AcceptEnv GIT_PROTOCOL
+",
+        file(home)
+    )
+}
+
+/// The same of an account that is for nothing else.
+pub fn sshd_config_of_its_own(home: &Home, account: &str) -> String {
+    format!(
+        "# Pushes to dozen over SSH: each key opens `dozen {ROLE}`, and nothing else opens anything.
+Match User {account}
+    AuthorizedKeysFile {}
     AuthenticationMethods publickey
     PubkeyAuthentication yes
     PasswordAuthentication no
@@ -131,8 +142,15 @@ Match User {account}
     AllowStreamLocalForwarding no
     AllowTcpForwarding no
     X11Forwarding no
-"
+",
+        file(home)
     )
+}
+
+/// sshd reads % and blanks as its own.
+fn file(home: &Home) -> String {
+    let path = home.authorized_keys().display().to_string().replace('%', "%%");
+    ["\"", &path, "\""].concat()
 }
 
 #[cfg(test)]

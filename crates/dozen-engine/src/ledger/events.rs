@@ -289,6 +289,7 @@ impl Intent {
                 format!("of {user}: {}{until}", brief(label))
             }
             Self::RevokeToken { user, id } => format!("{id} of {user}"),
+            Self::Restore { from, of, .. } => format!("of {of:.0} from {}", from.display()),
             Self::AddKey { user, key } => format!("{} of {user}", key.fingerprint),
             Self::RemoveKey { user, fingerprint } => format!("{} of {user}", brief(fingerprint)),
         }

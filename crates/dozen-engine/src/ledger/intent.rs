@@ -304,6 +304,15 @@ pub enum Intent {
         /// Which.
         fingerprint: String,
     },
+    /// The home is another one's, by a backup: what lay there lies here.
+    Restore {
+        /// Where that home was.
+        from: PathBuf,
+        /// Where this one is.
+        to: PathBuf,
+        /// When the backup was made.
+        of: Timestamp,
+    },
     /// There shall be an admin with a token, where there was no user yet; [`Ledger::first_token`] makes its text.
     FirstToken {
         /// blake3 of its text.
@@ -348,6 +357,7 @@ impl Intent {
             Self::RevokeToken { .. } => "revoke a token",
             Self::AddKey { .. } => "add an SSH key",
             Self::RemoveKey { .. } => "remove an SSH key",
+            Self::Restore { .. } => "restore a backup",
             Self::FirstToken { .. } => "make the first token",
         }
     }
@@ -384,7 +394,7 @@ impl Intent {
             // All deploys of the home use the account, and its terms bind whoever looks after the platform.
             Self::Account { .. } | Self::CreateApp { .. } | Self::AddUser { .. } | Self::RemoveUser { .. } => Need::Platform,
             // What comes back after a reboot is the machine's affair.
-            Self::Keep { .. } | Self::FirstToken { .. } => Need::Host,
+            Self::Keep { .. } | Self::FirstToken { .. } | Self::Restore { .. } => Need::Host,
         }
     }
 
@@ -444,6 +454,7 @@ impl Intent {
             | Self::RevokeToken { .. }
             | Self::AddKey { .. }
             | Self::RemoveKey { .. }
+            | Self::Restore { .. }
             | Self::FirstToken { .. } => None,
         }
     }

@@ -11,6 +11,7 @@ use dozen_core::port::Sticky;
 use dozen_core::release::{Slug, Status};
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
+use std::path::Path;
 
 pub(super) fn write(
     c: &Connection,
@@ -210,6 +211,7 @@ pub(super) fn write(
         Intent::RevokeToken { user, id } => people::revoke(c, &user, id, &now).map(|()| 0),
         Intent::AddKey { user, key } => keys::add(c, principal, &user, &key, at).map(|()| 0),
         Intent::RemoveKey { user, fingerprint } => keys::remove(c, &user, &fingerprint).map(|()| 0),
+        Intent::Restore { from, to, .. } => relocate(c, &from, &to).map(|()| 0),
         Intent::FirstToken { hash } => people::first(c, principal, hash, at),
         Intent::Ran { deploy, number, exit_code } => {
             // Whoever ran it knows best, also where it was taken for lost meanwhile.
@@ -229,6 +231,15 @@ fn split(c: &Connection, deploy: &DeployRef, shares: &[(Version, u32)], sticky: 
         c.execute("INSERT INTO shares (deploy, release, weight) VALUES (?1, ?2, ?3)", params![name, version.0, weight])?;
     }
     c.execute("UPDATE deploys SET sticky = ?2 WHERE name = ?1", params![name, sticky.to_string()])?;
+    Ok(())
+}
+
+/// Has what lay below one folder lie below another.
+fn relocate(c: &Connection, from: &Path, to: &Path) -> Result<(), Problem> {
+    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| Problem::Conflict(format!("{} is not UTF-8", path.display())));
+    let (from, to) = (text(from)?, text(to)?);
+    let sql = "UPDATE resources SET folder = ?2 || substr(folder, length(?1) + 1) WHERE substr(folder, 1, length(?1) + 1) = ?1 || '/'";
+    c.execute(sql, [from, to])?;
     Ok(())
 }
 

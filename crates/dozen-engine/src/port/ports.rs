@@ -1,7 +1,8 @@
 //! Which public ports are asked for, and what comes of it where a router has some already.
 
 use super::{Door, Listeners, PortError, bind_on, named};
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, TcpListener};
 
 /// The ports that were asked for; 0 is any. `None` takes what is there: for HTTP the next free one, for HTTPS none.
 #[derive(Debug, Clone, Copy, Default)]
@@ -19,6 +20,28 @@ pub struct Ports {
 pub struct Ahead {
     plain: Option<Door>,
     tls: Option<Door>,
+}
+
+impl Ahead {
+    /// Sockets that were bound before this process began: they listen already.
+    ///
+    /// # Errors
+    /// One of them is no socket that listens for TCP.
+    pub fn given(plain: Vec<TcpListener>, tls: Vec<TcpListener>) -> io::Result<Self> {
+        for socket in plain.iter().chain(&tls) {
+            socket.local_addr()?;
+            if !rustix::net::sockopt::socket_acceptconn(socket)? {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen"));
+            }
+            socket.set_nonblocking(true)?;
+        }
+        Ok(Self { plain: Door::of(plain), tls: Door::of(tls) })
+    }
+
+    /// The ports that they have.
+    pub fn ports(&self) -> (Option<u16>, Option<u16>) {
+        (self.plain.as_ref().map(|door| door.port), self.tls.as_ref().map(|door| door.port))
+    }
 }
 
 fn fits(asked: Option<u16>, has: Option<u16>) -> bool {

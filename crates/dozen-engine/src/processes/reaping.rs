@@ -57,6 +57,27 @@ impl Target {
     }
 }
 
+/// Reaps, as they end, the children that this process had before it became what it is: another binary started them, and whatever of them
+/// goes on is found by its socket.
+///
+/// It is to be called before anything is started.
+pub fn those_before() {
+    for pid in children() {
+        drop(Target::default().adopt(pid));
+    }
+}
+
+fn children() -> Vec<u32> {
+    let own = std::process::id();
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    all.filter(|pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name in parentheses may hold anything; the parent is the second word behind it.
+        stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)?.parse().ok()) == Some(own)
+    })
+    .collect()
+}
+
 /// Reaps a sibling of the starter of which neither lived long enough to tell. It is in the starter's process group still, and after the
 /// starter was reaped nobody else is.
 pub(super) async fn unannounced(starter: u32) {

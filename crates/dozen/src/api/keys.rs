@@ -19,7 +19,15 @@ pub(super) fn routes() -> Router<Arc<House>> {
     Router::new().route("/v1/ssh-keys", get(list).post(add)).route("/v1/ssh-keys/{fingerprint}", delete(remove))
 }
 
-async fn list(State(house): Here, Extension(who): Who, Query(query): Query<wire::KeysQuery>) -> Answer<wire::Keys> {
+#[cfg_attr(test, utoipa::path(
+    get,
+    path = "/v1/ssh-keys",
+    tag = "people",
+    summary = "One's SSH keys, or those of another user",
+    params(wire::KeysQuery),
+    responses((status = 200, description = "Done", body = wire::Keys))
+))]
+pub(super) async fn list(State(house): Here, Extension(who): Who, Query(query): Query<wire::KeysQuery>) -> Answer<wire::Keys> {
     let of = match (query.user, &who.identity) {
         (Some(user), _) => Some(named(&user)?),
         (None, Identity::User { user, .. }) => Some(user.name.clone()),
@@ -43,7 +51,15 @@ fn shown(row: KeyRow) -> wire::SshKey {
     }
 }
 
-async fn add(State(house): Here, Extension(who): Who, Json(body): Json<wire::AddKey>) -> Answer<wire::SshKey> {
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/ssh-keys",
+    tag = "people",
+    summary = "Have a user be known by an SSH key",
+    request_body = wire::AddKey,
+    responses((status = 200, description = "Done", body = wire::SshKey))
+))]
+pub(super) async fn add(State(house): Here, Extension(who): Who, Json(body): Json<wire::AddKey>) -> Answer<wire::SshKey> {
     let user = whose(body.user, &who)?;
     house.ledger.authorise(&who, "add an SSH key", Need::Be(user.clone()))?;
     let mut key = Key::read(&body.key).map_err(|e| Failure::usage(e.to_string()))?;
@@ -55,7 +71,14 @@ async fn add(State(house): Here, Extension(who): Who, Json(body): Json<wire::Add
     row.map(|row| Json(shown(row))).ok_or_else(|| gone(&fingerprint))
 }
 
-async fn remove(State(house): Here, Extension(who): Who, Path(fingerprint): Path<String>) -> Answer<wire::RemovedKey> {
+#[cfg_attr(test, utoipa::path(
+    delete,
+    path = "/v1/ssh-keys/{fingerprint}",
+    tag = "people",
+    summary = "Remove an SSH key",
+    responses((status = 200, description = "Done", body = wire::RemovedKey))
+))]
+pub(super) async fn remove(State(house): Here, Extension(who): Who, Path(fingerprint): Path<String>) -> Answer<wire::RemovedKey> {
     let of = match &who.identity {
         Identity::User { user, .. } if !user.admin => Some(user.name.clone()),
         _ => {

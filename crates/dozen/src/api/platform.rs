@@ -140,6 +140,7 @@ fn routes(house: Arc<House>) -> Router {
         .merge(super::people::routes())
         .merge(super::slugs::routes())
         .merge(super::keys::routes())
+        .merge(super::upgrade::routes())
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .layer(axum::middleware::map_response(super::refusals::told))
         .with_state(house);

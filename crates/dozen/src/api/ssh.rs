@@ -30,7 +30,18 @@ pub(super) fn routes(pushes: Pushes) -> Router {
     Router::new().route("/v1/sessions", post(session)).with_state(pushes)
 }
 
-async fn session(State(pushes): State<Pushes>, Extension(host): Extension<Principal>, mut request: Request) -> Result<Response, Failure> {
+#[cfg_attr(test, utoipa::path(
+    post,
+    path = "/v1/sessions",
+    tag = "host",
+    summary = "What sshd's command asks of who comes by SSH: git's protocol by an upgraded connection, or who they are",
+    responses((status = 200, description = "Nothing was asked for", body = wire::Greeting), (status = 101, description = "git's own protocol"))
+))]
+pub(super) async fn session(
+    State(pushes): State<Pushes>,
+    Extension(host): Extension<Principal>,
+    mut request: Request,
+) -> Result<Response, Failure> {
     let ledger = &pushes.house.ledger;
     ledger.authorise(&host, "say who comes by SSH", Need::Host)?;
     let unread = || Failure::new(StatusCode::UNPROCESSABLE_ENTITY, format!("a session says what it is in its head {HEAD}"));

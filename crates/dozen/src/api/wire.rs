@@ -4,6 +4,7 @@ use dozen_core::logs::{Filter, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+mod backup;
 mod builds;
 mod certs;
 mod delivery;
@@ -12,9 +13,11 @@ mod keys;
 mod people;
 mod platform;
 mod releases;
+mod server;
 mod slugs;
 mod soundness;
 
+pub(crate) use backup::*;
 pub(crate) use builds::*;
 pub(crate) use certs::*;
 pub(crate) use delivery::*;
@@ -23,6 +26,7 @@ pub(crate) use keys::*;
 pub(crate) use people::*;
 pub(crate) use platform::*;
 pub(crate) use releases::*;
+pub(crate) use server::*;
 pub(crate) use slugs::*;
 pub(crate) use soundness::*;
 

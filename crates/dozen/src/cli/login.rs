@@ -44,7 +44,7 @@ pub(crate) async fn run(args: LoginArgs, settings: &Settings, printer: &Printer)
     let url = args.url;
     let text = match args.token {
         Some(text) => text,
-        None if stdin().is_terminal() => asked(&url).await?,
+        None if stdin().is_terminal() => secret(&format!("Token for {url}: ")).await?,
         None => {
             let mut text = String::new();
             std::io::stdin().take(MOST).read_to_string(&mut text).context("cannot read the token")?;
@@ -70,17 +70,17 @@ pub(crate) async fn run(args: LoginArgs, settings: &Settings, printer: &Printer)
 }
 
 /// What is typed is not shown. Ctrl-C gives the terminal back, too.
-async fn asked(url: &ServerUrl) -> Result<String> {
+pub(super) async fn secret(prompt: &str) -> Result<String> {
     let quiet = Quiet::begin().context("cannot set the terminal up")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to signals")?;
     let mut end = signal(SignalKind::terminate()).context("cannot listen to signals")?;
-    anstream::eprint!("Token for {url}: ");
+    anstream::eprint!("{prompt}");
     let line = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
-        std::io::stdin().lock().take(MOST).read_line(&mut line).map(|_| line)
+        std::io::stdin().lock().take(MOST).read_line(&mut line).map(|_| line.trim_end_matches(['\r', '\n']).to_owned())
     });
     let line = tokio::select! {
-        line = line => Some(line.context("cannot read the token")?.context("cannot read the token")?),
+        line = line => Some(line.context("cannot read the terminal")?.context("cannot read the terminal")?),
         _ = interrupt.recv() => None,
         _ = end.recv() => None,
     };

@@ -1,6 +1,6 @@
 //! `dozen server`: many deploys behind one address, in the foreground.
 
-use super::up::{Signals, router};
+use super::up::{LEAVES, Signals, router};
 use crate::api::{self, platform};
 use crate::client::Told;
 use crate::house::{self, Addresses, House};
@@ -16,12 +16,18 @@ use dozen_engine::output::Output;
 use dozen_engine::port::{Ahead, Limits, Ports, RouterSpec, Switchboard};
 use dozen_engine::processes::adoption;
 use dozen_engine::release::collect;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::str::FromStr;
 use std::sync::Arc;
 
 mod check;
+mod install;
+mod installed;
 mod sshd;
+mod units;
+mod upgrade;
+
+pub(crate) use upgrade::{PROBE, ROLE as UPGRADE, probe, trial};
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -64,6 +70,18 @@ enum Verb {
     ///
     /// Changes nothing, whether a server runs or not. The exit code is 1 where anything is wrong.
     Check,
+    /// Have systemd run a server on this machine: an account, a folder, units, the first token
+    ///
+    /// As root. Once more it brings what is installed to what is asked for now. What is there and is not dozen's is not replaced.
+    Install(install::InstallArgs),
+    /// Take back what `install` did; the state of all apps stays
+    Uninstall(install::UninstallArgs),
+    /// Have another binary of dozen go on with all that this server runs, without a request lost
+    ///
+    /// It has to say that it can read what is there, and has to come up; else the one before goes on. The server's process stays the same, and so
+    /// do those of the apps. What is pushed or released at that moment is waited for. As the server's owner, who has to be able to replace its
+    /// binary, or as root.
+    Upgrade(upgrade::UpgradeArgs),
     /// Print what the host's sshd has to be told, so that people push over SSH: for a file below /etc/ssh/sshd_config.d
     SshdConfig(sshd::SshdArgs),
 }
@@ -110,6 +128,9 @@ pub(crate) fn ssh(text: &str) -> Result<String, String> {
 pub(crate) async fn run(args: ServerArgs, settings: &Settings, printer: &Arc<Printer>) -> Result<i32> {
     match args.verb {
         Some(Verb::Check) => check::run(settings, printer).await,
+        Some(Verb::Install(args)) => install::install(&args, printer),
+        Some(Verb::Uninstall(args)) => install::uninstall(&args, printer),
+        Some(Verb::Upgrade(args)) => upgrade::run(&args, settings, printer).await,
         Some(Verb::SshdConfig(args)) => sshd::run(args, settings, printer),
         None => serve(args, settings, printer).await,
     }
@@ -133,7 +154,12 @@ async fn serve(args: ServerArgs, settings: &Settings, printer: &Arc<Printer>) ->
     let workers = args.workers.map_or(spec.workers, usize::from);
     let spec = RouterSpec { lasting: Some(notes.clone()), limits, workers, ..spec };
     let ports = Ports { address: args.listen.address, http: Some(args.listen.port), https: args.https_port };
-    let router = router(ports, Ahead::default(), &notes, spec).await?;
+    let (ports, ahead) = given(settings, ports)?;
+    dozen_engine::processes::reap_those_before();
+    let mut router = router(ports, ahead, &notes, spec).await?;
+    if upgrade::is_another(router.pid()) {
+        router.replace(LEAVES).await?;
+    }
     let (port, https_port) = (router.port(), router.https_port());
     let addresses = Addresses { port, https_port, domain: args.domain.clone(), api_host: args.api_host.clone(), ssh: args.ssh.clone() };
     let board = Switchboard::start(router, ledger.deploys().await?.into_iter().chain([itself.clone()]));
@@ -151,7 +177,15 @@ async fn serve(args: ServerArgs, settings: &Settings, printer: &Arc<Printer>) ->
     let time = dozen_engine::tasks::spawn("time", house.clone().keep_time());
     let room = dozen_engine::tasks::spawn("collect", collect::keep(house.ledger.clone(), settings.disk_budget));
     greet(&house, printer).await?;
-    signals.next().await;
+    let mut successor = house.successor.subscribe();
+    let gives_way = tokio::select! {
+        () = signals.next() => None,
+        named = successor.wait_for(Option::is_some) => named.ok().and_then(|named| named.clone()),
+    };
+    if let Some((binary, before)) = gives_way {
+        printer.note("Giving way to another dozen");
+        return Err(upgrade::give_way(&settings.home, &binary, &before).context("cannot give way to another dozen"));
+    }
     printer.note("Stopping; Ctrl-C again kills at once");
     time.abort();
     room.abort();
@@ -170,6 +204,19 @@ async fn serve(args: ServerArgs, settings: &Settings, printer: &Arc<Printer>) ->
     }
     drop(run_folder);
     ended.map(|()| 0)
+}
+
+/// Sockets that systemd has bound take the place of what would be bound here.
+fn given(settings: &Settings, ports: Ports) -> Result<(Ports, Ahead)> {
+    let (mut plain, mut tls) = (Vec::new(), Vec::new());
+    for (name, socket) in settings.given.iter() {
+        let socket = socket.try_clone().context("cannot take the sockets that were handed down")?;
+        if name.contains("https") { &mut tls } else { &mut plain }.push(TcpListener::from(socket));
+    }
+    let ahead = Ahead::given(plain, tls).context("cannot listen on what was handed down as a socket (LISTEN_FDS)")?;
+    let (http, https) = ahead.ports();
+    let address = ports.address.filter(|_| http.is_none());
+    Ok((Ports { address, http: http.or(ports.http), https: https.or(ports.https) }, ahead))
 }
 
 /// Says where it is reached, and to who starts it for the first time how to begin.

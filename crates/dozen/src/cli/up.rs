@@ -244,7 +244,7 @@ impl UpArgs {
 }
 
 /// A router of an older version goes as soon as all that it has in flight has ended, and after this.
-const LEAVES: Duration = Duration::from_secs(300);
+pub(super) const LEAVES: Duration = Duration::from_secs(300);
 
 /// The router that was left running, or a new one where there is none or other ports are asked for, which may be bound already.
 pub(crate) async fn router(ports: Ports, ahead: Ahead, notes: &Notes, spec: RouterSpec) -> Result<Router> {

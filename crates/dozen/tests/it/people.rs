@@ -279,6 +279,7 @@ const ROUTES: &[(&str, &str, Need, &str)] = {
         ("DELETE", "/v1/ssh-keys/{fingerprint}", Anybody, ""),
         // Nobody from afar says who comes by SSH.
         ("POST", "/v1/sessions", Host, ""),
+        ("POST", "/v1/upgrades", Host, r#"{"binary": "/a", "before": "/b"}"#),
         ("GET", "/v1/events", Platform, ""),
         ("POST", "/v1/collections", Platform, r#"{"dry_run": true}"#),
         // git's own answers: of what one may not see, and of a service that is none, there is nothing.

@@ -1,7 +1,10 @@
 //! `dozen server`: many deploys behind one address.
 
+mod backup;
+mod install;
 mod pushes;
 mod soundness;
+mod upgrade;
 
 use crate::deployed::{Answer, DOZEN, Deployed, PATIENCE, Place, ask, finish, pause};
 use serde_json::{Value, json};
@@ -41,7 +44,12 @@ impl<'p> Server<'p> {
 
     /// The same where it is told to listen.
     pub(crate) fn with(place: &'p Place, listen: &str) -> Self {
-        let run = place.started(place.program(DOZEN).args(["server", "--listen", listen, "--json", "--no-color"]));
+        Self::of(place, place.program(DOZEN).args(["server", "--listen", listen, "--json", "--no-color"]))
+    }
+
+    /// The same by a command of the test's own.
+    pub(crate) fn of(place: &'p Place, command: &mut std::process::Command) -> Self {
+        let run = place.started(command);
         let said = run.event("serving");
         run.family();
         let port = said["url"].as_str().and_then(|url| url.rsplit(':').next()?.parse().ok()).expect("a port");
@@ -63,6 +71,11 @@ impl<'p> Server<'p> {
         let answer = self.ask_as(Some(&self.token), method, path, body);
         assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
         serde_json::from_str(&answer.body).expect("JSON")
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> i32 {
+        self.run.pid()
     }
 
     /// A page of a host.

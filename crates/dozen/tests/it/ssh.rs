@@ -22,7 +22,7 @@ impl<'p> Ssh<'p> {
         let ssh = Self { place, config: place.beside("sshd_config"), account };
         ssh.keygen("host");
         let told = finish(place.program(DOZEN).args(["server", "sshd-config"])).ok().out;
-        assert!(told.contains(&format!("Match User {}", ssh.account)), "{told}");
+        assert!(told.contains(&format!("Match User {}", ssh.account)) && told.contains(" .ssh/authorized_keys "), "{told}");
         let host = place.beside("host");
         let own = format!("HostKey {}\nPidFile none\nUsePAM no\nStrictModes no\n", host.display());
         std::fs::write(&ssh.config, format!("{own}Subsystem sftp internal-sftp\n{told}")).expect("written");

@@ -147,6 +147,7 @@ table! {
     RevokeToken   "-v---ah"
     AddKey        "-v---ah"
     RemoveKey     "-v---ah"
+    Restore       "------h"
     FirstToken    "------h"
 }
 
@@ -196,6 +197,7 @@ fn every_intent() -> Vec<Intent> {
         Intent::RevokeToken { user: user.clone(), id: 1 },
         Intent::AddKey { user: user.clone(), key: Box::new(super::super::keys::tests::key(1)) },
         Intent::RemoveKey { user, fingerprint: "SHA256:none".into() },
+        Intent::Restore { from: "/old".into(), to: "/new".into(), of: at(0) },
         Intent::FirstToken { hash: [2; 32] },
     ]
 }

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 /// Whose keys are listed.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::IntoParams))]
+#[cfg_attr(test, into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct KeysQuery {
     /// Those of who asks; on the server's machine of all.
     pub(crate) user: Option<String>,
@@ -11,7 +14,7 @@ pub(crate) struct KeysQuery {
 
 /// `ssh-keys`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct Keys {
     /// By user and age.
     pub(crate) keys: Vec<SshKey>,
@@ -19,7 +22,7 @@ pub(crate) struct Keys {
 
 /// A key; `ssh-keys add`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct SshKey {
     /// `SHA256:…`, as ssh shows it.
     pub(crate) fingerprint: String,
@@ -43,6 +46,8 @@ pub(crate) struct SshKey {
 
 /// What is asked for by `ssh-keys add`.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AddKey {
     /// Whose, if not of who asks.
     #[serde(default)]
@@ -56,7 +61,7 @@ pub(crate) struct AddKey {
 
 /// `ssh-keys remove`
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
 pub(crate) struct RemovedKey {
     /// Which.
     pub(crate) removed: String,
@@ -81,6 +86,7 @@ pub(crate) struct Session {
 
 /// What is said to who wants nothing.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(utoipa::ToSchema))]
 pub(crate) struct Greeting {
     /// As whom they are known.
     pub(crate) user: String,
