@@ -28,7 +28,7 @@ use crate::process::{Running, free_port, pause, program, read, run, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const HOST: &str = "shop.localhost";
-const API: &str = "dozen.localhost";
+pub(crate) const API: &str = "dozen.localhost";
 
 /// What is done to the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -360,12 +360,12 @@ fn text(value: &Value, name: &str) -> Result<String> {
 }
 
 /// An environment of this soak's own: its home, and its logins.
-fn settle(command: &mut Command, folder: &Path) {
+pub(crate) fn settle(command: &mut Command, folder: &Path) {
     command.env("DOZEN_HOME", folder.join("home")).env("XDG_CONFIG_HOME", folder.join("config")).env("HOME", folder);
 }
 
 /// A server that answers, and the first token where it is the first.
-fn serve(binary: &Path, folder: &Path, port: u16) -> Result<(Running, Option<String>)> {
+pub(crate) fn serve(binary: &Path, folder: &Path, port: u16) -> Result<(Running, Option<String>)> {
     let mut command = program(binary);
     command.args(["server", "--listen", &port.to_string(), "--json"]);
     settle(&mut command, folder);

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing to a person is all that this program is for")]
 
+mod api;
 mod bench;
 mod deploy;
 mod fuzz;
@@ -39,6 +40,7 @@ cargo xtask soak router [--seconds N] [--seed N]
                                               the router: tables swapped, instances and routers that leave and die, each answer checked
 cargo xtask soak deploy [--rounds N] [--seed N]
                                               a server under SIGKILL, in the midst of pushes, config, rollbacks, promotions
+cargo xtask soak api [--rounds N] [--seed N]  requests made from docs/openapi.json, so many for each route: none has a 5xx
 cargo xtask soak guest [top|root|login|scope] sizes and fences in a QEMU guest that has cgroup v2 alone
 cargo xtask fuzz [--seconds N] [TARGET]       each fuzz target for so long (600 s), or one
 bench and soak build dozen, or take a built one with --binary PATH";
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         ["soak", "framing", options @ ..] => options_of(options, 50_000).and_then(|options| soak::framing(&options)),
         ["soak", "router", options @ ..] => options_of(options, 1).and_then(|options| router::soak::run_all(&options)),
         ["soak", "deploy", options @ ..] => options_of(options, 1000).and_then(|options| deploy::run_all(&options)),
+        ["soak", "api", options @ ..] => options_of(options, 50).and_then(|options| api::run_all(root(), &options)),
         ["soak", "guest"] => guest::run_all(root(), ""),
         ["soak", "guest", only] => guest::run_all(root(), only),
         ["fuzz", options @ ..] => fuzz_options(options).and_then(|options| fuzz::run(root(), &options)),
