@@ -67,26 +67,27 @@ pub(crate) struct Client {
     pub(crate) deploy: DeployRef,
     connection: Connection,
     /// Processes of the deploy run, and nobody runs the deploy.
-    left: bool,
+    /// Then: what helps.
+    left: Option<String>,
 }
 
 impl Client {
     /// Connects to the server that is chosen, else to whoever runs the deploy, or serves it here.
     pub(crate) async fn connect(settings: &Settings, deploy: DeployRef) -> Result<Self> {
         if let Some(remote) = &settings.remote {
-            return Ok(Self { deploy, connection: Connection::to(remote).await?, left: false });
+            return Ok(Self { deploy, connection: Connection::to(remote).await?, left: None });
         }
         if let Some(holder) = running::holder(&settings.home, &deploy) {
             return Self::of_holder(settings, deploy, &holder).await;
         }
-        let left = running::is_left(&settings.home, &deploy);
+        let left = running::is_left(&settings.home, &deploy).then(|| running::way_on(&settings.home, &deploy));
         Ok(Self { left, ..Self::here(settings, deploy).await? })
     }
 
     /// Connects to whoever runs the deploy.
     pub(crate) async fn of_holder(settings: &Settings, deploy: DeployRef, holder: &Holder) -> Result<Self> {
         let connection = Connection::to_holder(settings, &deploy, holder).await?;
-        Ok(Self { deploy, connection, left: false })
+        Ok(Self { deploy, connection, left: None })
     }
 
     /// Connects to whoever runs a one-off: the deploy's `up`, or a `dozen run`.
@@ -94,7 +95,7 @@ impl Client {
         match running::connect_one_off(&settings.home, &deploy, number).await {
             Ok((stream, token)) => {
                 let connection = Connection::over(deploy.to_string(), stream, token).await?;
-                Ok(Self { deploy, connection, left: false })
+                Ok(Self { deploy, connection, left: None })
             }
             Err(_) => Self::connect(settings, deploy).await,
         }
@@ -115,7 +116,7 @@ impl Client {
             leave: Notify::new(),
         });
         let connection = Connection::within(deploy.to_string(), api::router(served)).await?;
-        Ok(Self { deploy, connection, left: false })
+        Ok(Self { deploy, connection, left: None })
     }
 
     /// `GET`
@@ -176,9 +177,8 @@ impl Client {
 
     fn path(&self, method: &Method, rest: &str) -> Result<String> {
         let about_processes = *method != Method::GET && !rest.starts_with("/runs") || rest.starts_with("/processes");
-        if self.left && about_processes {
+        if let Some(hint) = self.left.clone().filter(|_| about_processes) {
             let message = format!("{} runs without its control part, which was killed", self.deploy);
-            let hint = "`dozen up --detach` takes over what runs, `dozen down` stops it.".to_owned();
             return Err(Told::failed(message, Some(hint)).into());
         }
         Ok(api::path(&self.deploy, rest))

@@ -173,7 +173,7 @@ impl House {
         if *self.ending.borrow() != Ending::No {
             return Err(Told::failed("this server is stopping", None).into());
         }
-        let run_folder = RunFolder::take(&self.settings.home, deploy, true)?;
+        let run_folder = RunFolder::take_for_server(&self.settings.home, deploy)?;
         let notes = run_folder.notes();
         adoption::check(&notes)?;
         let about = client::About {

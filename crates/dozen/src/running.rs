@@ -31,11 +31,14 @@ pub(crate) struct Holder {
     /// Whether what it runs outlives it, so that another one can take over.
     #[serde(default)]
     pub(crate) lasting: bool,
+    /// Whether it is a `dozen server`, which alone goes on with what a killed one has left.
+    #[serde(default)]
+    pub(crate) server: bool,
 }
 
 impl Holder {
     fn of(deploy: &DeployRef, pid: u32, lasting: bool) -> Self {
-        Self { deploy: deploy.to_string(), pid, version: env!("CARGO_PKG_VERSION").to_owned(), lasting }
+        Self { deploy: deploy.to_string(), pid, version: env!("CARGO_PKG_VERSION").to_owned(), lasting, server: false }
     }
 }
 
@@ -68,6 +71,15 @@ const TOKEN: &str = "api.token";
 impl RunFolder {
     /// Takes the deploy, or says who has it. `lasting`: what this process will run outlives it.
     pub(crate) fn take(home: &Home, deploy: &DeployRef, lasting: bool) -> Result<Self> {
+        Self::take_as(home, Holder::of(deploy, std::process::id(), lasting), deploy)
+    }
+
+    /// The same for a server, which takes what another one has left.
+    pub(crate) fn take_for_server(home: &Home, deploy: &DeployRef) -> Result<Self> {
+        Self::take_as(home, Holder { server: true, ..Holder::of(deploy, std::process::id(), true) }, deploy)
+    }
+
+    fn take_as(home: &Home, holder: Holder, deploy: &DeployRef) -> Result<Self> {
         let path = home.run(deploy);
         let attempt = || format!("cannot use {}", path.display());
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).with_context(attempt)?;
@@ -85,7 +97,6 @@ impl RunFolder {
                 break file;
             }
         };
-        let holder = Holder::of(deploy, std::process::id(), lasting);
         let mut file = &lock;
         file.set_len(0).with_context(attempt)?;
         file.write_all(&serde_json::to_vec(&holder)?).with_context(attempt)?;
@@ -154,6 +165,20 @@ pub(crate) fn without_api(holder: &Holder) -> String {
 /// Whether a deploy that nobody runs was left running: its control part has ended, and not what it started.
 pub(crate) fn is_left(home: &Home, deploy: &DeployRef) -> bool {
     Notes::of(home.run(deploy)).any()
+}
+
+/// Whether a killed server has left it so.
+pub(crate) fn is_left_by_a_server(home: &Home, deploy: &DeployRef) -> bool {
+    let server = || read_holder(&File::open(home.run(deploy).join(LOCK)).ok()?).map(|holder| holder.server);
+    is_left(home, deploy) && server() == Some(true)
+}
+
+/// What helps where processes of a deploy run, and nobody runs the deploy.
+pub(crate) fn way_on(home: &Home, deploy: &DeployRef) -> String {
+    match is_left_by_a_server(home, deploy) {
+        true => "`dozen server`, started again, goes on with what runs; `dozen down` stops it.".to_owned(),
+        false => "`dozen up --detach` takes over what runs, `dozen down` stops it.".to_owned(),
+    }
 }
 
 /// A connection to an API, and what its requests show; a version that has no tokens needs none.

@@ -235,8 +235,17 @@ impl Repository {
     /// # Errors
     /// What git found.
     pub fn fsck(&self) -> Result<(), String> {
+        // What is no fault of a push is none of what was pushed.
+        let passed_over = SETTINGS.iter().filter_map(|setting| setting.strip_prefix("receive.fsck."));
+        let passed_over: Vec<String> = passed_over.flat_map(|setting| ["-c".to_owned(), format!("fsck.{setting}")]).collect();
         let ask = |words: &[&str]| {
-            let out = self.git().args(words).stdin(Stdio::null()).output().map_err(|e| format!("git cannot be started: {e}"))?;
+            let out = self
+                .git()
+                .args(&passed_over)
+                .args(words)
+                .stdin(Stdio::null())
+                .output()
+                .map_err(|e| format!("git cannot be started: {e}"))?;
             if out.status.success() { Ok(String::from_utf8_lossy(&out.stdout).into_owned()) } else { Err(said(&out)) }
         };
         // By itself git takes the HEAD of a deploy that nothing was pushed to for a broken ref.

@@ -3,7 +3,7 @@
 use crate::codebase::repository::Repository;
 use crate::home::Home;
 use crate::ledger::{Fault, Ledger, LedgerError};
-use crate::release::store;
+use crate::release::{collect, store};
 use dozen_core::codebase::push;
 use dozen_core::ids::{AppName, DeployRef, SlugId};
 use dozen_core::release::Status;
@@ -32,19 +32,31 @@ pub struct Sound {
 /// # Errors
 /// The ledger cannot be read at all.
 pub async fn sound(ledger: &Ledger, held: &[DeployRef]) -> Result<Sound, LedgerError> {
+    let mut found = look(ledger, held).await?;
+    if !found.faults.is_empty() && !held.is_empty() {
+        // Ledger and files are not of one moment: what a push or a collection has changed in between is as it should be by now.
+        let again = look(ledger, held).await?;
+        found.faults.retain(|fault| again.faults.contains(fault));
+    }
+    Ok(found)
+}
+
+async fn look(ledger: &Ledger, held: &[DeployRef]) -> Result<Sound, LedgerError> {
     let mut found = Sound { faults: ledger.faults(held).await?, ..Sound::default() };
-    // Which slugs there must be: what serves, or would.
+    // Which slugs there must be: what serves, or would, and what a rollback of a few releases goes to.
+    let kept = ledger.wanted_slugs(collect::RELEASES).await?;
     let mut wanted: BTreeMap<SlugId, String> = BTreeMap::new();
     let mut commits: BTreeMap<DeployRef, BTreeSet<String>> = BTreeMap::new();
     for deploy in ledger.deploys().await? {
         let (rows, current) = (ledger.releases(&deploy).await?, ledger.current(&deploy).await?);
         let shares = ledger.shares(&deploy).await?;
         found.deploys += 1;
+        commits.entry(deploy.clone()).or_default();
         found.releases += rows.len();
         let serves = |version| current == Some(version) || shares.iter().any(|(share, _)| *share == version);
         for row in rows {
-            if serves(row.version) {
-                wanted.insert(row.slug, format!("{deploy} {}", row.version));
+            if serves(row.version) || (kept.contains(&row.slug) && row.status == Status::Succeeded) {
+                wanted.entry(row.slug).or_insert_with(|| format!("{deploy} {}", row.version));
             }
             if let Some(commit) = row.commit.filter(|commit| row.status == Status::Succeeded && !commit.dirty) {
                 commits.entry(deploy.clone()).or_default().insert(commit.hash);

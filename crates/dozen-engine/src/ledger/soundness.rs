@@ -1,9 +1,10 @@
 //! Whether what the ledger says fits together: SQLite's own word, and what no constraint of the schema says.
 
-use super::{Ledger, LedgerError, Problem};
+use super::{Ledger, LedgerError, Problem, SCHEMA};
 use crate::config::VaultError;
+use crate::home::Home;
 use dozen_core::ids::DeployRef;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OpenFlags, params};
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,19 @@ const RULES: &[&str] = &[
 ];
 
 impl Ledger {
+    /// The schema of a home's ledger, where that is older than this dozen's: to open it would bring it to this one. Nothing is written.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn older(home: &Home) -> Result<Option<i64>, LedgerError> {
+        let read = || {
+            let c = Connection::open_with_flags(home.ledger(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            c.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0))
+        };
+        let found = read().map_err(|source| LedgerError::Sqlite { attempt: "read the schema", path: home.ledger(), source })?;
+        Ok((found < SCHEMA).then_some(found))
+    }
+
     /// What in the ledger does not fit together. `held` are the deploys that a dozen runs now: what is under way there is no fault.
     ///
     /// # Errors
@@ -101,7 +115,6 @@ fn in_tables(c: &Connection, held: &str) -> Result<Vec<Fault>, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::home::Home;
     use crate::ledger::{Intent, Principal};
     use dozen_core::config::Config;
 

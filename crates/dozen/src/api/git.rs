@@ -78,14 +78,15 @@ impl Pushes {
     }
 }
 
-/// The routes.
+/// The routes. Every other path of two or three words is of that shape, too.
 pub(super) fn routes(pushes: Pushes) -> Router {
     Router::new()
-        .route("/{repository}/info/refs", get(refs_of_production))
-        .route("/{repository}/{service}", post(talk_to_production))
-        .route("/{app}/{repository}/info/refs", get(refs))
-        .route("/{app}/{repository}/{service}", post(talk))
+        .route("/{repository}/info/refs", get(refs_of_production).fallback(super::platform::nothing))
+        .route("/{repository}/{service}", post(talk_to_production).fallback(super::platform::nothing))
+        .route("/{app}/{repository}/info/refs", get(refs).fallback(super::platform::nothing))
+        .route("/{app}/{repository}/{service}", post(talk).fallback(super::platform::nothing))
         .layer(axum::extract::DefaultBodyLimit::disable())
+        .layer(axum::middleware::map_response(super::refusals::told))
         .with_state(pushes)
 }
 

@@ -152,7 +152,7 @@ async fn specification() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], include_str!("../../../../docs/openapi.json")).into_response()
 }
 
-async fn nothing() -> Failure {
+pub(super) async fn nothing() -> Failure {
     Failure::new(StatusCode::NOT_FOUND, "there is no such route; do both sides run the same dozen?")
 }
 

@@ -212,7 +212,7 @@ impl Drill<'_> {
         if !up.status.success() {
             let why = String::from_utf8_lossy(&up.stderr);
             let message = format!("no other control part took {deploy} over: {}", why.trim().trim_start_matches("!").trim());
-            bail!(Told::failed(message, Some("`dozen up --detach` takes over what runs, `dozen down` stops it.".to_owned())));
+            bail!(Told::failed(message, Some(running::way_on(home, &deploy))));
         }
         self.client = Client::connect(self.settings, deploy).await?;
         self.info = self.client.get("").await?;

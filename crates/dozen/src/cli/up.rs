@@ -4,7 +4,7 @@ use super::doctor::Required;
 use super::target;
 use crate::api::event::Event;
 use crate::printer::Printer;
-use crate::running::RunFolder;
+use crate::running::{self, RunFolder};
 use crate::settings::Settings;
 use crate::{api, client};
 use anyhow::{Context, Result, bail};
@@ -149,6 +149,10 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     };
     // Before one that runs is asked to leave: from then on a signal is for what is taken over.
     let mut signals = Signals::listen()?;
+    if running::is_left_by_a_server(&settings.home, &deploy) {
+        let message = format!("{deploy} is one of `dozen server`'s, which was killed; what it ran goes on");
+        return Err(client::Told::failed(message, Some(running::way_on(&settings.home, &deploy))).into());
+    }
     let Taken { run_folder, ahead } = match args.lasting {
         true => match handover::take(settings, &deploy, args.ports(), &mut signals, printer).await? {
             Some(taken) => taken,

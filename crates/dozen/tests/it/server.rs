@@ -191,6 +191,11 @@ fn while_there_is_no_server_nobody_is_asked_in_its_place() {
     // What would listen now where it did is not told anybody's token.
     until("word that it is gone", || api().body.contains("H99"));
     assert_eq!((api().status, get(port, "shop.localhost").status), (503, 200));
+    // What it ran is its successor's.
+    place.dozen(&["restart", "-a", "shop/production"]).coded(1).has(&["`dozen server`, started again"]);
+    let folder = place.beside("shop");
+    let up = ["up", "--detach", "-a", "shop/production", "--port", "0"];
+    finish(place.program(DOZEN).args(up).current_dir(folder)).coded(1).has(&["is one of `dozen server`'s"]);
     let again = Server::with(&place, &port.to_string());
     assert_eq!(api().status, 200);
     again.stop();

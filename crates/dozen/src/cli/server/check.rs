@@ -18,6 +18,11 @@ pub(super) async fn run(settings: &Settings, printer: &Printer) -> Result<i32> {
         let hint = "DOZEN_HOME names another home.".to_owned();
         return Err(Told::failed(format!("there is no ledger in {}", home.root().display()), Some(hint)).into());
     }
+    if let Some(schema) = Ledger::older(home)? {
+        let message = format!("the ledger has schema {schema}, and this dozen's is newer: looking at it would change it");
+        let hint = "Check it with the dozen that runs there. `dozen server` of this one brings it to its own schema.".to_owned();
+        return Err(Told::failed(message, Some(hint)).into());
+    }
     let ledger = Ledger::open(home)?;
     ledger.authorise(&Principal::me(), "check the home", dozen_core::admin::people::Need::Host)?;
     let deploys = ledger.deploys().await?;

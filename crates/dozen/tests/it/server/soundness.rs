@@ -21,8 +21,14 @@ fn a_home_is_sound_until_something_of_it_is_not_what_it_was() {
     // One that is asked for and that nothing was pushed to.
     server.call("POST", "/v1/apps/shop/deploys", &json!({"name": "staging"}));
     git(&place, &["ls-remote", &remote.replace("shop.git", "shop/staging.git")]).ok();
+    // What real histories have wrong is taken in by a push, and is no fault afterwards.
+    let tree = git(&place, &["write-tree"]).ok().out;
+    let raw = format!("tree {}author a <a@b> 1700000000 +051800\ncommitter a <a@b> 1700000000 +051800\n\nold\n", tree);
+    place.write("../raw", &raw);
+    let odd = git(&place, &["hash-object", "-t", "commit", "-w", "--literally", "../raw"]).ok().out;
+    git(&place, &["push", "--force", &remote, &format!("{}:refs/heads/main", odd.trim())]).ok();
     // While it runs, and where nothing does.
-    place.dozen(&["server", "check"]).ok().has(&["2 deploys, 1 releases", "Nothing is wrong"]);
+    place.dozen(&["server", "check"]).ok().has(&["2 deploys, 2 releases", "Nothing is wrong"]);
     server.stop();
     let whole = place.dozen(&["server:check", "--json"]).ok().json();
     assert_eq!((&whole["sound"], &whole["slugs"], &whole["repositories"]), (&json!(true), &json!(1), &json!(1)), "{whole}");
@@ -47,5 +53,5 @@ fn a_home_is_sound_until_something_of_it_is_not_what_it_was() {
     assert_eq!(torn["faults"].as_array().map(Vec::len), Some(1), "{torn}");
     assert!(torn["faults"][0]["what"].as_str().is_some_and(|what| what.contains("it is torn: tree/web.py is not what it was")), "{torn}");
     std::fs::remove_dir_all(&slug).expect("removed");
-    place.dozen(&["server", "check"]).coded(1).has(&["shop/production v1: its slug", "is missing"]);
+    place.dozen(&["server", "check"]).coded(1).has(&["shop/production v2: its slug", "is missing"]);
 }
