@@ -7,6 +7,8 @@ mod manners;
 mod network;
 pub mod site;
 mod table;
+pub mod tally;
+pub mod trial;
 
 use crate::ids::{DeployRef, Version};
 

@@ -15,6 +15,7 @@ use crate::disposability::Leaving;
 use crate::disposability::probe::Tried;
 use crate::home::Home;
 use crate::logs::Store;
+use crate::port::counts::Counts;
 use crate::port::guard;
 use crate::port::lease::Lease;
 use crate::port::{Line, RouterEvent, Supply};
@@ -64,6 +65,8 @@ pub struct Site {
     pub any_host: bool,
     /// Whom to tell.
     pub report: Arc<dyn Report>,
+    /// Where it is kept what the router counts.
+    pub counts: Arc<Counts>,
 }
 
 /// What the driver is told.
@@ -368,6 +371,7 @@ impl Reconciler {
             RouterEvent::Weak { missing } => {
                 self.line("router", &format!("The router keeps rights that it should not have: {}", missing.join("; ")))
             }
+            RouterEvent::Counted { split, tallies, fresh, .. } => self.site.counts.take(split, tallies, fresh),
             RouterEvent::Certified { serial, wrong } => self.certified(serial, &wrong),
             RouterEvent::Stale { .. } | RouterEvent::InFlight { .. } | RouterEvent::BackendRefused { .. } => {}
         }
@@ -396,6 +400,7 @@ impl Reconciler {
             }
         }
         self.publish_routes();
+        self.settle_tables();
     }
 
     /// Does one step; answers whether it changed anything.

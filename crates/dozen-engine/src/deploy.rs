@@ -42,6 +42,7 @@ mod roll;
 mod slugs;
 mod soundness;
 mod split;
+mod trial;
 
 pub use building::{Building, build, check};
 pub use builds::Build;
@@ -54,6 +55,7 @@ pub use front::{Pause, Treatment};
 use roll::Way;
 pub use slugs::Listed;
 pub use soundness::{Sound, sound};
+pub use trial::{Settled, Standing};
 
 /// One deploy and everything that acts on it.
 pub struct Floor {

@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
+use steps::{SCHEMA, STEPS};
 
 mod apps;
 mod authority;
@@ -28,6 +29,8 @@ mod people;
 mod read;
 mod slugs;
 mod soundness;
+mod split;
+mod steps;
 mod tries;
 mod write;
 
@@ -43,24 +46,11 @@ pub use people::{Issued, TokenRow, TokenText, UserRow};
 pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
 pub use slugs::UsedSlug;
 pub use soundness::Fault;
+pub use split::Split;
 pub use tries::{TooOften, Tries};
 
 /// How long a write waits for another dozen's.
 const BUSY: Duration = Duration::from_secs(10);
-/// `PRAGMA user_version` of the schema in `schema.sql`.
-const SCHEMA: i64 = 10;
-/// What leads from each schema to the next: the first one from 1 to 2.
-const STEPS: [&str; 9] = [
-    include_str!("ledger/to_2.sql"),
-    include_str!("ledger/to_3.sql"),
-    include_str!("ledger/to_4.sql"),
-    include_str!("ledger/to_5.sql"),
-    include_str!("ledger/to_6.sql"),
-    include_str!("ledger/to_7.sql"),
-    include_str!("ledger/to_8.sql"),
-    include_str!("ledger/to_9.sql"),
-    include_str!("ledger/to_10.sql"),
-];
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 

@@ -3,6 +3,7 @@
 
 use crate::concurrency::{self, Command, Site};
 use crate::logs::Store;
+use crate::port::counts::Counts;
 use crate::port::{Supply, guard};
 use crate::processes;
 use crate::processes::adoption::Found;
@@ -23,17 +24,23 @@ pub struct Observed {
     store: Arc<Store>,
     seen: Mutex<BTreeMap<(Version, InstanceName), Seen>>,
     changes: watch::Sender<u64>,
+    counts: Arc<Counts>,
 }
 
 impl Observed {
     /// Nothing seen yet; lines go to this store.
     pub fn new(store: Arc<Store>) -> Arc<Self> {
-        Arc::new(Self { store, seen: Mutex::default(), changes: watch::Sender::new(0) })
+        Arc::new(Self { store, seen: Mutex::default(), changes: watch::Sender::new(0), counts: Arc::default() })
     }
 
     /// The deploy's log.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// What the router counts of a split.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// Everything seen, by release and instance. What is down is forgotten when the next of its name comes.

@@ -9,11 +9,13 @@
 //! **Absent on purpose:** buffering of bodies, retries of requests that an instance may have seen, HTTP/2 without TLS, WebSocket over HTTP/2
 //! (browsers open a connection of HTTP/1.1 for it).
 
+mod accept;
 pub mod acme;
 pub mod ca;
 pub mod certificate;
 pub mod certificates;
 pub mod control;
+pub mod counts;
 mod crowd;
 mod fields;
 mod fleet;
@@ -31,6 +33,7 @@ pub mod sockets;
 pub mod static_files;
 mod stream;
 pub mod switchboard;
+mod tally;
 mod tls;
 mod upstream;
 mod wire;

@@ -46,6 +46,7 @@ mod schema;
 mod slugs;
 #[cfg(test)]
 mod spec;
+mod split;
 mod ssh;
 pub(crate) mod token;
 mod upgrade;
@@ -56,6 +57,11 @@ pub(crate) use runs::{
     Frame, HEAD as RUN_HEAD, MAX_HEAD as MAX_RUN_HEAD, MAX_REQUEST as MAX_RUN, PROTOCOL as RUN_PROTOCOL, WINDOW as RUN_WINDOW,
 };
 pub(crate) use ssh::{HEAD as SESSION_HEAD, PROTOCOL as GIT_PROTOCOL};
+
+/// Has splits of a deploy abort themselves that were told to.
+pub(crate) fn watch_splits(served: Arc<Served>) -> tokio::task::JoinHandle<()> {
+    dozen_engine::tasks::spawn("splits", async move { served.floor.watch_splits().await })
+}
 
 /// A request's body is small: names and values of config at most.
 const MAX_BODY: usize = 256 * 1024;
@@ -145,7 +151,10 @@ pub(crate) fn of_deploys(deploys: Arc<dyn Deploys>) -> Router {
         .route("/builds/cancel", post(builds::cancel))
         .route("/slugs", get(slugs::list))
         .route("/slugs/{version}", get(slugs::export))
-        .route("/split", get(front::split).put(front::change_split))
+        .route("/split", get(split::show).put(split::change))
+        .route("/split/status", get(split::status))
+        .route("/split/promote", post(split::promote))
+        .route("/split/abort", post(split::abort))
         .route("/rollbacks", post(releases::rollback))
         .route("/runs", get(runs::list).post(runs::run))
         .route("/runs/stop", post(runs::stop))
@@ -486,6 +495,7 @@ impl From<DeployError> for Failure {
                 StatusCode::CONFLICT
             }
             DeployError::NotReleased { .. } | DeployError::OwnDomain { .. } | DeployError::SplitWithout(_) => StatusCode::CONFLICT,
+            DeployError::NoSplit(_) | DeployError::NotInSplit(_) => StatusCode::CONFLICT,
             DeployError::Ledger(LedgerError::Led { .. } | LedgerError::Own { .. }) => StatusCode::CONFLICT,
             DeployError::Ledger(LedgerError::Taken { .. } | LedgerError::Conflict(_)) => StatusCode::CONFLICT,
             DeployError::NotHeld { .. } | DeployError::NotBuilding { .. } => StatusCode::NOT_FOUND,

@@ -47,6 +47,7 @@ pub(crate) mod runs;
 pub(crate) mod server;
 pub(crate) mod session;
 pub(crate) mod slugs;
+pub(crate) mod split;
 pub(crate) mod ssh_keys;
 pub(crate) mod static_files;
 pub(crate) mod target;
@@ -185,6 +186,11 @@ pub(crate) enum Command {
     Releases(releases::ReleasesArgs),
     /// List the slugs of a deploy's releases, which are their code; export one, collect what is not needed
     Slugs(slugs::SlugsArgs),
+    /// Send parts of the requests to other releases beside the current one; `off` ends it, alone it is shown
+    ///
+    /// The others run as many `web` as the formation says, and no other process types; whoever declares a split says that they may work on the
+    /// same data. It is kept until another release becomes current. Waits until they are up; where one fails, all requests go to the current one.
+    Split(split::SplitArgs),
     /// Have another deploy of the app run the code that this one runs: the same slug, not built again
     ///
     /// Config, resources and formation of the other one stay as they are, and its release phase runs as for each release. `dozen promote -a
@@ -348,6 +354,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Open(args) => open::run(args, settings, printer).await,
         Command::Releases(args) => releases::run(args, settings, printer).await,
         Command::Slugs(args) => slugs::run(args, settings, printer).await,
+        Command::Split(args) => split::run(args, settings, printer).await,
         Command::Promote(args) => promote::run(args, settings, printer).await,
         Command::Rollback(args) => rollback::run(args, settings, printer).await,
         Command::Run(args) => run::run(args, settings, printer).await,
@@ -395,6 +402,7 @@ fn split_colons(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         "slugs",
         "server",
         "ssh-keys",
+        "split",
         "tokens",
         "users",
     ];

@@ -412,6 +412,7 @@ pub(crate) async fn floor(settings: &Settings, ledger: Ledger, deploy: &DeployRe
         let _ = dozen_engine::port::guard::probe().await;
     }
     let driver = Local::start(Site {
+        counts: observed.counts().clone(),
         exe: settings.exe.clone(),
         home: settings.home.clone(),
         store,

@@ -207,6 +207,7 @@ impl House {
         let mut all = vec![
             tasks::spawn("api", api::serve(run_folder.bind()?, api::router(served.clone()))),
             tasks::spawn("log budget", crate::cli::up::keep_within_budget(served.floor.observed.store().clone())),
+            api::watch_splits(served.clone()),
         ];
         all.extend(keeper.map(|keeper| tasks::spawn("certificates", keeper.keep())));
         let opened = Opened { served, tasks: all, _run_folder: run_folder };

@@ -36,6 +36,8 @@ pub struct Manners {
     pub first_byte: Option<Duration>,
     /// What answers is the platform itself: while there is none, whatever listens where it did is asked nothing.
     pub of_control: bool,
+    /// The split that its requests are counted for, release by release; another number is another split. `None`: they are not counted.
+    pub counted: Option<i64>,
 }
 
 /// By what a client is known again.

@@ -40,11 +40,20 @@ impl Reconciler {
 
     pub(crate) fn report(&self, key: &Key) {
         if let Some(i) = self.instances.get(key) {
-            // Routed is what the router goes by, not what it was told: whoever waits for it asks next. One that is in the table again
-            // before it was taken out makes no new table.
-            let applied = self.applied >= i.table.min(self.tables);
-            self.site.report.seen(Seen { routed: i.routed && applied, ..self.seen(key, i) });
+            // Routed is what the router goes by, not what it was told: whoever waits for it asks next.
+            self.site.report.seen(Seen { routed: i.routed && self.applied >= i.table, ..self.seen(key, i) });
         }
+    }
+
+    /// What was to be in the next table and is in the one that there is: where it was in the table again before it was taken out no other
+    /// came of it.
+    pub(crate) fn settle_tables(&mut self) {
+        let (tables, mut settled) = (self.tables, Vec::new());
+        for (key, i) in self.instances.iter_mut().filter(|(_, i)| i.table > tables) {
+            i.table = tables;
+            settled.push(key.clone());
+        }
+        settled.iter().for_each(|key| self.report(key));
     }
 
     pub(crate) fn line(&self, ps: &str, message: &str) {

@@ -59,6 +59,12 @@ pub enum DeployError {
     /// A split without the release that serves.
     #[error("a split has the current release, {0}, among its own; give it a part too, if only {0}=1")]
     SplitWithout(Version),
+    /// There is nothing to end.
+    #[error("the requests of {0} are not split")]
+    NoSplit(DeployRef),
+    /// It gets no requests now.
+    #[error("{0} has no part in the split")]
+    NotInSplit(Version),
     /// The name that always leads to a deploy.
     #[error("{domain} is the own name of {deploy}, and always leads to it")]
     OwnDomain {
@@ -220,6 +226,8 @@ impl DeployError {
             ),
             Self::NotUp { .. } => Some("Its last lines: `dozen logs`.".to_owned()),
             Self::ConfigMoved(_) => Some("`dozen config` shows what it is now.".to_owned()),
+            Self::NoSplit(_) => Some("`dozen split v12=90 v13=10` splits them; `dozen releases` lists the releases.".to_owned()),
+            Self::NotInSplit(_) => Some("`dozen split status` lists those that have.".to_owned()),
             Self::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one; at a server `git push dozen main` does.".to_owned()),
             Self::Collected { commit: Some(commit), .. } => {
                 let hash = &commit.hash;

@@ -97,6 +97,17 @@ impl Floor {
         output: &dyn Output,
     ) -> Result<(Version, Version), DeployError> {
         let _turn = self.turn.lock().await;
+        self.go_back(who, to, part, output).await
+    }
+
+    /// The same as [`Floor::rollback`], within a turn.
+    pub(super) async fn go_back(
+        &self,
+        who: &Principal,
+        to: Option<Version>,
+        part: Part,
+        output: &dyn Output,
+    ) -> Result<(Version, Version), DeployError> {
         if !self.serving {
             return Err(DeployError::NotServing(self.deploy.clone()));
         }

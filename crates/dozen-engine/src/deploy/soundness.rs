@@ -49,7 +49,7 @@ async fn look(ledger: &Ledger, held: &[DeployRef]) -> Result<Sound, LedgerError>
     let mut commits: BTreeMap<DeployRef, BTreeSet<String>> = BTreeMap::new();
     for deploy in ledger.deploys().await? {
         let (rows, current) = (ledger.releases(&deploy).await?, ledger.current(&deploy).await?);
-        let shares = ledger.shares(&deploy).await?;
+        let shares = ledger.split(&deploy).await?.map(|split| split.shares).unwrap_or_default();
         found.deploys += 1;
         commits.entry(deploy.clone()).or_default();
         found.releases += rows.len();

@@ -3,26 +3,33 @@
 //! The others run their `web` only: what works through a queue, or on a schedule, is the current one's affair.
 
 use super::{DeployError, Floor};
-use crate::ledger::{Intent, Principal};
+use crate::ledger::{Intent, Principal, Split};
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::concurrency::{Desired, Share, outcome};
 use dozen_core::ids::{Generation, TypeName, Version};
 use dozen_core::parity::Driver;
 use dozen_core::port::Sticky;
+use dozen_core::port::tally::ErrorRate;
 use dozen_core::processes::Seen;
 use dozen_core::release::{Release, Slug, Status};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Floor {
-    /// The releases that requests are split between; none where all go to the current one.
-    pub async fn shares(&self) -> Result<Vec<(Version, u32)>, DeployError> {
-        Ok(self.ledger.shares(&self.deploy).await?)
+    /// How requests are split; `None` where all go to the current release.
+    pub async fn declared_split(&self) -> Result<Option<Split>, DeployError> {
+        Ok(self.ledger.split(&self.deploy).await?)
     }
 
     /// Splits requests between these releases, the current one among them, and waits until the others are up. Where one does not come up all
     /// requests go to the current one. Without any the split ends.
-    pub async fn split(&self, who: &Principal, shares: Vec<(Version, u32)>, sticky: Sticky) -> Result<(), DeployError> {
+    pub async fn split(
+        &self,
+        who: &Principal,
+        shares: Vec<(Version, u32)>,
+        sticky: Sticky,
+        abort_above: Option<ErrorRate>,
+    ) -> Result<(), DeployError> {
         let _turn = self.turn.lock().await;
         let (release, formation) = self.steerable().await?;
         let current = release.version;
@@ -39,25 +46,30 @@ impl Floor {
             others.push((*version, self.web_only(&slug).await?));
         }
         let running = formation.without(&self.stopped().await?);
-        let generation = self.declare(who, shares, sticky).await?;
-        self.driver.apply(&self.steady(release.clone(), running.clone(), generation).await?)?;
+        let generation = self.declare(who, (shares, sticky, abort_above), None).await?;
+        self.apply_steady(release.clone(), running.clone(), generation).await?;
         for (version, formation) in others {
             // What is seen of an earlier split says how that one ended.
             let fresh = |seen: &[Seen]| seen.iter().filter(|s| s.generation >= generation || s.routed).cloned().collect::<Vec<_>>();
             let up = self.observed.until(|seen| outcome(version, &formation, &fresh(seen))).await;
             if let Err(reason) = up {
-                let generation = self.declare(who, Vec::new(), Sticky::No).await?;
-                self.driver.apply(&self.steady(release, running, generation).await?)?;
+                let generation = self.declare(who, (Vec::new(), Sticky::No, None), Some(format!("{version} did not come up"))).await?;
+                self.apply_steady(release, running, generation).await?;
                 return Err(DeployError::NotUp { version, reason: reason.to_string() });
             }
         }
         Ok(())
     }
 
-    async fn declare(&self, who: &Principal, shares: Vec<(Version, u32)>, sticky: Sticky) -> Result<Generation, DeployError> {
+    pub(super) async fn declare(
+        &self,
+        who: &Principal,
+        (shares, sticky, abort_above): (Vec<(Version, u32)>, Sticky, Option<ErrorRate>),
+        why: Option<String>,
+    ) -> Result<Generation, DeployError> {
         let _order = self.telling.lock().await;
         let words: Vec<String> = shares.iter().map(|(version, weight)| format!("{version}={weight}")).collect();
-        let committed = self.ledger.commit(who, Intent::Split { deploy: self.deploy.clone(), shares, sticky }).await?;
+        let committed = self.ledger.commit(who, Intent::Split { deploy: self.deploy.clone(), shares, sticky, abort_above, why }).await?;
         let line =
             if words.is_empty() { "Ending the split of requests".to_owned() } else { format!("Splitting requests {}", words.join(" ")) };
         self.observed.store().write("api", &format!("{line} by {}", who.name));
@@ -65,11 +77,16 @@ impl Floor {
         Ok(committed.generation)
     }
 
+    /// Has the driver do so.
+    pub(super) async fn apply_steady(&self, release: Arc<Release>, running: Formation, generation: Generation) -> Result<(), DeployError> {
+        Ok(self.driver.apply(&self.steady(release, running, generation).await?)?)
+    }
+
     /// What shall run where a release is the current one: all of it, and beside it what the split says.
     pub(super) async fn steady(&self, release: Arc<Release>, running: Formation, generation: Generation) -> Result<Desired, DeployError> {
         let own = release.version;
         let mut desired = self.desired(release, running, generation, false);
-        let shares = self.shares().await?;
+        let shares = self.declared_split().await?.map(|split| split.shares).unwrap_or_default();
         // While a release takes the place of another one, a split is still the other one's.
         if !shares.iter().any(|(version, _)| *version == own) {
             return Ok(desired);

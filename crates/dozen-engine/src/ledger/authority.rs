@@ -42,6 +42,11 @@ impl Principal {
         Self { proven: true, ..Self::of(rustix::process::getuid().as_raw()) }
     }
 
+    /// The platform itself, where it does what it was told to do by itself.
+    pub fn platform() -> Self {
+        Self { name: "dozen".to_owned(), ..Self::me() }
+    }
+
     /// Somebody on this machine who has shown nothing yet.
     pub fn of(uid: u32) -> Self {
         let name = if uid == 0 { "root".to_owned() } else { format!("uid {uid}") };

@@ -264,7 +264,11 @@ impl Intent {
             Self::Automate { acme, .. } => acme.as_ref().map_or_else(|| "of nobody".to_owned(), |acme| host(&acme.directory)),
             Self::Account { directory, .. } => host(directory),
             Self::Unobtained { host: name, directory, .. } => format!("{name} of {}", host(directory)),
-            Self::Split { shares, .. } => shares.iter().map(|(v, part)| format!("{v}={part}")).collect::<Vec<_>>().join(" "),
+            Self::Split { shares, abort_above, why, .. } => {
+                let parts = shares.iter().map(|(v, part)| format!("{v}={part}")).collect::<Vec<_>>().join(" ");
+                let parts = if parts.is_empty() { "off".to_owned() } else { parts };
+                list([Some(parts), abort_above.map(|above| format!("abort above {above}")), why.clone()].into_iter().flatten())
+            }
             Self::Scale { formation, .. } => formation.to_string(),
             Self::Stop { types, .. } => {
                 if types.is_empty() {

@@ -16,6 +16,7 @@ use dozen_core::backing::ResourceKind;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
 use dozen_core::ids::{AppName, DeployRef, Generation, TypeName, Version};
+use dozen_core::port::tally::ErrorRate;
 use dozen_core::port::{Domain, Manners, Sticky};
 use dozen_core::release::{Slug, Status};
 use jiff::Timestamp;
@@ -142,6 +143,10 @@ pub enum Intent {
         shares: Vec<(Version, u32)>,
         /// By what a client is known that shall come back to the same one.
         sticky: Sticky,
+        /// Where more of the newest one's requests fail than this, the split is aborted by itself.
+        abort_above: Option<ErrorRate>,
+        /// Why, where that is not somebody's wish alone.
+        why: Option<String>,
     },
     /// The router shall show this certificate for the names that it is for.
     Certify {

@@ -148,30 +148,28 @@ impl Ledger {
         .await
     }
 
-    /// The releases that requests are split between, each with its part; none where all go to the current one.
-    pub async fn shares(&self, deploy: &DeployRef) -> Result<Vec<(Version, u32)>, LedgerError> {
-        let name = deploy.to_string();
-        self.run("read the releases", move |c| {
-            let mut q = c.prepare("SELECT release, weight FROM shares WHERE deploy = ?1 ORDER BY release")?;
-            let rows = q.query_map([name], |r| Ok((Version(r.get(0)?), r.get(1)?)))?;
-            rows.map(|r| r.map_err(Problem::from)).collect()
-        })
-        .await
-    }
-
     /// What leads to a deploy and how its requests are to be treated, as far as that is said of the deploy and not by its app or config.
     pub async fn front(&self, deploy: &DeployRef) -> Result<Front, LedgerError> {
         let domains = self.domains(deploy).await?;
         let name = deploy.to_string();
         self.run("read the deploy", move |c| {
-            let sql = "SELECT maintenance, paused, https_only, hsts, paused_until, trusted, sticky FROM deploys WHERE name = ?1";
+            let sql = "SELECT maintenance, paused, https_only, hsts, paused_until, trusted, sticky, split_at FROM deploys WHERE name = ?1";
             let row = c.query_row(sql, [name], |r| {
                 let hsts = r.get::<_, Option<u64>>(3)?.map(Duration::from_secs);
                 let manners = Manners { maintenance: r.get(0)?, paused: r.get(1)?, https_only: r.get(2)?, hsts, ..Manners::default() };
-                Ok((manners, r.get::<_, Option<String>>(4)?, r.get::<_, String>(5)?, r.get::<_, String>(6)?))
+                Ok((
+                    manners,
+                    r.get::<_, Option<String>>(4)?,
+                    r.get::<_, String>(5)?,
+                    r.get::<_, String>(6)?,
+                    r.get::<_, Option<String>>(7)?,
+                ))
             });
-            let Some((mut manners, until, trusted, sticky)) = row.optional()? else { return Ok(Front { domains, ..Front::default() }) };
+            let Some((mut manners, until, trusted, sticky, split)) = row.optional()? else {
+                return Ok(Front { domains, ..Front::default() });
+            };
             manners.sticky = parse(&sticky)?;
+            manners.counted = split.map(|at| parse::<Timestamp>(&at)).transpose()?.map(Timestamp::as_microsecond);
             manners.trusted = trusted.split_whitespace().map(parse).collect::<Result<_, _>>()?;
             Ok(Front { domains, manners, paused_until: until.map(|until| parse(&until)).transpose()? })
         })

@@ -25,7 +25,9 @@ CREATE TABLE deploys (
     trusted          TEXT NOT NULL DEFAULT '', -- the proxies before the router: '10.0.0.0/8 192.0.2.1/32'
     sticky           TEXT NOT NULL DEFAULT 'no', -- by what clients are known in a split: 'cookie', 'header:x-user'
     expires_at       TEXT,                     -- when it is to be destroyed; null where it is to stay
-    branch           TEXT                      -- the branch that it was made for
+    branch           TEXT,                     -- the branch that it was made for
+    split_at         TEXT,                     -- since when requests are split between releases; null where they are not
+    split_abort      INTEGER                   -- where more of the newest one's fail than this, in hundredths of a percent, it is aborted
 ) STRICT;
 
 CREATE TABLE slugs (

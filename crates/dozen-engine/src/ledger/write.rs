@@ -3,10 +3,10 @@
 use super::apps::{self, Occasion};
 use super::hosts::{self, Reserved};
 use super::people::{self, Wanted};
-use super::{Intent, Principal, Problem, builds, certificates, keys};
+use super::{Intent, Principal, Problem, builds, certificates, keys, split};
 use crate::config::Vault;
 use dozen_core::codebase::Commit;
-use dozen_core::ids::{DeployRef, Version};
+use dozen_core::ids::DeployRef;
 use dozen_core::port::Sticky;
 use dozen_core::release::{Slug, Status};
 use jiff::Timestamp;
@@ -114,7 +114,7 @@ pub(super) fn write(
             if status == Status::Succeeded {
                 c.execute("UPDATE deploys SET current_release = ?2 WHERE name = ?1", params![deploy.to_string(), version.0])?;
                 // A split was between the releases before it.
-                split(c, &deploy, &[], &Sticky::No)?;
+                split::declare(c, &deploy, &[], (&Sticky::No, None), &now)?;
             }
             Ok(version.0)
         }
@@ -161,8 +161,8 @@ pub(super) fn write(
         Intent::Unobtained { deploy, directory, host, failure } => {
             certificates::write_failure(c, &deploy, &directory, &host, &failure, &now)
         }
-        Intent::Split { deploy, shares, sticky } => {
-            split(c, &deploy, &shares, &sticky)?;
+        Intent::Split { deploy, shares, sticky, abort_above, .. } => {
+            split::declare(c, &deploy, &shares, (&sticky, abort_above), &now)?;
             Ok(0)
         }
         Intent::Scale { deploy, formation } => {
@@ -222,16 +222,6 @@ pub(super) fn write(
             Ok(number)
         }
     }
-}
-
-fn split(c: &Connection, deploy: &DeployRef, shares: &[(Version, u32)], sticky: &Sticky) -> Result<(), Problem> {
-    let name = deploy.to_string();
-    c.execute("DELETE FROM shares WHERE deploy = ?1", [&name])?;
-    for (version, weight) in shares {
-        c.execute("INSERT INTO shares (deploy, release, weight) VALUES (?1, ?2, ?3)", params![name, version.0, weight])?;
-    }
-    c.execute("UPDATE deploys SET sticky = ?2 WHERE name = ?1", params![name, sticky.to_string()])?;
-    Ok(())
 }
 
 /// Has what lay below one folder lie below another.

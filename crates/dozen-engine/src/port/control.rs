@@ -5,9 +5,10 @@ use super::{Listeners, PortError, ROUTER, Supply};
 use crate::home::Home;
 use crate::processes::notes::Notes;
 use crate::tasks;
-use dozen_core::ids::{DeployRef, Generation};
+use dozen_core::ids::{DeployRef, Generation, Version};
 use dozen_core::port::RouteTable;
-use link::{Link, Process, take_over};
+use dozen_core::port::tally::Tally;
+use link::{Counted, Link, Process, take_over};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::Permissions;
@@ -160,6 +161,17 @@ pub enum RouterEvent {
         /// `shop/dev`
         deploy: String,
     },
+    /// Requests of a split were counted: so many more, of these releases.
+    Counted {
+        /// `shop/dev`
+        deploy: String,
+        /// Its number: [`dozen_core::port::Manners::counted`].
+        split: i64,
+        /// By release.
+        tallies: BTreeMap<Version, Tally>,
+        /// Whether they came within the last seconds. Of those that a router tells that was taken over nobody knows when.
+        fresh: bool,
+    },
     /// The router keeps rights that it should have given up.
     Weak {
         /// Which, for people.
@@ -272,7 +284,7 @@ impl Router {
             notes.remove(NAME);
         }
         let (to, from) = link;
-        let link = Link { process, protocol, drains: BTreeSet::new(), tells: BTreeSet::new(), to, from };
+        let link = Link { process, protocol, drains: BTreeSet::new(), tells: BTreeSet::new(), counted: Counted::Found, to, from };
         Ok(Some(Left::Serving(Box::new(Self::with(spec, listeners, link, table)))))
     }
 
@@ -430,6 +442,7 @@ impl Router {
                 *self.counts.entry(port).or_default() += count;
                 self.told(port);
             }
+            RouterEvent::Counted { deploy, split, tallies, .. } => self.early.extend(link.counted.more(deploy, split, tallies)),
             event => self.early.push_back(event),
         }
     }

@@ -5,6 +5,7 @@
 
 use super::fields::{Fields, Kind};
 use super::pool::{Busy, Target};
+use super::tally::{Counter, OfReleases};
 use dozen_core::port::Sticky;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -29,6 +30,8 @@ struct Share {
     weight: u64,
     /// Its instances.
     at: Range<usize>,
+    /// Counts its requests, where the split is counted.
+    counter: Option<Arc<Counter>>,
 }
 
 /// Which instance is asked for.
@@ -62,10 +65,21 @@ impl Fleet {
         for (i, (target, weight)) in all.iter().enumerate() {
             match shares.last_mut() {
                 Some(share) if share.release == target.release => share.at.end = i + 1,
-                _ => shares.push(Share { release: target.release, weight: (*weight).into(), at: i..i + 1 }),
+                _ => shares.push(Share { release: target.release, weight: (*weight).into(), at: i..i + 1, counter: None }),
             }
         }
         Self { targets: all.into_iter().map(|(target, _)| target).collect(), shares, line }
+    }
+
+    /// Has the requests of these releases counted.
+    pub(super) fn counted(mut self, counters: &OfReleases) -> Self {
+        self.shares.iter_mut().for_each(|share| share.counter = counters.get(&share.release).cloned());
+        self
+    }
+
+    /// What counts the requests of a release.
+    pub(super) fn counter(&self, release: u32) -> Option<&Counter> {
+        self.shares.iter().find(|share| share.release == release)?.counter.as_deref()
     }
 
     pub(super) fn targets(&self) -> &[Arc<Target>] {

@@ -5,6 +5,7 @@
 use super::pages::Code;
 use super::pool::{Numbered, Target};
 use super::proxy::Place;
+use super::tally::Counter;
 use super::wire::FromRouter;
 use dozen_core::logs::{Source, head};
 use dozen_jail::segment::{Limits, Segment};
@@ -34,6 +35,7 @@ const ROOM: usize = 1_024;
 
 /// One worker's lines of all deploys.
 pub(super) struct Journal {
+    worker: usize,
     tag: String,
     limits: Limits,
     /// By the number of their folder.
@@ -100,7 +102,7 @@ impl Journal {
     pub(super) fn new(worker: usize, bytes: u64, segments: u32, events: UnboundedSender<FromRouter>) -> Self {
         let limits = Limits { bytes, segments };
         let (open, stamp, clock, spare) = (RefCell::default(), RefCell::default(), Cell::default(), RefCell::default());
-        Self { tag: format!("w{worker}"), limits, open, stamp, clock, spare, waits: Notify::new(), events }
+        Self { worker, tag: format!("w{worker}"), limits, open, stamp, clock, spare, waits: Notify::new(), events }
     }
 
     /// Microseconds since 1970 at this moment. The clock of the day may be set: it is asked again and again, and not each time.
@@ -306,6 +308,14 @@ impl Record {
         self.code = Some(code);
     }
 
+    /// Counts it among the requests of a release. A client that went away is nobody's fault, and says nothing of the time.
+    fn count(&self, counter: &Counter, now: Instant) {
+        let left = self.code.is_some_and(Code::is_the_clients);
+        let failed = !left && (self.code.is_some() || self.status.is_server_error());
+        let timed = !left && self.status != StatusCode::SWITCHING_PROTOCOLS;
+        counter.count(self.journal.worker, failed, timed.then(|| now.saturating_duration_since(self.begun)));
+    }
+
     /// Appends the line without its head: Heroku's fields in Heroku's order.
     fn line(&self, now: Instant, out: &mut Vec<u8>) {
         let say = |out: &mut Vec<u8>, parts: &[&str]| parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
@@ -340,6 +350,11 @@ impl Drop for Record {
     fn drop(&mut self) {
         if let Some(place) = &self.place {
             let now = self.ended.unwrap_or_else(Instant::now);
+            if let Some(target) = &self.target
+                && let Some(counter) = place.counter(target.release)
+            {
+                self.count(counter, now);
+            }
             self.journal.write(&place.log, &place.deploy, now, |out| self.line(now, out));
         }
         let mut spare = self.journal.spare.borrow_mut();

@@ -12,6 +12,7 @@ use super::manners;
 use super::pages::Code;
 use super::pool::Pool;
 use super::stream::Carrier;
+use super::tally::Counter;
 use super::tls::{Shown, Store};
 use super::wire::FromRouter;
 use dozen_core::port::{Manners, RouteTable};
@@ -144,6 +145,14 @@ impl Place {
         let hsts = manners.hsts.and_then(|hsts| HeaderValue::from_str(&format!("max-age={}", hsts.as_secs())).ok());
         Self { deploy, log, web, manners, hsts }
     }
+
+    /// What counts the requests of a release, where anything does.
+    pub(super) fn counter(&self, release: u32) -> Option<&Counter> {
+        match &self.web {
+            Stand::Ready(fleet) if self.manners.counted.is_some() => fleet.counter(release),
+            _ => None,
+        }
+    }
 }
 
 /// [`dozen_core::port::Web`] with counted instances.
@@ -222,7 +231,7 @@ pub(super) fn unrecognized(core: &Core, entry: &Entry, name: &str) {
 }
 
 /// Waits for a moment, if there is one.
-async fn until(at: Option<tokio::time::Instant>) {
+pub(super) async fn until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -9,6 +9,7 @@
 //! **Invariant:** the process has no environment, no terminal and no rights but those to its sockets and the log folders; as root it has a uid
 //! of its own.
 
+use super::accept::accept;
 use super::control::Limits;
 use super::crowd::Crowd;
 use super::fleet::{Fleet, Line};
@@ -16,16 +17,17 @@ use super::log::{Folder, Journal};
 use super::planes::{Heard, Planes};
 use super::pool::{Pool, Target};
 use super::proxy::http2::discard;
-use super::proxy::{Core, Entry, Live, Place, Shared, Stand, Stopping, serve, unrecognized};
-use super::tls::{Maker, Secured, Store, Unsecured, handshake};
+use super::proxy::{Core, Live, Place, Shared, Stand, Stopping, until};
+use super::tally::Counters;
+use super::tls::{Maker, Store};
 use super::wire::{
     FromRouter, Held, MAX_LISTENERS, MAX_MESSAGE, PROTOCOL, ToRouter, WireBackend, WireCertificate, WireProof, WireTable, WireWeb, speaks,
 };
 use dozen_core::ids::Generation;
-use dozen_core::port::{Domain, RouteTable};
+use dozen_core::port::{Domain, Manners, RouteTable};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
@@ -46,8 +48,8 @@ use tokio::sync::{Notify, mpsc, watch};
 const BATCH: Duration = Duration::from_millis(100);
 /// So often idle connections and files are looked through, while there are any.
 const REAP: Duration = Duration::from_secs(1);
-/// A pause where a connection cannot be taken, for want of file descriptors: they come back as others end.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// So often it is told what was counted of a split, while there is one.
+const COUNTED: Duration = Duration::from_secs(1);
 /// The grace of a SIGTERM, which names none.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -193,6 +195,7 @@ fn run(start: Start) -> Result<(), RouterError> {
         next_id: 0,
         lines: HashMap::new(),
         folders: HashMap::new(),
+        counters: Counters::new(start.workers),
         draining: BTreeSet::new(),
         drained: Arc::new(Notify::new()),
         last: None,
@@ -238,6 +241,7 @@ struct House {
     lines: HashMap<String, Arc<Line>>,
     /// The numbers of log folders.
     folders: HashMap<PathBuf, u64>,
+    counters: Counters,
     draining: BTreeSet<u16>,
     drained: Arc<Notify>,
     /// The table as it came, for the next control plane.
@@ -267,6 +271,8 @@ impl House {
         self.tell(FromRouter::Started { protocol: PROTOCOL, missing });
         // While a stop is under way messages are still taken: the control plane may ask what is in flight, or be lost meanwhile.
         let mut left = workers.len();
+        let mut counted = tokio::time::interval(COUNTED);
+        counted.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let failed = loop {
             tokio::select! {
                 order = planes.next() => match order {
@@ -280,6 +286,7 @@ impl House {
                         self.stand_alone();
                         planes.hand_back(&self.listeners, self.tls);
                         self.tell(FromRouter::Table { table: self.last.clone() });
+                        self.counters.untold();
                     }
                     ToRouter::Set { table } => { self.alone = false; self.apply(table); }
                     ToRouter::Certificates { serial, certificates, proofs } => self.certify(serial, certificates, proofs),
@@ -290,6 +297,7 @@ impl House {
                     }
                 },
                 () = self.drained.notified() => self.report_drained(),
+                _ = counted.tick(), if !self.counters.is_empty() => self.report_counted(),
                 _ = sigterm.recv() => { let _ = stop.send(Some((GRACE, Stopping::Now))); }
                 _ = worker_ended.recv() => {
                     left -= 1;
@@ -312,6 +320,7 @@ impl House {
                 Err(_) => outcome = Err(dead()),
             }
         }
+        self.report_counted();
         // The last lines are written: say so before the end. The writer ends with the last sender, which goes with `self`.
         drop(self);
         let _ = tokio::time::timeout(Duration::from_secs(1), planes.end()).await;
@@ -356,28 +365,39 @@ impl House {
             *listed = false;
         }
         let (mut led, mut fallback) = (Vec::new(), None);
+        // What is counted no longer has been told before.
+        self.report_counted();
+        let mut splits = HashSet::new();
         for route in wire.routes {
+            let manners = Manners::from(route.manners);
+            // It goes on where its instances are away for a moment.
+            let split = manners.counted.map(|split| (route.deploy.clone(), split));
+            splits.extend(split.clone());
             let web = match route.web {
-                _ if self.alone && route.manners.of_control => Stand::Away,
+                _ if self.alone && manners.of_control => Stand::Away,
                 WireWeb::Starting => Stand::Starting,
                 WireWeb::Held => Stand::Held,
                 WireWeb::Crashed => Stand::Crashed,
                 WireWeb::None => Stand::None,
                 WireWeb::Ready(backends) => {
                     let line = self.lines.entry(route.deploy.clone()).or_default().clone();
-                    Stand::Ready(Fleet::new(backends.into_iter().map(|backend| self.target(&route.deploy, backend, &line)).collect(), line))
+                    let releases = backends.iter().map(|backend| backend.release);
+                    let counters = split.map(|split| self.counters.of(split, releases));
+                    let targets = backends.into_iter().map(|backend| self.target(&route.deploy, backend, &line)).collect();
+                    Stand::Ready(Fleet::new(targets, line).counted(&counters.unwrap_or_default()))
                 }
             };
             // What is above the working folder cannot be seen any more.
             let path = route.log.strip_prefix(&self.logs).map_or(route.log.clone(), Path::to_owned);
             let next = self.folders.len() as u64;
             let log = Folder { number: *self.folders.entry(path.clone()).or_insert(next), path };
-            let place = Arc::new(Place::new(route.deploy, log, web, route.manners.into()));
+            let place = Arc::new(Place::new(route.deploy, log, web, manners));
             led.extend(route.hosts.iter().filter_map(|host| host.parse().ok()).map(|domain: Domain| (domain, place.clone())));
             if route.fallback {
                 fallback = Some(place);
             }
         }
+        self.counters.keep(&splits);
         self.lines.retain(|_, line| Arc::strong_count(line) > 1);
         let table = RouteTable::led(led, Generation(generation), fallback);
         self.table.send_replace(Arc::new(Live { epoch: epoch + 1, table }));
@@ -430,6 +450,11 @@ impl House {
             self.draining.remove(&port);
             self.tell(FromRouter::Drained { port });
         }
+    }
+
+    /// Tells what was counted since it was last told.
+    fn report_counted(&mut self) {
+        self.counters.news().into_iter().for_each(|news| self.tell(news));
     }
 
     fn count(&self, port: u16) -> usize {
@@ -549,50 +574,5 @@ impl Worker {
         }
         pool.clear();
         Ok(Some(journal))
-    }
-}
-
-async fn until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Takes connections.
-async fn accept(core: Rc<Core>, listener: tokio::net::TcpListener, tls: bool) {
-    let port = listener.local_addr().map_or(0, |a| a.port());
-    // Of every connection that it takes.
-    let _ = rustix::net::sockopt::set_tcp_nodelay(&listener, true);
-    loop {
-        core.shared.crowd.room().await;
-        match listener.accept().await {
-            Ok((socket, peer)) => {
-                let peer = peer.ip().to_canonical();
-                // One that has too many already is closed at once: a word of refusal would cost more than it does harm.
-                let Some(guest) = core.shared.crowd.admit(peer) else { continue };
-                let entry = Entry { peer, port, tls, shown: None, http2: false, guest };
-                match tls {
-                    false => tokio::task::spawn_local(serve(core.clone(), socket, entry)),
-                    // Others are not kept waiting by one that takes its time.
-                    true => tokio::task::spawn_local(secure(core.clone(), socket, entry)),
-                };
-            }
-            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-    }
-}
-
-async fn secure(core: Rc<Core>, socket: tokio::net::TcpStream, entry: Entry) {
-    let mut stopping = core.stopping.clone();
-    let agreed = tokio::select! {
-        agreed = handshake(&core.store, socket, core.shared.limits.handshake) => agreed,
-        _ = stopping.wait_for(|stop| *stop == Stopping::Now) => return,
-    };
-    match agreed {
-        Ok(Secured { stream, shown, http2 }) => serve(core, stream, Entry { shown, http2, ..entry }).await,
-        Err(Unsecured::Unrecognized(name)) => unrecognized(&core, &entry, &name),
-        Err(Unsecured::Failed) => {}
     }
 }

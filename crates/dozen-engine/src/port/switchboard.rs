@@ -319,7 +319,7 @@ impl Board {
                     party.tell(event);
                 }
             }
-            RouterEvent::BackendRefused { ref deploy, .. } => {
+            RouterEvent::BackendRefused { ref deploy, .. } | RouterEvent::Counted { ref deploy, .. } => {
                 if let Some(party) = deploy.parse().ok().and_then(|deploy: DeployRef| self.deploys.get(&deploy)) {
                     party.tell(event);
                 }

@@ -10,6 +10,7 @@ use super::control::{Limits, RouterEvent};
 use crate::home::Home;
 use dozen_core::ids::Generation;
 use dozen_core::ids::Version;
+use dozen_core::port::tally::{BUCKETS, Tally};
 use dozen_core::port::{Backend, Manners, Route, RouteTable, Sticky, Web};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize};
@@ -212,6 +213,35 @@ pub(super) enum FromRouter {
     Wrote {
         deploy: String,
     },
+    /// All that this process has counted of a split's releases, of those that have counted since they were last told of.
+    Counted {
+        deploy: String,
+        split: i64,
+        releases: Vec<WireTally>,
+    },
+}
+
+/// A [`Tally`] on the wire.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WireTally {
+    pub(super) release: u32,
+    pub(super) requests: u64,
+    pub(super) errors: u64,
+    /// Buckets, each with its count.
+    times: Vec<(usize, u64)>,
+}
+
+impl WireTally {
+    pub(super) fn of(release: u32, tally: &Tally) -> Self {
+        Self { release, requests: tally.requests, errors: tally.errors, times: tally.times.iter().map(|(b, n)| (*b, *n)).collect() }
+    }
+}
+
+impl From<&WireTally> for Tally {
+    fn from(wire: &WireTally) -> Self {
+        let times = wire.times.iter().copied().filter(|(bucket, _)| *bucket < BUCKETS).collect();
+        Self { requests: wire.requests, errors: wire.errors, times }
+    }
 }
 
 impl FromRouter {
@@ -226,6 +256,10 @@ impl FromRouter {
             Self::InFlight { port, count } => RouterEvent::InFlight { port, count },
             Self::Refused { deploy, instance, port } => RouterEvent::BackendRefused { deploy, instance, port },
             Self::Wrote { deploy } => RouterEvent::Wrote { deploy },
+            Self::Counted { deploy, split, releases } => {
+                let tallies = releases.iter().map(|tally| (Version(tally.release), Tally::from(tally))).collect();
+                RouterEvent::Counted { deploy, split, tallies, fresh: true }
+            }
         })
     }
 }
@@ -265,6 +299,7 @@ pub(super) struct WireManners {
     sticky: WireSticky,
     first_byte_seconds: Option<u64>,
     pub(super) of_control: bool,
+    counted: Option<i64>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -291,6 +326,7 @@ impl From<&Manners> for WireManners {
             sticky,
             first_byte,
             of_control,
+            counted,
         } = manners.clone();
         let sticky = match sticky {
             Sticky::No => WireSticky::No,
@@ -312,6 +348,7 @@ impl From<&Manners> for WireManners {
             sticky,
             first_byte_seconds,
             of_control,
+            counted,
         }
     }
 }
@@ -331,6 +368,7 @@ impl From<WireManners> for Manners {
             sticky,
             first_byte_seconds,
             of_control,
+            counted,
         } = wire;
         let sticky = match sticky {
             WireSticky::No => Sticky::No,
@@ -352,6 +390,7 @@ impl From<WireManners> for Manners {
             sticky,
             first_byte,
             of_control,
+            counted,
         }
     }
 }

@@ -4,8 +4,7 @@ use super::{Answer, Failure, Served, Shared, wire};
 use axum::Extension;
 use axum::Json;
 use axum::http::StatusCode;
-use dozen_core::ids::{InvalidName, Version};
-use dozen_core::port::{Domain, Front, Sticky};
+use dozen_core::port::{Domain, Front};
 use dozen_engine::deploy::{DeployError, Pause, Treatment};
 use dozen_engine::ledger::Principal;
 use dozen_engine::port::certificates::Standing;
@@ -147,59 +146,6 @@ pub(super) async fn treat(
     let change = Treatment { maintenance: body.maintenance, pause, https_only: body.https_only, hsts, trusted: None };
     let front = served.floor.treat(&who, change).await?;
     Ok(Json(shown(&served, &front).await?))
-}
-
-/// `GET /split`
-#[cfg_attr(test, utoipa::path(
-    get,
-    path = "/v1/apps/{app}/deploys/{deploy}/split",
-    tag = "routing",
-    summary = "Between which releases requests are split",
-    responses((status = 200, description = "Done", body = wire::Split))
-))]
-pub(super) async fn split(Extension(served): Shared) -> Answer<wire::Split> {
-    Ok(Json(parts(&served).await?))
-}
-
-/// `PUT /split`
-#[cfg_attr(test, utoipa::path(
-    put,
-    path = "/v1/apps/{app}/deploys/{deploy}/split",
-    tag = "routing",
-    summary = "Split requests between releases",
-    request_body = wire::ChangeSplit,
-    responses((status = 200, description = "Done", body = wire::Split))
-))]
-pub(super) async fn change_split(
-    Extension(served): Shared,
-    Extension(who): Extension<Principal>,
-    Json(body): Json<wire::ChangeSplit>,
-) -> Answer<wire::Split> {
-    let sticky = body.sticky.as_deref().unwrap_or("no").parse::<Sticky>().map_err(|e| Failure::usage(e.to_string()))?;
-    let mut shares: Vec<(Version, u32)> = Vec::new();
-    for wire::SplitShare { release, weight } in body.shares {
-        let version = release.parse().map_err(|e: InvalidName| Failure::usage(e.to_string()))?;
-        if shares.iter().any(|(other, _)| *other == version) {
-            return Err(Failure::usage(format!("{version} is named twice")));
-        }
-        shares.push((version, weight));
-    }
-    if shares.len() == 1 || shares.iter().any(|(_, weight)| !(1..=MOST_WEIGHT).contains(weight)) {
-        return Err(Failure::usage(format!("a split has two releases or more, each with a part from 1 to {MOST_WEIGHT}")));
-    }
-    let floor = served.clone();
-    super::lasting(async move { floor.floor.split(&who, shares, sticky).await }).await?;
-    Ok(Json(parts(&served).await?))
-}
-
-/// Parts are relative; percents, or thousandths, are fine enough.
-const MOST_WEIGHT: u32 = 1_000_000;
-
-async fn parts(served: &Served) -> Result<wire::Split, Failure> {
-    let shares = served.floor.shares().await?;
-    let shares = shares.into_iter().map(|(release, weight)| wire::SplitShare { release: release.to_string(), weight });
-    let sticky = served.floor.front().await?.manners.sticky.to_string();
-    Ok(wire::Split { deploy: served.floor.deploy.to_string(), shares: shares.collect(), sticky })
 }
 
 async fn shown(served: &Served, Front { manners, paused_until, .. }: &Front) -> Result<wire::Manners, Failure> {

@@ -16,6 +16,7 @@ mod releases;
 mod server;
 mod slugs;
 mod soundness;
+mod split;
 
 pub(crate) use backup::*;
 pub(crate) use builds::*;
@@ -29,6 +30,7 @@ pub(crate) use releases::*;
 pub(crate) use server::*;
 pub(crate) use slugs::*;
 pub(crate) use soundness::*;
+pub(crate) use split::*;
 
 /// A deploy.
 #[derive(Debug, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 
 mod listing;
-mod watch;
+pub(super) mod watch;
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ enum Verb {
     Restart(RestartArgs),
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|s| (0.1..=3600.0).contains(s));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "give seconds, from 0.1 to 3600".to_owned())
 }
@@ -57,7 +57,7 @@ pub(crate) async fn run(args: PsArgs, settings: &Settings, printer: &Printer) ->
     }
     let deploy = target::find(settings).await?;
     if let (None, Some(every)) = (&args.verb, args.watch) {
-        return watch::run(settings, deploy, every, printer).await;
+        return watch::run::<wire::Processes>(settings, deploy, every, printer).await;
     }
     let mut client = Client::connect(settings, deploy).await?;
     match args.verb {

@@ -1,5 +1,6 @@
 //! `dozen releases`: what was released, the latest first; `releases info`, `releases diff`.
 
+use super::split::{self, SplitArgs};
 use super::target;
 use crate::api::wire;
 use crate::client::Client;
@@ -10,7 +11,6 @@ use clap::{Args, Subcommand};
 
 mod diff;
 mod info;
-mod split;
 
 /// Arguments.
 #[derive(Debug, Args)]
@@ -39,29 +39,22 @@ enum Verb {
         #[arg(long)]
         files: bool,
     },
-    /// Send parts of the requests to other releases beside the current one; `off` ends it, alone it is shown
-    ///
-    /// The others run as many `web` as the formation says, and no other process types; whoever declares a split says that they may work on the
-    /// same data. It is kept until another release becomes current. Waits until they are up; where one fails, all requests go to the current one.
-    Split {
-        /// `v12=90 v13=10`: each with its part, relative to the others; or `off`
-        #[arg(value_name = "vN=PART")]
-        parts: Vec<String>,
-        /// Have clients come back to the release that they came to first: `cookie` sets one, `header:X-User` goes by a header's value
-        #[arg(long, value_name = "cookie|header:NAME")]
-        sticky: Option<String>,
-    },
+    /// The same as `dozen split`
+    Split(SplitArgs),
 }
 
 /// Lists, shows, compares or splits.
 pub(crate) async fn run(args: ReleasesArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
+    let verb = match args.verb {
+        Some(Verb::Split(args)) => return split::run(args, settings, printer).await,
+        verb => verb,
+    };
     let deploy = target::find(settings).await?;
     let mut client = Client::connect(settings, deploy.clone()).await?;
-    match args.verb {
+    match verb {
         Some(Verb::Info { version }) => return info::run(&mut client, version.as_deref(), printer).await,
         Some(Verb::Diff { from, to, files }) => return diff::run(&mut client, from, to, files, printer).await,
-        Some(Verb::Split { parts, sticky }) => return split::run(&mut client, &parts, sticky, printer).await,
-        None => {}
+        Some(Verb::Split(_)) | None => {}
     }
     let answer: wire::Releases = client.get("/releases").await?;
     if printer.is_json() {

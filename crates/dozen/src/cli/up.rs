@@ -214,6 +214,8 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
 
     let budget = dozen_engine::tasks::spawn("log budget", keep_within_budget(served.floor.observed.store().clone()));
 
+    let splits = api::watch_splits(served.clone());
+
     let keeper = keeper.map(|keeper| dozen_engine::tasks::spawn("certificates", keeper.keep()));
     let room = collect::keep(served.floor.ledger.clone(), settings.disk_budget);
     let room = dozen_engine::tasks::spawn("collect", room);
@@ -236,6 +238,7 @@ pub(crate) async fn run(args: UpArgs, settings: &Settings, printer: &Arc<Printer
     api.abort();
     budget.abort();
     room.abort();
+    splits.abort();
     keeper.inspect(|keeper| keeper.abort());
     drop(run_folder);
     result

@@ -11,6 +11,7 @@ mod framing;
 mod h2;
 mod limits;
 mod manners;
+mod split;
 mod stage;
 mod table;
 mod tls;

@@ -175,7 +175,7 @@ fn every_intent() -> Vec<Intent> {
         Intent::Lead { deploy: shop(), domains: domains() },
         Intent::Unlead { deploy: shop(), domains: domains() },
         Intent::Treat { deploy: shop(), manners: Box::default(), paused_until: None },
-        Intent::Split { deploy: shop(), shares: vec![(version, 1)], sticky: dozen_core::port::Sticky::No },
+        Intent::Split { deploy: shop(), shares: vec![(version, 1)], sticky: dozen_core::port::Sticky::No, abort_above: None, why: None },
         Intent::Certify { deploy: shop(), certificate: Box::new(certificate()), source: CertificateSource::File },
         Intent::Uncertify { deploy: shop(), id: 1 },
         Intent::Automate { deploy: shop(), acme: None },

@@ -6,9 +6,11 @@ use crate::port::wire::{
 };
 use crate::port::{Listeners, PortError};
 use crate::tasks;
+use dozen_core::ids::Version;
+use dozen_core::port::tally::Tally;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
@@ -41,8 +43,45 @@ pub(super) struct Link {
     /// The ports that it is to say `Drained` of, and those whose count it is to tell.
     pub(super) drains: BTreeSet<u16>,
     pub(super) tells: BTreeSet<u16>,
+    pub(super) counted: Counted,
     pub(super) to: mpsc::UnboundedSender<String>,
     pub(super) from: mpsc::UnboundedReceiver<RouterEvent>,
+}
+
+/// What a process has told of the splits: it tells the sum each time, so that who takes it over misses nothing.
+#[derive(Debug)]
+pub(super) enum Counted {
+    /// It was taken over and told nothing yet: what it tells first was counted at a time that nobody knows.
+    Found,
+    /// By deploy, split and release.
+    Told(BTreeMap<(String, i64), BTreeMap<Version, Tally>>),
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self::Told(BTreeMap::new())
+    }
+}
+
+impl Counted {
+    /// What came since it told last.
+    pub(super) fn more(&mut self, deploy: String, split: i64, tallies: BTreeMap<Version, Tally>) -> Option<RouterEvent> {
+        let fresh = matches!(self, Self::Told(_));
+        if !fresh {
+            *self = Self::default();
+        }
+        let Self::Told(told) = self else { return None };
+        // One split of a deploy follows another.
+        told.retain(|(of, number), _| *of != deploy || *number >= split);
+        let before = told.entry((deploy.clone(), split)).or_default();
+        let mut more = BTreeMap::new();
+        for (version, tally) in tallies {
+            let known = before.entry(version).or_default();
+            more.insert(version, tally.since(known));
+            *known = tally;
+        }
+        Some(RouterEvent::Counted { deploy, split, tallies: more, fresh })
+    }
 }
 
 impl Link {
@@ -86,7 +125,8 @@ impl Link {
         ours.set_nonblocking(true).map_err(fail)?;
         let (read, write) = UnixStream::from_std(ours).map_err(fail)?.into_split();
         let (to, from) = Self::speak(BufReader::new(read), write);
-        Ok(Self { process: Process::Child(child), protocol: PROTOCOL, drains: BTreeSet::new(), tells: BTreeSet::new(), to, from })
+        let (drains, tells) = Default::default();
+        Ok(Self { process: Process::Child(child), protocol: PROTOCOL, drains, tells, counted: Counted::default(), to, from })
     }
 
     /// Starts the two tasks.

@@ -99,39 +99,6 @@ pub(crate) struct Manners {
     pub(crate) warning: Option<String>,
 }
 
-/// `releases split`
-#[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
-pub(crate) struct Split {
-    /// `shop/dev`
-    pub(crate) deploy: String,
-    /// The releases that requests are split between; none where all go to the current one.
-    pub(crate) shares: Vec<SplitShare>,
-    /// By what a client is known that comes back to the same one: `no`, `cookie`, `header:x-user`.
-    pub(crate) sticky: String,
-}
-
-/// A release's part.
-#[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
-pub(crate) struct SplitShare {
-    /// `v12`
-    pub(crate) release: String,
-    /// Relative to the others.
-    pub(crate) weight: u32,
-}
-
-/// What `releases split` asks for.
-#[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ChangeSplit {
-    /// None ends it.
-    pub(crate) shares: Vec<SplitShare>,
-    #[serde(default)]
-    pub(crate) sticky: Option<String>,
-}
-
 /// A change of them; what is not said stays.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema, utoipa::ToSchema))]

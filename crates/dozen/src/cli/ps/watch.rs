@@ -1,4 +1,4 @@
-//! `ps --watch`: the listing drawn again in place on a terminal; for other readers a new one whenever something has changed.
+//! `ps --watch`, `split status --watch`: the listing drawn again in place on a terminal; for other readers a new one whenever something has changed.
 //!
 //! **Invariant:** however it ends, but for SIGKILL, the terminal is as it was.
 
@@ -11,14 +11,48 @@ use crate::settings::Settings;
 use anyhow::{Context, Result};
 use dozen_core::ids::DeployRef;
 use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// What can be watched.
+pub(crate) trait Watched: DeserializeOwned + Serialize + Clone + PartialEq {
+    /// Where it is asked for.
+    const PATH: &'static str;
+    /// Whether it says that the deploy runs, where it says so.
+    fn serving(&self) -> Option<bool>;
+    /// What of it is a change: not the numbers that always move.
+    fn steady(&self) -> Self;
+    /// As people read it.
+    fn text(&self, width: Option<usize>) -> String;
+}
+
+impl Watched for wire::Processes {
+    const PATH: &'static str = "/processes";
+
+    fn serving(&self) -> Option<bool> {
+        Some(self.serving)
+    }
+
+    fn steady(&self) -> Self {
+        let mut answer = self.clone();
+        for p in &mut answer.processes {
+            (p.cpu_percent, p.memory_bytes, p.memory_measure) = (None, None, None);
+        }
+        answer
+    }
+
+    fn text(&self, width: Option<usize>) -> String {
+        listing::text(self, Timestamp::now(), width)
+    }
+}
+
 /// Watches until a signal ends it, or whoever reads it has gone.
-pub(super) async fn run(settings: &Settings, deploy: DeployRef, every: Duration, printer: &Printer) -> Result<i32> {
+pub(crate) async fn run<W: Watched>(settings: &Settings, deploy: DeployRef, every: Duration, printer: &Printer) -> Result<i32> {
     let mut eye = Eye { settings, deploy, client: None };
     // What cannot be seen the first time is a mistake; later it is something that passes.
-    let first = eye.look().await?;
+    let first: W = eye.look().await?;
     if printer.is_json() || printer.terminal().is_none() {
         follow(eye, first, every, printer).await
     } else {
@@ -34,23 +68,24 @@ struct Eye<'a> {
 }
 
 impl Eye<'_> {
-    async fn look(&mut self) -> Result<wire::Processes> {
+    async fn look<W: Watched>(&mut self) -> Result<W> {
         let before = self.client.take();
         let again = before.is_some();
         let mut client = match before {
             Some(client) => client,
             None => Client::connect(self.settings, self.deploy.clone()).await?,
         };
-        let seen: wire::Processes = match client.get("/processes").await {
+        let seen: W = match client.get(W::PATH).await {
             // Whoever answered before is gone; who answers now?
             Err(_) if again => {
                 client = Client::connect(self.settings, self.deploy.clone()).await?;
-                client.get("/processes").await?
+                client.get(W::PATH).await?
             }
             answer => answer?,
         };
         // Answered in this process as long as nothing runs; then by the one that runs it.
-        if self.settings.remote.is_some() || seen.serving == running::holder(&self.settings.home, &self.deploy).is_some() {
+        if self.settings.remote.is_some() || seen.serving().unwrap_or(true) == running::holder(&self.settings.home, &self.deploy).is_some()
+        {
             self.client = Some(client);
         }
         Ok(seen)
@@ -58,17 +93,17 @@ impl Eye<'_> {
 }
 
 /// A listing for each change, one after the other. Ctrl-C ends it as it ends any program.
-async fn follow(mut eye: Eye<'_>, first: wire::Processes, every: Duration, printer: &Printer) -> Result<i32> {
-    let mut shown: Option<Result<wire::Processes, String>> = None;
+async fn follow<W: Watched>(mut eye: Eye<'_>, first: W, every: Duration, printer: &Printer) -> Result<i32> {
+    let mut shown: Option<Result<W, String>> = None;
     let mut seen = Ok(first);
     loop {
-        let now = seen.as_ref().map(steady).map_err(|e: &anyhow::Error| crate::printer::one_line(e));
+        let now = seen.as_ref().map(W::steady).map_err(|e: &anyhow::Error| crate::printer::one_line(e));
         if shown.as_ref() != Some(&now) {
             match &seen {
                 Ok(answer) if printer.is_json() => printer.json(&answer),
                 Ok(answer) => {
                     let blank = if shown.is_some() { "\n" } else { "" };
-                    printer.line(&format!("{blank}{}", listing::text(answer, Timestamp::now(), None)));
+                    printer.line(&format!("{blank}{}", answer.text(None)));
                 }
                 Err(e) => printer.note(&crate::printer::one_line(e)),
             }
@@ -82,17 +117,8 @@ async fn follow(mut eye: Eye<'_>, first: wire::Processes, every: Duration, print
     }
 }
 
-/// What of it is a change: not the numbers that always move.
-fn steady(answer: &wire::Processes) -> wire::Processes {
-    let mut answer = answer.clone();
-    for p in &mut answer.processes {
-        (p.cpu_percent, p.memory_bytes, p.memory_measure) = (None, None, None);
-    }
-    answer
-}
-
 /// On the terminal's other screen, drawn anew each time and when its size changes; the last listing stays on the first one.
-async fn draw(mut eye: Eye<'_>, first: wire::Processes, every: Duration, printer: &Printer) -> Result<i32> {
+async fn draw<W: Watched>(mut eye: Eye<'_>, first: W, every: Duration, printer: &Printer) -> Result<i32> {
     let listen = |kind| signal(kind).context("cannot listen to signals");
     let mut ends = [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?];
     let mut resized = listen(SignalKind::window_change())?;
@@ -101,8 +127,7 @@ async fn draw(mut eye: Eye<'_>, first: wire::Processes, every: Duration, printer
     let mut trouble = None;
     loop {
         let (columns, rows) = printer.terminal().unwrap_or((80, 24));
-        let now = Timestamp::now();
-        let mut text = listing::text(&last, now, Some(columns));
+        let mut text = last.text(Some(columns));
         if let Some(trouble) = &trouble {
             text = format!("{text}\n\n{trouble}");
         }
@@ -121,7 +146,7 @@ async fn draw(mut eye: Eye<'_>, first: wire::Processes, every: Duration, printer
     }
     drop(screen);
     let width = printer.terminal().map(|(columns, _)| columns);
-    printer.line(&listing::text(&last, Timestamp::now(), width));
+    printer.line(&last.text(width));
     Ok(0)
 }
 

@@ -42,6 +42,7 @@ async fn production(home: &Home, deploy: &DeployRef) -> Production {
     let exe = Path::new(DOZEN).to_owned();
     let isolation = dozen_engine::processes::isolation(&exe).await.isolation;
     let driver = Local::start(Site {
+        counts: observed.counts().clone(),
         exe: exe.clone(),
         home: home.clone(),
         store,

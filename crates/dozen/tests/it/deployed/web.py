@@ -10,11 +10,13 @@ class Page(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         what, _, rest = self.path[1:].partition("/")
-        body = "hello"
+        body, status = "hello", 200
         if what == "env":
             body = os.environ.get(rest, "(none)")
         elif what == "say":
             print(rest, flush=True)
+        elif what == "mood":
+            status = int(os.environ.get("MOOD", "200"))
         elif what == "exit":
             os._exit(int(rest))
         elif what == "write":
@@ -29,7 +31,7 @@ class Page(http.server.BaseHTTPRequestHandler):
                 db.execute("insert into entries values (?)", (rest,))
                 body = str(db.execute("select count(*) from entries").fetchone()[0])
         body = body.encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -288,7 +288,7 @@ fn under_load_no_instance_gets_more_than_it_takes_and_nobody_starves() {
     }
 }
 
-fn releases(shares: &[(u16, u32, u32)]) -> Web {
+pub(super) fn releases(shares: &[(u16, u32, u32)]) -> Web {
     let backend = |(port, release, weight): &(u16, u32, u32)| Backend {
         instance: "web.1".into(),
         port: *port,
