@@ -30,6 +30,7 @@ const NEEDS: &[Need] = &[
     },
     Need { what: "Ruby with Bundler", packages: &["ruby", "ruby-bundler"], here: || on_path("ruby") && on_path("bundle") },
     Need { what: "a JDK with Maven", packages: &["default-jdk-headless", "maven"], here: || on_path("javac") && on_path("mvn") },
+    Need { what: "PHP with Composer", packages: &["php-cli", "composer"], here: || on_path("php") && on_path("composer") },
     Need { what: "Node with npm", packages: &["nodejs", "npm"], here: || on_path("node") && on_path("npm") },
     Need { what: "zsh and fish", packages: &["zsh", "fish"], here: || on_path("zsh") && on_path("fish") },
     Need { what: "sshd and ssh", packages: &["openssh-server", "openssh-client"], here: || sshd().is_some() && on_path("ssh") },

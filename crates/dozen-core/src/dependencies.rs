@@ -11,6 +11,7 @@ pub mod go;
 pub mod java;
 mod language;
 pub mod node;
+pub mod php;
 pub mod procfile;
 pub mod python;
 pub mod ruby;
@@ -156,7 +157,7 @@ pub enum PlanError {
     #[error(
         "no pack knows this app: it has none of {}, no Procfile and no index.html. \
          Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files",
-        python::KNOWN_BY.join(", ") + ", " + node::KNOWN_BY + ", " + &[ruby::KNOWN_BY, go::KNOWN_BY, rust::KNOWN_BY, java::KNOWN_BY].join(", ")
+        python::KNOWN_BY.join(", ") + ", " + node::KNOWN_BY + ", " + &[ruby::KNOWN_BY, go::KNOWN_BY, rust::KNOWN_BY, java::KNOWN_BY, php::KNOWN_BY].join(", ")
     )]
     Unknown,
     /// There are no files at all.
@@ -184,7 +185,8 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
     let declared = if python::declares(source, read) { python() } else { None };
     let first = || {
         let ruby = ruby::plan(source, read);
-        beside(source, ruby.or_else(|| go::plan(source, read)).or_else(|| rust::plan(source, read)).or_else(|| java::plan(source, read)))
+        let made = ruby.or_else(|| go::plan(source, read)).or_else(|| rust::plan(source, read)).or_else(|| java::plan(source, read));
+        beside(source, made.or_else(|| php::plan(source, read)))
     };
     // What only helps to make a page for browsers makes no Node app of one in another language either.
     let compiled = || if node::leads(source, read) { None } else { first() };
@@ -194,7 +196,7 @@ pub fn plan(source: &Source, read: &dyn Fn(&str) -> Option<String>) -> Result<Pl
         node::plan(source, read)
             .map(|p| if idle(&p) && !source.has("Procfile") { static_files::plan(source, read).unwrap_or(p) } else { p })
     };
-    let plan = declared.or_else(compiled).or_else(node).or_else(python);
+    let plan = declared.or_else(compiled).or_else(node).or_else(python).or_else(|| php::bare(source, read));
     plan.or_else(|| procfile::plan(source)).or_else(|| static_files::plan(source, read)).unwrap_or(Err(PlanError::Unknown))
 }
 

@@ -27,6 +27,8 @@ pub enum Language {
     Ruby,
     /// A JDK.
     Java,
+    /// PHP.
+    Php,
 }
 
 impl Language {
@@ -39,6 +41,7 @@ impl Language {
             Self::Rust => "Rust",
             Self::Ruby => "Ruby",
             Self::Java => "Java",
+            Self::Php => "PHP",
         }
     }
 
@@ -47,7 +50,7 @@ impl Language {
         match self {
             Self::Python => Some("--use-python"),
             Self::Node => Some("--use-node"),
-            Self::Go | Self::Rust | Self::Ruby | Self::Java => None,
+            Self::Go | Self::Rust | Self::Ruby | Self::Java | Self::Php => None,
         }
     }
 
@@ -65,6 +68,7 @@ impl Language {
             Self::Rust => "rust-toolchain.toml",
             Self::Ruby => ".ruby-version",
             Self::Java => "system.properties",
+            Self::Php => "composer.json (require.php)",
         }
     }
 
@@ -80,6 +84,8 @@ impl Language {
             // The oldest that the Bundlers of today run on.
             Self::Ruby => [2, 6, 0],
             Self::Java => [8, 0, 0],
+            // The oldest that the Composers of today run on.
+            Self::Php => [7, 2, 5],
         }
     }
 
@@ -87,7 +93,7 @@ impl Language {
     pub fn series(self) -> usize {
         match self {
             Self::Node | Self::Java => 1,
-            Self::Python | Self::Go | Self::Rust | Self::Ruby => 2,
+            Self::Python | Self::Go | Self::Rust | Self::Ruby | Self::Php => 2,
         }
     }
 

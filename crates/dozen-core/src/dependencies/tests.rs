@@ -386,7 +386,7 @@ fn the_procfile_pack_takes_any_tree() {
 #[test]
 fn plans_that_cannot_be_made_say_why() {
     insta::assert_snapshot!(summary(&[]), @"error: there is nothing to build: the folder has no files that would go into a slug");
-    insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, package.json, Gemfile, go.mod, Cargo.toml, pom.xml, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
+    insta::assert_snapshot!(summary(&[("README", "")]), @"error: no pack knows this app: it has none of uv.lock, poetry.lock, Pipfile.lock, requirements.txt, pyproject.toml, package.json, Gemfile, go.mod, Cargo.toml, pom.xml, composer.json, no Procfile and no index.html. Add a Procfile (`web: ./server --port $PORT`) to run it as it is, or declare its dependencies in one of those files");
     insta::assert_snapshot!(summary(&[("requirements.txt", ""), (".python-version", "pypy3.10\n")]), @r#"error: .python-version:1 cannot be used: "pypy3.10" is not a version of CPython. Write `3.12` or `3.12.1`, or name an interpreter with `--use-python`"#);
     insta::assert_snapshot!(summary(&[("pyproject.toml", "[project\n")]), @"error: pyproject.toml:1 cannot be used: unclosed table, expected `]`. Correct that line; it is no TOML");
     insta::assert_snapshot!(summary(&[("Pipfile.lock", "{")]), @"error: Pipfile.lock cannot be used: EOF while parsing an object at line 1 column 1. Make it anew with `pipenv lock`");
@@ -402,4 +402,51 @@ proptest::proptest! {
         let _ = of(&[("requirements.txt", "flask\n"), (names[file], &text)]);
         let _ = of(&[("pyproject.toml", "[project]\nname = 'x'\n"), (names[file], &text)]);
     }
+}
+
+#[test]
+fn php_apps_are_planned() {
+    let laravel = [
+        ("composer.json", r#"{"require": {"php": "^8.1", "laravel/framework": "^10"}, "scripts": {"compile": "x"}}"#),
+        ("composer.lock", r#"{"packages": [{"name": "laravel/tinker"}]}"#),
+        ("artisan", ""),
+        ("public/index.php", ""),
+        ("package.json", r#"{"scripts": {"build": "vite build"}}"#),
+    ];
+    insta::assert_snapshot!(summary(&laravel), @r"
+    php
+    runtime ^8.1 at composer.json (require.php)
+    run: composer install --no-dev --prefer-dist --no-interaction --no-progress --optimize-autoloader [COMPOSER_HOME={home}/.composer, COMPOSER_CACHE_DIR={keep}/cache, COMPOSER_ALLOW_SUPERUSER=1, COMPOSER_MIRROR_PATH_REPOS=1]
+    run: composer run-script --no-dev --no-interaction compile [COMPOSER_HOME={home}/.composer, COMPOSER_CACHE_DIR={keep}/cache, COMPOSER_ALLOW_SUPERUSER=1, COMPOSER_MIRROR_PATH_REPOS=1]
+    web: php -S 0.0.0.0:$PORT -t public
+    note: PHP's built-in server serves it, one request at a time; declare another one in a Procfile for more
+    note: package.json is not used: commit what its scripts make, or start the app by it
+    ");
+    assert_eq!(of(&laravel).map(|p| p.console), Ok(Some("php artisan tinker".into())));
+    let small = [
+        ("composer.json", r#"{"require": {"ext-json": "*"}, "autoload": {"files": ["a.php"]}}"#),
+        ("index.php", ""),
+        ("Procfile", "web: x\n"),
+    ];
+    insta::assert_snapshot!(summary(&small), @r"
+    php
+    runtime any version at nowhere
+    run: composer dump-autoload --no-dev --no-interaction --optimize [COMPOSER_HOME={home}/.composer, COMPOSER_CACHE_DIR={keep}/cache, COMPOSER_ALLOW_SUPERUSER=1, COMPOSER_MIRROR_PATH_REPOS=1]
+    web: php -S 0.0.0.0:$PORT -t .
+    ");
+    insta::assert_snapshot!(summary(&[("index.php", ""), ("index.html", "")]), @r"
+    php
+    runtime any version at nowhere
+    web: php -S 0.0.0.0:$PORT -t .
+    note: PHP's built-in server serves it, one request at a time; declare another one in a Procfile for more
+    ");
+    for (files, why) in [
+        (&[("composer.json", "{")][..], "composer.json:1 cannot be used"),
+        (&[("composer.json", "[]")], "no JSON object"),
+        (&[("composer.json", r#"{"require": {"a/b": "1"}}"#)], "there is no composer.lock"),
+    ] {
+        assert!(summary(files).contains(why), "{}", summary(files));
+    }
+    // Another app's page that lies about.
+    assert_eq!(of(&[("index.php", ""), ("Procfile", "web: ./x\n")]).map(|p| p.pack), Ok("procfile"));
 }

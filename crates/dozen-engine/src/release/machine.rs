@@ -36,8 +36,8 @@ pub struct Libc {
 }
 
 /// The languages whose stacks have an interpreter, and what that is called: `Python 3.11.7` is run by a `python…`.
-const PROGRAMS: [(Language, &str); 4] =
-    [(Language::Python, "python"), (Language::Node, "node"), (Language::Ruby, "ruby"), (Language::Java, "javac")];
+const PROGRAMS: [(Language, &str); 5] =
+    [(Language::Python, "python"), (Language::Node, "node"), (Language::Ruby, "ruby"), (Language::Java, "javac"), (Language::Php, "php")];
 
 /// The language and the version that a stack's runtime names.
 fn runtime(slug: &Slug) -> Option<(&str, &str)> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 mod go;
 mod java;
+mod php;
 mod ruby;
 mod rust;
 

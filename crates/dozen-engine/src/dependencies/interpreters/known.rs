@@ -15,6 +15,7 @@ pub(super) fn program(language: Language) -> &'static str {
         Language::Ruby => "ruby",
         // A runtime without its compiler builds nothing.
         Language::Java => "javac",
+        Language::Php => "php",
     }
 }
 
@@ -27,6 +28,7 @@ pub(super) fn install(language: Language) -> &'static str {
         Language::Rust => "rustup (`rustup toolchain install stable`) or `apt install cargo`",
         Language::Ruby => "`apt install ruby ruby-bundler`, rbenv or mise",
         Language::Java => "`apt install default-jdk-headless maven`, SDKMAN or mise",
+        Language::Php => "`apt install php-cli composer`, phpenv or mise",
     }
 }
 
@@ -109,6 +111,15 @@ pub(super) fn managed(language: Language, home: Option<&Path>, data: Option<&Pat
                 under_home(".asdf/installs/java"),
             ];
             own.into_iter().chain(mise("java")).collect()
+        }
+        Language::Php => {
+            let own = [
+                under_home(".phpenv/versions"),
+                under_home(".phpbrew/php"),
+                set("ASDF_DATA_DIR", "installs/php"),
+                under_home(".asdf/installs/php"),
+            ];
+            own.into_iter().chain(mise("php")).collect()
         }
     };
     folders.into_iter().flatten().collect()
@@ -229,6 +240,15 @@ impl Question {
                     let version = line.strip_prefix("javac ")?;
                     let version = version.strip_prefix("1.").unwrap_or(version).split('_').next()?;
                     Facts::of(Language::Java, version, program)
+                },
+            },
+            Language::Php => Self {
+                args: &["-n", "-r", "echo 'of php ', PHP_VERSION, PHP_EOL;"],
+                env: &[],
+                read: |line, program| {
+                    // Ubuntu's is `8.1.2-1ubuntu2`, and is a release.
+                    let version = line.strip_prefix("of php ")?.split("-1").next()?;
+                    Facts::of(Language::Php, version.split('+').next()?, program)
                 },
             },
         }

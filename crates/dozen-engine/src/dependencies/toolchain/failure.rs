@@ -87,6 +87,33 @@ const JAVA: Cures = &[
     ),
 ];
 
+const PHP: Cures = &[
+    (
+        &["lock file is not up to date", "is not present in the lock file", "Your lock file does not contain a compatible set"],
+        "composer.lock does not fit composer.json, or this PHP: run `composer update` and commit composer.lock",
+    ),
+    (
+        &["it is missing from your system. Install or enable PHP's"],
+        "Install the extension that is named: `apt install php-NAME`, for `ext-mbstring` php-mbstring, and add it to Aptfile",
+    ),
+    (&["your php version"], "Install the PHP that is asked for, or take an older release of what asks"),
+    (
+        &[
+            "Could not resolve host",
+            "curl error",
+            "Failed to connect",
+            "Connection refused",
+            "could not be fully loaded",
+            "failed to open stream",
+        ],
+        "A package could not be fetched. Is there a network, or a proxy to name (HTTPS_PROXY)? `repositories` of type `path` need none",
+    ),
+    (
+        &["HTTP 401", "HTTP/2 401", "HTTP 403", "Invalid credentials"],
+        "A repository wants a name and a word: `dozen config set COMPOSER_AUTH='{\"http-basic\": …}'`",
+    ),
+];
+
 /// What to do, as sentences without the last full stop.
 pub(super) fn cure(language: Language, said: &[String], chosen: &Interpreter) -> String {
     let own: Cures = match language {
@@ -94,6 +121,7 @@ pub(super) fn cure(language: Language, said: &[String], chosen: &Interpreter) ->
         Language::Rust => RUST,
         Language::Ruby => RUBY,
         Language::Java => JAVA,
+        Language::Php => PHP,
         Language::Python | Language::Node => &[],
     };
     let said_one = |words: &[&str]| said.iter().any(|l| words.iter().any(|w| l.contains(w)));
