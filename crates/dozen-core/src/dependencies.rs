@@ -7,6 +7,7 @@ use crate::codebase::Source;
 use crate::ids::TypeName;
 
 pub mod aptfile;
+pub mod buildpacks;
 pub mod go;
 pub mod java;
 mod language;

@@ -32,6 +32,7 @@ use uv::UvError;
 
 mod beneath;
 pub mod builder;
+mod buildpacks;
 mod failure;
 pub mod interpreters;
 mod layers;
@@ -84,6 +85,12 @@ pub struct Request<'a> {
     pub last_node: Option<&'a str>,
     /// Told whether it waits for another build of the app.
     pub waits: &'a tokio::sync::watch::Sender<bool>,
+    /// What app.json names as buildpacks.
+    pub buildpacks: &'a [String],
+    /// What app.json names as its stack.
+    pub stack: Option<&'a str>,
+    /// Whether a buildpack may be a folder of this machine: where its owner builds, and not where others have something built.
+    pub folders: bool,
     /// Hears how it goes.
     pub output: Arc<dyn Output>,
 }
@@ -142,6 +149,16 @@ pub enum BuildError {
         program: String,
         /// The line that installs it.
         install: &'static str,
+    },
+    /// A buildpack cannot be used.
+    #[error("the buildpack {pack} {problem}. {cure}")]
+    Buildpack {
+        /// Its address.
+        pack: String,
+        /// What is wrong, as a fragment.
+        problem: String,
+        /// What to do, as a sentence without a full stop.
+        cure: String,
     },
     /// The package manager does not work with the Node that was chosen.
     #[error(
@@ -227,19 +244,28 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
         let (source, stats) = (request.source.clone(), cache.join("sources.json"));
         blocking(move || fingerprint::of(&source, &stats)).await?
     };
-    let plan = dozen_core::dependencies::plan(request.source, &|path| codebase::text(request.source, path));
-    if request.source.has(dozen_core::dependencies::node::KNOWN_BY)
+    let packs = buildpacks::named(&request)?;
+    let plan = match packs.as_slice() {
+        [] => dozen_core::dependencies::plan(request.source, &|path| codebase::text(request.source, path)),
+        _ => Ok(buildpacks::plan()),
+    };
+    if packs.is_empty()
+        && request.source.has(dozen_core::dependencies::node::KNOWN_BY)
         && let Some(member) = workspace::member(request.source)
     {
         return Err(member);
     }
-    let plan = plan?;
-    output.step(&format!("{} app detected", plan.language.unwrap_or("Procfile")));
+    let mut plan = plan?;
+    if packs.is_empty() {
+        output.step(&format!("{} app detected", plan.language.unwrap_or("Procfile")));
+    }
     for note in &plan.notes {
         output.detail(note);
     }
     let (interpreter, found) = match &plan.runtime {
-        None => (None, interpreters::Found::default()),
+        None if packs.is_empty() => (None, interpreters::Found::default()),
+        // What runs packs is no part of what runs the app.
+        None => (Some(buildpacks::interpreter()), interpreters::Found::default()),
         Some(runtime) => {
             let language = runtime.versions.language();
             let (named, before, kept) = match language {
@@ -260,17 +286,21 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
         }
     };
     let language = plan.runtime.as_ref().map(|r| r.versions.language());
-    let runtime = language.zip(interpreter.as_ref()).map(|(l, i)| format!("{} {}", l.name(), i.number()));
+    let mut runtime = language.zip(interpreter.as_ref()).map(|(l, i)| format!("{} {}", l.name(), i.number()));
     let python = interpreter.as_ref().filter(|_| language == Some(Language::Python)).map(Interpreter::number);
-    let processes = processes(&request, &plan)?;
-    let types = processes.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+    // What packs start an app by is known when they ran.
+    let mut processes = if packs.is_empty() { processes(&request, &plan)? } else { request.processes.clone() };
     let skip_static = request.config.iter().any(|(n, v)| n == "DISABLE_COLLECTSTATIC" && !matches!(v.as_str(), "" | "0"));
 
     let baked: Vec<_> = if language == Some(Language::Node) { node::baked(request.config).collect() } else { Vec::new() };
-    let key = build_key(&print.whole, &processes, interpreter.as_ref(), skip_static, &baked);
+    let shown: Vec<&str> = packs.iter().map(|pack| pack.shown.as_str()).collect();
+    let key = build_key(&print.whole, &processes, interpreter.as_ref(), (skip_static, &shown), &baked);
     let index = cache.join("builds").join(&store::hex(&key)[..32]);
     let last = cache.join("builds/last");
-    if let Some(slug) = built_before(request.home, &index) {
+    // A pack may be another one by now.
+    if packs.iter().all(|pack| pack.is_fixed())
+        && let Some(slug) = built_before(request.home, &index)
+    {
         output.detail(&format!("Unchanged since slug {} was built", slug.id.short()));
         let slug = Slug { commit: request.source.commit.clone(), ..slug };
         return Ok(Built { slug, reused: true, python });
@@ -326,7 +356,14 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
         };
         match language {
             Some(Language::Node) => known = Node::begin(&job).await?.run().await?,
-            Some(Language::Python) | None => {
+            None => {
+                let (names, released) = buildpacks::run(&job, &packs).await?;
+                plan.env.extend(released.env);
+                plan.processes = released.processes;
+                runtime = Some(names);
+                processes = self::processes(&request, &plan)?;
+            }
+            Some(Language::Python) => {
                 let layer = job.layer().await?;
                 let written = |source| BuildError::Write { path: tree.clone(), source };
                 let open = layer.as_ref().map(|layer| job.lay(layer)).transpose().map_err(written)?;
@@ -342,9 +379,10 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
         let gone = [stage.build(), stage.given()];
         blocking(move || gone.iter().try_for_each(|folder| scratch::remove(folder))).await.map_err(written)?;
     }
+    let types = processes.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
     output.step("Discovering process types");
     let declared_by = if request.processes.is_empty() {
-        format!("Default types for {}", plan.language.unwrap_or("this app"))
+        format!("Default types for {}", plan.language.or((!packs.is_empty()).then_some("the buildpack")).unwrap_or("this app"))
     } else {
         "Procfile declares types".into()
     };
@@ -440,12 +478,12 @@ fn build_key(
     source: &fingerprint::Hash,
     processes: &[ProcessType],
     interpreter: Option<&Interpreter>,
-    skip_static: bool,
+    (skip_static, packs): (bool, &[&str]),
     baked: &[&(String, String)],
 ) -> fingerprint::Hash {
     let processes: Vec<(&str, &str)> = processes.iter().map(|p| (p.name.as_str(), p.command.as_str())).collect();
     let interpreter = interpreter.map(|p| (p.version, &p.prefix));
-    let parts = (PACK_VERSION, store::hex(source), processes, interpreter, skip_static, baked);
+    let parts = (PACK_VERSION, store::hex(source), processes, interpreter, skip_static, packs, baked);
     *blake3::hash(&serde_json::to_vec(&parts).unwrap_or_default()).as_bytes()
 }
 

@@ -96,6 +96,8 @@ pub struct BuildOptions {
     pub use_python: Option<String>,
     /// The same of Node.
     pub use_node: Option<String>,
+    /// Whether its buildpacks may be folders of this machine: its owner builds.
+    pub folders: bool,
 }
 
 /// `--use-python` and `--use-node`, where they were given.

@@ -71,6 +71,8 @@ pub(super) enum Show {
     Installer,
     /// All.
     All,
+    /// A buildpack's, which has the form of a pusher's own: `-----> Step`, seven blanks before details, ` !     ` before warnings.
+    Pack,
 }
 
 /// One build under way.
@@ -476,6 +478,11 @@ impl Job<'_> {
                     Show::Nothing => {}
                     _ if passing => output.busy(line.trim_start()),
                     Show::Installer | Show::All => output.detail(&line),
+                    Show::Pack => match (line.strip_prefix("-----> "), line.trim_start().strip_prefix("! ")) {
+                        (Some(step), _) => output.step(step),
+                        (None, Some(warning)) => output.warning(warning.trim_start()),
+                        (None, None) => output.detail(line.strip_prefix("       ").unwrap_or(&line)),
+                    },
                 }
                 if let Ok(mut last) = last.lock() {
                     if last.len() == KEPT_LINES {

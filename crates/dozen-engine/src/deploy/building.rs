@@ -9,7 +9,9 @@ use crate::output::Output;
 use crate::release::store::{self, StoreError};
 use dozen_core::codebase::{FileKind, Source, SourceFile};
 use dozen_core::config::{Config, Mask, Origin, Var};
+use dozen_core::dependencies::buildpacks;
 use dozen_core::ids::AppName;
+use dozen_core::manifest::app_json;
 use dozen_core::release::{self, Slug};
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +66,9 @@ pub async fn build(building: Building<'_>, options: &BuildOptions, printer: Arc<
         use_node: options.use_node.as_deref(),
         last_node: last_runtime.and_then(|r| r.strip_prefix("Node ")),
         waits: &tokio::sync::watch::Sender::new(false),
+        buildpacks: declared.buildpacks(),
+        stack: declared.stack(),
+        folders: true,
         output: printer.clone(),
     })
     .await?;
@@ -108,6 +113,9 @@ impl Floor {
             use_node: node.as_deref(),
             last_node: last_runtime.and_then(|r| r.strip_prefix("Node ")),
             waits: &waits,
+            buildpacks: declared.buildpacks(),
+            stack: declared.stack(),
+            folders: options.folders,
             output: printer,
         });
         let built = build.follow(building, heard).await?;
@@ -120,6 +128,13 @@ impl Floor {
 /// Fails where no pack would know the folder, as [`Floor::bring_up`](super::Floor::bring_up) does later: what is no app leaves no deploy behind.
 pub fn check(folder: &Path) -> Result<(), DeployError> {
     let source = codebase::read(folder)?.source;
+    let text = |path: &str| codebase::text(&source, path);
+    // Its packs say themselves whether they know it.
+    let app_json = text("app.json").map(|t| app_json::parse(&t).0.buildpacks).unwrap_or_default();
+    let dotenv = std::fs::read_to_string(folder.join(".env")).unwrap_or_default();
+    if source.has(buildpacks::FILE) || !buildpacks::are_official(&app_json) || dotenv.contains(buildpacks::VARIABLE) {
+        return Ok(());
+    }
     dozen_core::dependencies::plan(&source, &|path| codebase::text(&source, path)).map_err(BuildError::from)?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::output::Output;
 use dozen_core::backing::{Attachment, ResourceKind};
 use dozen_core::codebase::{FileKind, Source};
 use dozen_core::config::{Config, ConfigError, Origin, Var, dotenv};
-use dozen_core::dependencies::aptfile;
+use dozen_core::dependencies::{aptfile, buildpacks};
 use dozen_core::diagnostic::{Diagnostic, has_errors};
 use dozen_core::ids::TypeName;
 use dozen_core::manifest::dozen_toml::RouterRules;
@@ -86,7 +86,7 @@ pub(super) fn read(source: &Source, output: &dyn Output) -> Result<Declared, Dep
         told("Aptfile", Some(t), remarks, output)?;
     }
     let without_effect = [
-        ("buildpacks", !app_json.buildpacks.is_empty()),
+        ("buildpacks", !app_json.buildpacks.is_empty() && buildpacks::are_official(&app_json.buildpacks)),
         ("scripts.postdeploy", app_json.postdeploy.is_some()),
         ("cron", !app_json.cron.is_empty()),
     ];
@@ -183,12 +183,23 @@ impl Declared {
         for hook in ["bin/pre_compile", "bin/post_compile"].into_iter().filter(|h| source.has(h)) {
             output.warning(&format!("{hook} is not run by builds: do what it does before `dozen up`, or in the Procfile's `release`"));
         }
-        for pack in self.app_json.buildpacks.iter().filter(|p| !["python", "nodejs"].iter().any(|own| p.contains(own))) {
+        let official = buildpacks::are_official(&self.app_json.buildpacks) && !source.has(buildpacks::FILE);
+        for pack in self.app_json.buildpacks.iter().filter(|p| official && !["python", "nodejs"].iter().any(|own| p.contains(own))) {
             output.warning(&format!("app.json's buildpack {pack} is not used: commit what it would make, or make it before `dozen up`"));
         }
         if let Some(command) = &self.app_json.postdeploy {
             output.warning(&format!("app.json's scripts.postdeploy is not run: once the app is up, `dozen run -- {command}`"));
         }
+    }
+
+    /// What app.json names as buildpacks.
+    pub(super) fn buildpacks(&self) -> &[String] {
+        &self.app_json.buildpacks
+    }
+
+    /// What app.json names as its stack.
+    pub(super) fn stack(&self) -> Option<&str> {
+        self.app_json.stack.as_deref()
     }
 
     /// What app.json names as the app's console.

@@ -60,7 +60,7 @@ pub(crate) async fn run(args: BuildArgs, settings: &Settings, printer: &Arc<Prin
     let folder = target::folder(settings, &args.dir)?;
     let app = target::app_of(settings, &folder).await?;
     let building = Building { exe: &settings.exe, home: &settings.home, app: &app, folder: &folder, config: &config };
-    let options = BuildOptions { use_python: args.use_python, use_node: args.use_node };
+    let options = BuildOptions { use_python: args.use_python, use_node: args.use_node, folders: true };
     let built = tokio::select! {
         built = deploy::build(building, &options, printer.clone()) => built?,
         // Whatever it started ends with it.

@@ -370,7 +370,7 @@ impl<'a> Session<'a> {
         let (served, printer) = (self.served.clone(), self.printer.clone());
         let floor = &served.floor;
         let as_it_was = matches!(code, Code::Left);
-        let options = BuildOptions { use_python: args.use_python.clone(), use_node: args.use_node.clone() };
+        let options = BuildOptions { use_python: args.use_python.clone(), use_node: args.use_node.clone(), folders: true };
         let bring_up = async {
             match code {
                 Code::Folder(folder) => floor.bring_up(who, folder, &options, printer.clone()).await,

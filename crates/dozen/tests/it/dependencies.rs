@@ -94,6 +94,9 @@ impl Bench {
             use_node: None,
             last_node: None,
             waits: &tokio::sync::watch::Sender::new(false),
+            buildpacks: &[],
+            stack: None,
+            folders: false,
             output: heard.clone(),
         };
         let built = build(request).await;

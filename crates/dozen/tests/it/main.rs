@@ -6,6 +6,7 @@ mod admin;
 mod adoption;
 mod api;
 mod backing;
+mod buildpacks;
 mod builds;
 mod codebase;
 mod concurrency;

@@ -81,6 +81,9 @@ impl Bench {
             use_node,
             last_node: None,
             waits: &tokio::sync::watch::Sender::new(false),
+            buildpacks: &[],
+            stack: None,
+            folders: false,
             output: heard.clone(),
         };
         let result = build(request).await;
