@@ -83,6 +83,8 @@ pub struct Floor {
     ending: AtomicBool,
     /// Changes of releases wait for each other here.
     turn: tokio::sync::Mutex<()>,
+    /// Pushes here, from the end of the build until git has moved the branch.
+    pub pushes: Arc<tokio::sync::Mutex<()>>,
     /// And deliveries here, which are several changes.
     line: tokio::sync::Mutex<()>,
     /// Changes of what leads here wait for each other here, so that the driver hears of them in the ledger's order.
@@ -152,7 +154,7 @@ pub struct Configured {
 impl Floor {
     /// A floor for a deploy.
     pub fn new(ledger: Ledger, deploy: DeployRef, exe: PathBuf, driver: Local, observed: Arc<Observed>, serving: bool) -> Self {
-        let (turn, line, telling) = Default::default();
+        let (turn, pushes, line, telling) = Default::default();
         let first = First::OneOfEach;
         Self {
             ledger,
@@ -167,6 +169,7 @@ impl Floor {
             builds: Builds::default(),
             ending: AtomicBool::new(false),
             turn,
+            pushes,
             line,
             telling,
         }
@@ -319,6 +322,7 @@ impl Floor {
     pub async fn stop(&self, who: &Principal, kill: impl Future<Output = ()>) -> Result<(), DeployError> {
         self.ledger.authorise(who, "stop a deploy", Need::Deploy(self.deploy.app.clone()))?;
         self.ending.store(true, Ordering::Relaxed);
+        self.builds.end().await;
         self.driver.forget(&self.deploy)?;
         let closed = self.driver.close();
         tokio::pin!(closed);
@@ -460,6 +464,9 @@ impl Floor {
         (python, node): Pins,
         cause: &Cause,
     ) -> Result<Arc<Release>, DeployError> {
+        if self.ending.load(Ordering::Relaxed) {
+            return Err(DeployError::Stopped(self.deploy.clone()));
+        }
         let deploy = self.deploy.clone();
         let release = |config_version| {
             let (deploy, slug, description) = (deploy.clone(), Box::new(slug), cause.describe());

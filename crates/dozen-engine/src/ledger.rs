@@ -23,9 +23,11 @@ mod certificates;
 mod copy;
 mod events;
 mod hosts;
+mod incarnation;
 mod intent;
 mod keys;
 mod people;
+mod problem;
 mod read;
 mod slugs;
 mod soundness;
@@ -43,6 +45,7 @@ pub use hosts::Reserved;
 pub use intent::{Committed, Intent};
 pub use keys::KeyRow;
 pub use people::{Issued, TokenRow, TokenText, UserRow};
+use problem::Problem;
 pub use read::{AppRow, Kept, OneOffRow, ReleaseRow, SlugRow};
 pub use slugs::UsedSlug;
 pub use soundness::Fault;
@@ -66,6 +69,8 @@ pub struct Ledger {
     refusals: Arc<Mutex<events::Refusals>>,
     /// What the server that uses it gives itself.
     reserved: Arc<OnceLock<Reserved>>,
+    /// The only deploy of its name that this handle writes of.
+    incarnation: Option<Arc<incarnation::Incarnation>>,
 }
 
 /// Why the ledger did not answer.
@@ -226,6 +231,7 @@ impl Ledger {
             commits: tokio::sync::watch::Sender::new(0),
             refusals: Arc::default(),
             reserved: Arc::default(),
+            incarnation: None,
         })
     }
 
@@ -265,29 +271,6 @@ impl Ledger {
             Problem::Led { domain, deploy } => LedgerError::Led { domain, deploy },
             Problem::Own { domain, app } => LedgerError::Own { domain, app },
         })
-    }
-}
-
-/// What goes wrong on the ledger's thread.
-enum Problem {
-    Sqlite(rusqlite::Error),
-    Inconsistent(String),
-    NotFound(String),
-    Conflict(String),
-    Vault(VaultError),
-    Led { domain: String, deploy: String },
-    Own { domain: String, app: String },
-}
-
-impl From<rusqlite::Error> for Problem {
-    fn from(e: rusqlite::Error) -> Self {
-        Self::Sqlite(e)
-    }
-}
-
-impl From<VaultError> for Problem {
-    fn from(e: VaultError) -> Self {
-        Self::Vault(e)
     }
 }
 

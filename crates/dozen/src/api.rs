@@ -501,7 +501,9 @@ impl From<DeployError> for Failure {
             DeployError::NotHeld { .. } | DeployError::NotBuilding { .. } => StatusCode::NOT_FOUND,
             DeployError::Collected { .. } | DeployError::Cancelled(_) | DeployError::BuildDone { .. } => StatusCode::CONFLICT,
             DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
-            DeployError::NotUp { .. } | DeployError::ConfigMoved(_) | DeployError::Destroyed(_) => StatusCode::CONFLICT,
+            DeployError::NotUp { .. } | DeployError::ConfigMoved(_) | DeployError::Destroyed(_) | DeployError::Stopped(_) => {
+                StatusCode::CONFLICT
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let hint = e.hint();

@@ -184,7 +184,8 @@ impl House {
             policy: Policy::SERVER,
             serving: true,
         };
-        let mut floor = client::floor(&self.settings, self.ledger.clone(), deploy, about).await?;
+        // What this begins is for this deploy, and for none that is called so after its end.
+        let mut floor = client::floor(&self.settings, self.ledger.of(deploy).await?, deploy, about).await?;
         floor.first = First::WebOnly;
         let who = Principal::me();
         let keeper = addresses.https_port.map(|_| Arc::new(Keeper::of(&floor, &addresses.names(deploy))));

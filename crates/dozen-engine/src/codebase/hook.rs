@@ -14,7 +14,6 @@ use crate::home::Home;
 use crate::output::{Event, Output};
 use crate::tasks;
 use dozen_core::codebase::push;
-use dozen_core::ids::DeployRef;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
@@ -23,7 +22,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -109,6 +108,9 @@ impl Hold {
 
 /// Who builds and releases what is pushed.
 pub trait Deploys<T>: Send + Sync + 'static {
+    /// Pushes to the deploy of a ticket wait for each other here.
+    fn turn(&self, ticket: &T) -> Arc<tokio::sync::Mutex<()>>;
+
     /// Takes down that a commit is to be built. It may have to wait before it is.
     fn ask(&self, ticket: &T, commit: &str) -> impl Future<Output = Result<Build, DeployError>> + Send;
 
@@ -129,7 +131,6 @@ pub struct Door<T> {
     socket: PathBuf,
     home: Home,
     waited_for: Arc<Mutex<HashMap<Key, Arc<Expected<T>>>>>,
-    turns: Mutex<HashMap<DeployRef, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 /// The hash of a token.
@@ -139,7 +140,6 @@ type Key = [u8; 32];
 #[derive(Debug)]
 struct Expected<T> {
     ticket: Arc<T>,
-    deploy: DeployRef,
     repository: Repository,
     asked: AtomicBool,
     /// Set when git has ended.
@@ -187,22 +187,21 @@ impl<T: Send + Sync + 'static> Door<T> {
         }
         let listener = UnixListener::bind(through(&File::open(folder)?, &socket))?;
         fs::set_permissions(&socket, Permissions::from_mode(0o600))?;
-        let (waited_for, turns) = Default::default();
+        let waited_for = Arc::default();
         // Of whoever runs the hook "self" would be another one.
         let program = match program.strip_prefix("/proc/self") {
             Ok(rest) => Path::new("/proc").join(std::process::id().to_string()).join(rest),
             Err(_) => program.to_owned(),
         };
-        Ok((Arc::new(Self { program, socket, home: home.clone(), waited_for, turns }), listener))
+        Ok((Arc::new(Self { program, socket, home: home.clone(), waited_for }), listener))
     }
 
     /// Has the hook of one receiving git let in.
-    pub fn admit(&self, deploy: &DeployRef, repository: &Repository, ticket: T) -> Pass {
+    pub fn admit(&self, repository: &Repository, ticket: T) -> Pass {
         let token = blake3::Hash::from_bytes(rand::random()).to_hex().to_string();
         let key = *blake3::hash(token.as_bytes()).as_bytes();
         let expected = Arc::new(Expected {
             ticket: Arc::new(ticket),
-            deploy: deploy.clone(),
             repository: repository.clone(),
             asked: AtomicBool::new(false),
             gone: watch::Sender::new(false),
@@ -305,7 +304,7 @@ impl<T: Send + Sync + 'static> Door<T> {
         lines: Arc<Lines>,
         hold: Hold,
     ) -> impl Future<Output = bool> + Send + 'static {
-        let (turn, home) = (self.turn(&expected.deploy), self.home.clone());
+        let (turn, home) = (deploys.turn(&expected.ticket), self.home.clone());
         async move {
             let branch = request.branch.clone();
             let mut held = None;
@@ -339,18 +338,6 @@ impl<T: Send + Sync + 'static> Door<T> {
             }
             done.is_ok()
         }
-    }
-
-    /// Pushes to a deploy wait for each other here.
-    fn turn(&self, deploy: &DeployRef) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = locked(&self.turns);
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = turns.get(deploy).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::<tokio::sync::Mutex<()>>::default();
-        turns.insert(deploy.clone(), Arc::downgrade(&turn));
-        turn
     }
 }
 

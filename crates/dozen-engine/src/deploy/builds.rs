@@ -1,6 +1,7 @@
 //! Builds under way: each is on record from when somebody asks for it, and ends when it is done or when somebody cancels it.
 //!
 //! **Invariant:** a build is cancelled before its slug is there, or not at all: what is being released goes on to its end.
+//! **Invariant:** none outlives its deploy: what is stopped has no build that waits or runs, and begins none.
 //! **Invariant:** whatever becomes of its future, a build has an end on record; that of a dozen that was killed at the next start.
 
 use super::{DeployError, Floor};
@@ -17,7 +18,19 @@ use tokio::sync::watch;
 
 /// The builds of one deploy that this process has under way.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Builds(Arc<Mutex<BTreeMap<u32, watch::Sender<Fate>>>>);
+pub(crate) struct Builds {
+    under_way: Arc<Mutex<UnderWay>>,
+    /// Changes with every one that is gone.
+    gone: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    /// By number.
+    all: BTreeMap<u32, watch::Sender<Fate>>,
+    /// No other one begins.
+    closed: bool,
+}
 
 /// Whether a build may still be cancelled.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,27 +39,55 @@ enum Fate {
     Open,
     /// By whom.
     Cancelled(String),
+    /// Its deploy is stopped.
+    Stopped,
     /// It has ended in another way.
     Over,
 }
 
 impl Fate {
-    fn by(&self) -> Option<String> {
+    /// Why the work is to be dropped.
+    fn end(&self, deploy: &DeployRef) -> Option<DeployError> {
         match self {
-            Self::Cancelled(by) => Some(by.clone()),
+            Self::Cancelled(by) => Some(DeployError::Cancelled(by.clone())),
+            Self::Stopped => Some(DeployError::Stopped(deploy.clone())),
             Self::Open | Self::Over => None,
         }
+    }
+
+    /// Has an open one end so. Answers whether it was open.
+    fn turn_to(&mut self, end: Self) -> bool {
+        let open = *self == Self::Open;
+        if open {
+            *self = end;
+        }
+        open
     }
 }
 
 impl Builds {
     /// Their numbers.
     pub(crate) fn numbers(&self) -> Vec<u32> {
-        self.all().keys().copied().collect()
+        self.under_way().all.keys().copied().collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<u32, watch::Sender<Fate>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends all that have no slug yet, for ever, and waits until their work is dropped.
+    pub(super) async fn end(&self) {
+        let mut gone = self.gone.subscribe();
+        {
+            let mut under_way = self.under_way();
+            under_way.closed = true;
+            for fate in under_way.all.values() {
+                fate.send_if_modified(|fate| fate.turn_to(Fate::Stopped));
+            }
+        }
+        let ends = |fate: &watch::Sender<Fate>| matches!(*fate.borrow(), Fate::Stopped | Fate::Cancelled(_));
+        // Its sender is this one's own.
+        let _ = gone.wait_for(|()| !self.under_way().all.values().any(ends)).await;
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,35 +115,41 @@ impl Build {
         deploy: &DeployRef,
         source: &'static str,
         commit: Option<Commit>,
-    ) -> Result<Self, LedgerError> {
+    ) -> Result<Self, DeployError> {
         let asked = Intent::Build { deploy: deploy.clone(), change: BuildChange::Asked { source, commit } };
         let number = ledger.commit(who, asked).await?.number;
         let fate = watch::Sender::new(Fate::Open);
-        builds.all().insert(number, fate.clone());
-        Ok(Self { ledger: ledger.clone(), deploy: deploy.clone(), who: who.clone(), number, fate, builds: builds.clone() })
+        let build = Self { ledger: ledger.clone(), deploy: deploy.clone(), who: who.clone(), number, fate, builds: builds.clone() };
+        let mut under_way = builds.under_way();
+        if under_way.closed {
+            return Err(DeployError::Stopped(deploy.clone()));
+        }
+        under_way.all.insert(number, build.fate.clone());
+        drop(under_way);
+        Ok(build)
     }
 
-    /// Does the work, unless somebody cancels the build: then the work is dropped. Its failure is the build's, where that has no end yet.
+    /// Does the work, unless somebody cancels the build or its deploy is stopped: then the work is dropped. Its failure is the build's, where that has no end yet.
     ///
     /// # Errors
     /// Those of the work, or that it was cancelled.
     pub async fn carry<T>(&self, work: impl Future<Output = Result<T, DeployError>>) -> Result<T, DeployError> {
         let mut fate = self.fate.subscribe();
-        let cancelled = async move {
+        let ended = async move {
             // Its sender is this build's own, and there as long as this.
-            let by = fate.wait_for(|fate| matches!(fate, Fate::Cancelled(_))).await.ok().and_then(|fate| fate.by());
-            match by {
-                Some(by) => by,
+            let end = fate.wait_for(|fate| fate.end(&self.deploy).is_some()).await.ok().and_then(|fate| fate.end(&self.deploy));
+            match end {
+                Some(end) => end,
                 None => std::future::pending().await,
             }
         };
         let done = tokio::select! {
             biased;
-            by = cancelled => Err(DeployError::Cancelled(by)),
+            end = ended => Err(end),
             done = work => done,
         };
         if let Err(error) = &done
-            && self.close()
+            && (self.close() || *self.fate.borrow() == Fate::Stopped)
         {
             // What the work says matters more than a record that cannot be written.
             let _ = self.note(BuildChange::Failed(self.number, crate::chain(error))).await;
@@ -134,14 +181,14 @@ impl Build {
     /// There is a slug: nobody cancels it any more.
     pub(super) async fn succeeds(&self, slug: &Slug) -> Result<(), DeployError> {
         if !self.close() {
-            return self.fate.borrow().by().map_or(Ok(()), |by| Err(DeployError::Cancelled(by)));
+            return self.fate.borrow().end(&self.deploy).map_or(Ok(()), Err);
         }
         Ok(self.note(BuildChange::Succeeded(self.number, slug.id)).await?)
     }
 
     /// Whether this ended it.
     fn close(&self) -> bool {
-        self.fate.send_if_modified(|fate| *fate == Fate::Open && std::mem::replace(fate, Fate::Over) == Fate::Open)
+        self.fate.send_if_modified(|fate| fate.turn_to(Fate::Over))
     }
 
     async fn note(&self, change: BuildChange) -> Result<(), LedgerError> {
@@ -151,7 +198,8 @@ impl Build {
 
 impl Drop for Build {
     fn drop(&mut self) {
-        self.builds.all().remove(&self.number);
+        self.builds.under_way().all.remove(&self.number);
+        self.builds.gone.send_replace(());
         if !self.close() {
             return;
         }
@@ -172,7 +220,7 @@ impl Floor {
     /// # Errors
     /// They may not, or the ledger cannot be written.
     pub async fn ask_build(&self, who: &Principal, source: &'static str, commit: Option<Commit>) -> Result<Build, DeployError> {
-        Ok(Build::ask((&self.ledger, &self.builds), who, &self.deploy, source, commit).await?)
+        Build::ask((&self.ledger, &self.builds), who, &self.deploy, source, commit).await
     }
 
     /// Its builds, the latest first. One that no process has under way any more has failed.
@@ -205,15 +253,9 @@ impl Floor {
         };
         let chosen = chosen.ok_or_else(missing)?.number;
         let done = || DeployError::BuildDone { deploy: self.deploy.clone(), number: chosen };
-        let cancelled = match self.builds.all().get(&chosen) {
+        let cancelled = match self.builds.under_way().all.get(&chosen) {
             None => return Err(missing()),
-            Some(fate) => fate.send_if_modified(|fate| {
-                let open = *fate == Fate::Open;
-                if open {
-                    *fate = Fate::Cancelled(who.name.clone());
-                }
-                open
-            }),
+            Some(fate) => fate.send_if_modified(|fate| fate.turn_to(Fate::Cancelled(who.name.clone()))),
         };
         if !cancelled {
             return Err(done());

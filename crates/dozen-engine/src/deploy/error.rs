@@ -204,6 +204,9 @@ pub enum DeployError {
     /// Whoever waited for it is told, and not what broke because of that.
     #[error("{0} was destroyed meanwhile: nothing of this runs")]
     Destroyed(DeployRef),
+    /// Nothing new begins, and what was not released yet ends.
+    #[error("{0} was stopped or destroyed meanwhile: nothing of this runs")]
+    Stopped(DeployRef),
     /// Only a running deploy can do that.
     #[error("{0} is not running")]
     NotServing(DeployRef),
@@ -237,6 +240,7 @@ impl DeployError {
             Self::NotBuilding { .. } => Some("`dozen builds` lists them.".to_owned()),
             Self::BuildDone { .. } => Some("`dozen rollback` goes back to what served before.".to_owned()),
             Self::NotReleased { .. } => Some("`dozen releases` lists them.".to_owned()),
+            Self::Stopped(_) => Some("`dozen deploys` lists those that are there; deploy again where it is.".to_owned()),
             Self::NotServing(_) => Some("Start it with `dozen up`.".to_owned()),
             Self::Ledger(LedgerError::Unproven { .. }) => Some(
                 "`Authorization: Bearer …` shows it: what is in the file api.token beside the socket, of this run. A dozen of an earlier version \

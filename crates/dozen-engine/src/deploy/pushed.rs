@@ -80,11 +80,11 @@ impl Floor {
             let mut commits = self.ledger.commits();
             loop {
                 commits.mark_unchanged();
-                match self.ledger.deploy(&self.deploy).await {
-                    Ok(None) => return true,
+                match self.ledger.is_destroyed(&self.deploy).await {
+                    Ok(true) => return true,
                     // What is destroyed is stopped first.
-                    Ok(Some(_)) if self.ending.load(Ordering::Relaxed) => {}
-                    Ok(Some(_)) | Err(_) => return false,
+                    Ok(false) if self.ending.load(Ordering::Relaxed) => {}
+                    Ok(false) | Err(_) => return false,
                 }
                 if commits.changed().await.is_err() {
                     return false;

@@ -4,7 +4,7 @@ use super::builds::BuildChange;
 use super::certificates::CertificateSource;
 use super::events::Event;
 use super::hosts::{self, Reserved};
-use super::{Ledger, LedgerError, Principal, Problem, write};
+use super::{Ledger, LedgerError, Principal, Problem, incarnation, write};
 use crate::codebase::ssh::Key;
 use crate::config::Vault;
 use crate::port::Certificate;
@@ -486,11 +486,13 @@ impl Ledger {
             self.decide(who, intent.what(), &intent.needs(), intent.deploy())?;
         }
         let (vault, commits, by, reserved) = (self.vault.clone(), self.commits.clone(), who.clone(), self.reserved.clone());
+        let of = self.incarnation.clone();
         let attempt = intents.last().map_or("write", Intent::what);
         let done = self.run(attempt, move |c| {
             let t = c.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let mut committed = [Committed { generation: Generation(0), number: 0 }; N];
             for (intent, committed) in intents.into_iter().zip(&mut committed) {
+                incarnation::check(&t, of.as_deref(), &intent)?;
                 *committed = commit(&t, &vault, reserved.get(), &by, intent)?;
             }
             t.commit()?;

@@ -2,8 +2,8 @@
 //!
 //! `/shop.git` is the app's production, `/shop/staging.git` its staging. The first push makes the repository, not the app.
 
-use super::Failure;
 use super::platform::Who;
+use super::{Failure, Served};
 use crate::house::{self, House};
 use anyhow::Result;
 use axum::Router;
@@ -29,30 +29,33 @@ use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_util::io::{ReaderStream, StreamReader};
 
-/// Who pushes, to which deploy.
+/// Who pushes, to which deploy: to the one that was there when they came, and to none that is called so after its end.
 pub(crate) struct Ticket {
     pub(super) who: Principal,
-    pub(super) deploy: DeployRef,
+    pub(super) served: Arc<Served>,
 }
 
 /// Builds and releases what hooks ask for.
 struct Pusher(Arc<House>);
 
 impl hook::Deploys<Ticket> for Pusher {
+    fn turn(&self, ticket: &Ticket) -> Arc<tokio::sync::Mutex<()>> {
+        ticket.served.floor.pushes.clone()
+    }
+
     async fn ask(&self, ticket: &Ticket, commit: &str) -> Result<Build, DeployError> {
-        let served = self.0.served(&ticket.deploy).ok_or_else(|| DeployError::NotServing(ticket.deploy.clone()))?;
         let commit = Commit { hash: commit.to_owned(), dirty: false };
-        served.floor.ask_build(&ticket.who, "push", Some(commit)).await
+        ticket.served.floor.ask_build(&ticket.who, "push", Some(commit)).await
     }
 
     async fn push(&self, ticket: Arc<Ticket>, push: Push, build: &Build, output: Arc<dyn Output>) -> Result<(), DeployError> {
-        let served = self.0.served(&ticket.deploy).ok_or_else(|| DeployError::NotServing(ticket.deploy.clone()))?;
-        let (who, floor) = (&ticket.who, &served.floor);
+        let Ticket { who, served } = &*ticket;
+        let floor = &served.floor;
         // What is deployed in another way waits for this one too.
         let _line = floor.line(&*output).await;
         let (release, new) = floor.push(who, &push, build, &BuildOptions::default(), output.clone()).await?;
         let launched = floor.launch(who, release, new, served.url.as_deref(), &*output).await;
-        self.0.collect(&ticket.deploy);
+        self.0.collect(&floor.deploy);
         launched
     }
 }
@@ -73,8 +76,8 @@ impl Pushes {
     }
 
     /// Lets the hook of one push in.
-    pub(super) fn admit(&self, deploy: &DeployRef, repository: &Repository, ticket: Ticket) -> hook::Pass {
-        self.door.admit(deploy, repository, ticket)
+    pub(super) fn admit(&self, repository: &Repository, ticket: Ticket) -> hook::Pass {
+        self.door.admit(repository, ticket)
     }
 }
 
@@ -150,16 +153,15 @@ fn nothing() -> Failure {
     Failure::new(StatusCode::NOT_FOUND, "there is no such repository: an app's is /APP.git, that of one of its deploys /APP/DEPLOY.git")
 }
 
-/// The repository of a deploy that is served here, for who may deploy it.
-pub(super) async fn repository(pushes: &Pushes, who: &Principal, deploy: &DeployRef) -> Result<Repository, Failure> {
+/// A deploy that is served here and its repository, for who may deploy it.
+pub(super) async fn repository(pushes: &Pushes, who: &Principal, deploy: &DeployRef) -> Result<(Arc<Served>, Repository), Failure> {
     let house = &pushes.house;
     house.ledger.authorise(who, "push to a deploy", Need::Deploy(deploy.app.clone())).map_err(DeployError::from)?;
-    if house.served(deploy).is_none() {
-        return Err(Failure::new(StatusCode::NOT_FOUND, super::Deploys::unserved(house, deploy)));
-    }
+    let served = house.served(deploy);
+    let served = served.ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, super::Deploys::unserved(house, deploy)))?;
     let (home, of) = (house.settings.home.clone(), deploy.clone());
     let made = tokio::task::spawn_blocking(move || Repository::make(&home, &of)).await;
-    made.map_err(|e| failed(&e))?.map_err(|e| failed(&e))
+    Ok((served, made.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?))
 }
 
 fn failed(e: &dyn std::error::Error) -> Failure {
@@ -177,7 +179,7 @@ fn answered(content_type: String, body: Body) -> Response {
 
 async fn advertise(pushes: &Pushes, who: &Principal, deploy: DeployRef, asked: Asked, headers: &HeaderMap) -> Result<Response, Failure> {
     let service = asked.service.as_deref().and_then(Service::named);
-    let repository = repository(pushes, who, &deploy).await?;
+    let (_, repository) = repository(pushes, who, &deploy).await?;
     let service = service.ok_or_else(|| Failure::new(StatusCode::FORBIDDEN, "only git's smart HTTP is spoken here; use a newer git"))?;
     let list = smart::advertise(&repository, service, protocol(headers)).await.map_err(|e| failed(&e))?;
     Ok(answered(format!("application/x-{}-advertisement", service.name()), Body::from(list)))
@@ -192,9 +194,8 @@ async fn serve(
     body: Body,
 ) -> Result<Response, Failure> {
     let service = Service::named(service).ok_or_else(nothing)?;
-    let repository = repository(pushes, who, &deploy).await?;
-    let pass =
-        (service == Service::Receive).then(|| pushes.admit(&deploy, &repository, Ticket { who: who.clone(), deploy: deploy.clone() }));
+    let (served, repository) = repository(pushes, who, &deploy).await?;
+    let pass = (service == Service::Receive).then(|| pushes.admit(&repository, Ticket { who: who.clone(), served }));
     let limits = Limits::of(service);
     let packed = headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding == "gzip" || coding == "x-gzip");
     let plain = StreamReader::new(body.into_data_stream().map(|piece| piece.map_err(io::Error::other)));

@@ -58,7 +58,7 @@ pub(super) async fn session(
         Asked::Service { service, deploy } => (service, deploy),
     };
     let service = Service::named(service).ok_or_else(unread)?;
-    let repository = repository(&pushes, &who, &deploy).await?;
+    let (served, repository) = repository(&pushes, &who, &deploy).await?;
     let upgrade = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
     let asks = request.headers().get(header::UPGRADE).is_some_and(|protocol| protocol == PROTOCOL);
     let upgrade = upgrade.filter(|_| asks);
@@ -67,7 +67,7 @@ pub(super) async fn session(
     dozen_engine::tasks::spawn("ssh", async move {
         let Ok(connection) = upgrade.await else { return };
         let (input, mut output) = tokio::io::split(TokioIo::new(connection));
-        let pass = (service == Service::Receive).then(|| pushes.admit(&deploy, &repository, Ticket { who, deploy: deploy.clone() }));
+        let pass = (service == Service::Receive).then(|| pushes.admit(&repository, Ticket { who, served }));
         match smart::serve(&repository, service, Dialogue::Session, protocol.as_deref(), input, pass, Limits::of(service)).await {
             // Whoever went away is told nothing more: git ends as its answer is dropped.
             Ok(mut answer) => drop(tokio::io::copy(&mut answer, &mut output).await),

@@ -167,3 +167,29 @@ fn a_pusher_who_leaves_ends_the_build_and_a_killed_server_has_failed_it() {
     server.stop();
     place.assert_nothing_left();
 }
+
+#[test]
+fn a_build_ends_with_its_deploy_and_the_next_one_of_that_name_has_nothing_of_it() {
+    let (gate, place) = Gate::place();
+    let (server, remote) = shop(&place);
+    let push = started(&mut git(&place, &["push", &remote, "main"]));
+    let building = gate.reached();
+    let waiting = started(&mut git(&place, &["push", &remote, "main:master"]));
+    until_builds(&place, &["build.2 waiting", "build.1 running"]);
+    server.call("DELETE", AT, &Value::Null);
+    // They have ended by then, and not only when somebody looks.
+    ended(building);
+    for push in [push, waiting] {
+        said(push).coded(1).has(&["shop/production was stopped or destroyed meanwhile", "The push is refused"]);
+    }
+    server.call("POST", "/v1/apps/shop/deploys", &json!({"name": "production"}));
+    server.call("PATCH", &format!("{AT}/config"), &json!({"set": {"GREETING": "second"}}));
+    until_builds(&place, &[]);
+    let push = started(&mut git(&place, &["push", &remote, "main"]));
+    std::io::Write::write_all(&mut gate.reached(), b"x").expect("sent");
+    said(push).ok().has(&["Released v1"]).lacks("Waiting for");
+    until_builds(&place, &["build.1 succeeded"]);
+    assert_eq!(place.ledger("SELECT count(*) FROM releases"), "1");
+    server.stop();
+    place.assert_nothing_left();
+}

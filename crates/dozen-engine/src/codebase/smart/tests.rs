@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -34,6 +35,7 @@ fn as_the_hook() {
 struct Shop {
     ledger: Ledger,
     builds: Builds,
+    turns: Mutex<BTreeMap<DeployRef, Arc<tokio::sync::Mutex<()>>>>,
     deployed: Mutex<Vec<String>>,
     begun: Semaphore,
     go: Semaphore,
@@ -52,8 +54,12 @@ impl Drop for Doing {
 }
 
 impl Deploys<DeployRef> for Shop {
+    fn turn(&self, ticket: &DeployRef) -> Arc<tokio::sync::Mutex<()>> {
+        self.turns.lock().expect("whole").entry(ticket.clone()).or_default().clone()
+    }
+
     async fn ask(&self, ticket: &DeployRef, _commit: &str) -> Result<Build, DeployError> {
-        Ok(Build::ask((&self.ledger, &self.builds), &Principal::me(), ticket, "push", None).await?)
+        Build::ask((&self.ledger, &self.builds), &Principal::me(), ticket, "push", None).await
     }
 
     async fn push(&self, ticket: Arc<DeployRef>, push: Push, _build: &Build, output: Arc<dyn Output>) -> Result<(), DeployError> {
@@ -107,7 +113,8 @@ impl Server {
             let adopt = Intent::Adopt { deploy: deploy.parse().expect("valid"), folder: None };
             ledger.commit(&Principal::me(), adopt).await.expect("committed");
         }
-        let shop = Arc::new(Shop { ledger, builds, deployed: Mutex::default(), begun: none(), go: none(), given_up: Arc::new(none()) });
+        let (turns, deployed) = Default::default();
+        let shop = Arc::new(Shop { ledger, builds, turns, deployed, begun: none(), go: none(), given_up: Arc::new(none()) });
         tasks::spawn("door", door.clone().serve(listener, shop.clone()));
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let port = tcp.local_addr().expect("bound").port();
@@ -215,7 +222,7 @@ async fn session(server: Arc<Server>, mut stream: TcpStream) {
     let service = Service::named(name).expect("one of git's");
     let deploy: DeployRef = format!("shop{}", rest.split('\0').next().expect("a path")).parse().expect("a deploy");
     let repository = Repository::make(&server.place.home, &deploy).expect("made");
-    let pass = (service == Service::Receive).then(|| server.door.admit(&deploy, &repository, deploy.clone()));
+    let pass = (service == Service::Receive).then(|| server.door.admit(&repository, deploy.clone()));
     let (read, mut write) = stream.into_split();
     let limits = server.limits.unwrap_or(Limits::of(service));
     let mut answer = serve(&repository, service, Dialogue::Session, None, read, pass, limits).await.expect("git runs");
@@ -236,7 +243,7 @@ async fn answer(server: Arc<Server>, request: Request<Incoming>) -> Result<Respo
         return Ok(Response::builder().header("content-type", kind).body(Body::Whole(Some(refs))).expect("valid"));
     }
     let service = Service::named(rest).expect("one of git's");
-    let pass = (service == Service::Receive).then(|| server.door.admit(&deploy, &repository, deploy.clone()));
+    let pass = (service == Service::Receive).then(|| server.door.admit(&repository, deploy.clone()));
     let (input, mut into) = tokio::io::duplex(64 << 10);
     let mut body = request.into_body();
     tasks::spawn("body", async move {
@@ -490,7 +497,7 @@ async fn a_fetch_that_is_packed_is_unpacked() {
 async fn the_hook_becomes_the_program_that_serves() {
     let place = Place::new();
     let (door, _listener) = Door::<()>::bind(&place.home, Path::new("/proc/self/exe")).expect("bound");
-    let pass = door.admit(&"shop".parse().expect("valid"), &place.repository, ());
+    let pass = door.admit(&place.repository, ());
     assert_eq!(pass.environment()[2].1, format!("/proc/{}/exe", std::process::id()));
     drop((pass, door));
     assert!(!place.home.push_socket().exists());
@@ -515,13 +522,13 @@ async fn only_who_is_waited_for_is_let_in() {
         }
     };
     assert_eq!(ask("0".repeat(64), None).await, "");
-    let pass = server.door.admit(&deploy, repository, deploy.clone());
+    let pass = server.door.admit(repository, deploy.clone());
     let token = pass.environment()[1].1.clone();
     let elsewhere = ask(token.clone(), Some(server.place.folder.path())).await;
     assert!(elsewhere.contains("a folder that is not the repository's") && elsewhere.contains("\"ok\":false"), "{elsewhere}");
     assert_eq!(ask(token, None).await, "", "it serves once");
     drop(pass);
-    let pass = server.door.admit(&deploy, repository, deploy.clone());
+    let pass = server.door.admit(repository, deploy.clone());
     let token = pass.environment()[1].1.clone();
     assert!(!format!("{pass:?}").contains(&token));
     drop(pass);

@@ -23,6 +23,10 @@ use tokio::net::{TcpListener, TcpStream};
 struct Production(Floor);
 
 impl Deploys<Principal> for Production {
+    fn turn(&self, _who: &Principal) -> Arc<tokio::sync::Mutex<()>> {
+        self.0.pushes.clone()
+    }
+
     async fn ask(&self, who: &Principal, _commit: &str) -> Result<Build, DeployError> {
         self.0.ask_build(who, "push", None).await
     }
@@ -61,13 +65,13 @@ async fn production(home: &Home, deploy: &DeployRef) -> Production {
 }
 
 /// Answers clients of git's own protocol, as a forced command of SSH would be connected.
-async fn answer(stream: TcpStream, door: Arc<Door<Principal>>, repository: Repository, deploy: DeployRef) {
+async fn answer(stream: TcpStream, door: Arc<Door<Principal>>, repository: Repository) {
     let (mut read, mut write) = stream.into_split();
     let mut length = [0; 4];
     read.read_exact(&mut length).await.expect("a line");
     let length = usize::from_str_radix(std::str::from_utf8(&length).expect("digits"), 16).expect("digits");
     read.read_exact(&mut vec![0; length - 4]).await.expect("a line");
-    let pass = door.admit(&deploy, &repository, Principal::me());
+    let pass = door.admit(&repository, Principal::me());
     let (service, limits) = (Service::Receive, Limits::of(Service::Receive));
     let git = serve(&repository, service, Dialogue::Session, None, read, Some(pass), limits).await;
     let _ = tokio::io::copy(&mut git.expect("git runs"), &mut write).await;
@@ -84,10 +88,10 @@ async fn what_is_pushed_runs_and_what_does_not_come_up_is_refused() {
     let serving = tokio::spawn(door.clone().serve(listener, production.clone()));
     let tcp = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("git://{}/shop", tcp.local_addr().expect("bound"));
-    let known = (repository.clone(), deploy.clone());
+    let known = repository.clone();
     let clients = tokio::spawn(async move {
         while let Ok((stream, _)) = tcp.accept().await {
-            tokio::spawn(answer(stream, door.clone(), known.0.clone(), known.1.clone()));
+            tokio::spawn(answer(stream, door.clone(), known.clone()));
         }
     });
 
