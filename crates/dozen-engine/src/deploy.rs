@@ -219,6 +219,7 @@ impl Floor {
     pub async fn bring_up_slug(&self, who: &Principal, slug: Slug, printer: Arc<dyn Output>) -> Result<(Arc<Release>, bool), DeployError> {
         let output = &*printer;
         let _turn = self.turn.lock().await;
+        self.claim(&slug)?;
         let source = building::source_of(self.home(), &slug)?;
         let declared = declared::read(&source, output)?;
         self.ledger.commit(who, Intent::Adopt { deploy: self.deploy.clone(), folder: None }).await?;

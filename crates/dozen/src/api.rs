@@ -499,6 +499,7 @@ impl From<DeployError> for Failure {
             DeployError::Ledger(LedgerError::Led { .. } | LedgerError::Own { .. }) => StatusCode::CONFLICT,
             DeployError::Ledger(LedgerError::Taken { .. } | LedgerError::Conflict(_)) => StatusCode::CONFLICT,
             DeployError::NotHeld { .. } | DeployError::NotBuilding { .. } => StatusCode::NOT_FOUND,
+            DeployError::SlugGone { .. } => StatusCode::CONFLICT,
             DeployError::Collected { .. } | DeployError::Cancelled(_) | DeployError::BuildDone { .. } => StatusCode::CONFLICT,
             DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
             DeployError::NotUp { .. } | DeployError::ConfigMoved(_) | DeployError::Destroyed(_) | DeployError::Stopped(_) => {

@@ -148,6 +148,14 @@ pub enum DeployError {
         /// What it was made of.
         commit: Option<Commit>,
     },
+    /// A slug that no release has yet was collected before its turn came.
+    #[error("slug {slug} waited so long to be released to {deploy} that it was collected: nothing was changed")]
+    SlugGone {
+        /// Where it was to go.
+        deploy: DeployRef,
+        /// The beginning of its id.
+        slug: String,
+    },
     /// A one-off of a release that never became current.
     #[error("{version} {}; a one-off can only be of a release that succeeded", match .status {
         Status::Failed => "failed",
@@ -237,6 +245,7 @@ impl DeployError {
                 Some(format!("Deploy its commit again: `dozen deploy --commit {hash}`, or `git push -f dozen {hash}:refs/heads/main`."))
             }
             Self::Collected { commit: None, .. } => Some("Deploy its code again.".to_owned()),
+            Self::SlugGone { .. } => Some("Send it again: `dozen deploy --slug FILE`.".to_owned()),
             Self::NotBuilding { .. } => Some("`dozen builds` lists them.".to_owned()),
             Self::BuildDone { .. } => Some("`dozen rollback` goes back to what served before.".to_owned()),
             Self::NotReleased { .. } => Some("`dozen releases` lists them.".to_owned()),

@@ -30,6 +30,14 @@ impl Floor {
         }
     }
 
+    /// A slug that came without a release: it may have waited for its turn longer than what nobody needs is kept.
+    pub(super) fn claim(&self, slug: &Slug) -> Result<(), DeployError> {
+        collect::claim(self.home(), &slug.id).map_err(|e| match e {
+            StoreError::Missing { id, .. } => DeployError::SlugGone { deploy: self.deploy.clone(), slug: id },
+            e => e.into(),
+        })
+    }
+
     /// The slugs of this deploy's releases, and which other releases of the app have them.
     pub async fn slugs(&self) -> Result<Vec<Listed>, DeployError> {
         let all = self.ledger.slugs_of(&self.deploy.app).await?.into_iter();

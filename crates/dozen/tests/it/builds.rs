@@ -193,3 +193,25 @@ fn a_build_ends_with_its_deploy_and_the_next_one_of_that_name_has_nothing_of_it(
     server.stop();
     place.assert_nothing_left();
 }
+
+#[test]
+fn a_slug_that_was_collected_while_it_waited_for_its_turn_is_told_of_as_that() {
+    let other = Place::new(&[("Procfile", "web: exec python3 web.py\n"), ("web.py", WEB)]);
+    let file = other.beside("app.slug").to_string_lossy().into_owned();
+    other.dozen(&["build", "-o", &file]).ok();
+    let (gate, place) = Gate::place();
+    let (server, remote) = shop(&place);
+    let push = started(&mut git(&place, &["push", &remote, "main"]));
+    let mut building = gate.reached();
+    let mut waits = started(place.program(DOZEN).args(["deploy", "-a", "shop/production", "--slug", &file, "--no-color"]));
+    let mut lines = BufReader::new(waits.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("Waiting for the build that is under way")));
+    crate::slugs::age(&place);
+    place.dozen(&["slugs", "collect"]).ok().has(&["Removed 1 slug"]);
+    std::io::Write::write_all(&mut building, b"x").expect("sent");
+    said(push).ok().has(&["Released v1"]);
+    let home = place.home().to_string_lossy().into_owned();
+    said(waits).coded(1).has(&["waited so long to be released to shop/production that it was collected", "Send it again"]).lacks(&home);
+    server.stop();
+    place.assert_nothing_left();
+}

@@ -108,7 +108,7 @@ fn a_slug_goes_out_as_a_file_that_is_deployed_and_as_a_debian_package() {
 }
 
 /// As if nothing had been built or taken up for hours.
-fn age(place: &Place) {
+pub(crate) fn age(place: &Place) {
     for slug in fs::read_dir(place.home().join("slugs")).expect("slugs").flatten() {
         File::open(slug.path()).and_then(|f| f.set_modified(SystemTime::now() - Duration::from_secs(2 * 3600))).expect("aged");
     }
