@@ -42,7 +42,7 @@ impl Floor {
             if row.status != Status::Succeeded {
                 return Err(DeployError::FailedRelease(row.version));
             }
-            let slug = self.load(&row).await?.slug;
+            let slug = self.take_up(&row)?;
             others.push((*version, self.web_only(&slug).await?));
         }
         let running = formation.without(&self.stopped().await?);

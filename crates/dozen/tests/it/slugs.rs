@@ -142,6 +142,9 @@ fn what_no_release_needs_is_collected_and_what_serves_serves_on() {
     assert_eq!(slugs.iter().map(|slug| there(&place, slug)).collect::<Vec<_>>(), [[false; 2].as_slice(), &[true; 10]].concat());
     assert_eq!(page(&server), "s3cret-greeting");
     of_shop(&place, &["rollback", "v1"]).coded(1).has(&["the code of shop/production v1 is not kept any more", "last 10 releases"]);
+    of_shop(&place, &["releases", "split", "v12=9", "v1=1"])
+        .coded(1)
+        .has(&["the code of shop/production v1 is not kept", "Deploy its code again"]);
     of_shop(&place, &["run", "--release", "v2", "--", "true"]).coded(1).has(&["not kept any more"]);
     of_shop(&place, &["slugs"]).ok().has(&["collected"]);
     of_shop(&place, &["rollback", "v3"]).ok().has(&["v13"]);
