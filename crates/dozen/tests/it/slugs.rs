@@ -70,25 +70,25 @@ fn a_slug_goes_out_as_a_file_that_is_deployed_and_as_a_debian_package() {
     let deb = place.folder().join("shop-v1.deb");
     let dpkg = |args: &[&str]| finish(Command::new("dpkg-deb").args(args)).ok().out;
     let info = dpkg(&["--info", &deb.to_string_lossy()]);
-    for line in ["Package: shop", "Architecture: ", &format!("Version: 1+{}", &first[..8]), "preinst", "conffiles"] {
+    for line in ["Package: dozen-app-shop\n", "Architecture: ", &format!("Version: 1+{}", &first[..8]), "preinst", "conffiles"] {
         assert!(info.contains(line), "{line}: {info}");
     }
     let contents = dpkg(&["--contents", &deb.to_string_lossy()]);
-    for line in ["./opt/shop/web.py", "./opt/shop/link.py -> web.py", "./opt/shop/cache/tmp/", "-rw-r----- 0/0", "./etc/default/shop"] {
+    for line in ["./opt/dozen-app-shop/web.py", "/link.py -> web.py", "/cache/tmp/", "-rw-r----- 0/0", "./etc/default/dozen-app-shop\n"] {
         assert!(contents.contains(line), "{line}: {contents}");
     }
-    assert!(contents.lines().any(|l| l.starts_with("-rwxr-xr-x") && l.ends_with("./opt/shop/bin/tool")), "{contents}");
+    assert!(contents.lines().any(|l| l.starts_with("-rwxr-xr-x") && l.ends_with("./opt/dozen-app-shop/bin/tool")), "{contents}");
     let root = place.beside("root");
     dpkg(&["--extract", &deb.to_string_lossy(), &root.to_string_lossy()]);
     dpkg(&["--control", &deb.to_string_lossy(), &place.beside("control").to_string_lossy()]);
-    assert_eq!(fs::read(root.join("opt/shop/bin/tool")).expect("there"), b"#!/bin/sh\n");
-    let defaults = fs::read_to_string(root.join("etc/default/shop")).expect("there");
+    assert_eq!(fs::read(root.join("opt/dozen-app-shop/bin/tool")).expect("there"), b"#!/bin/sh\n");
+    let defaults = fs::read_to_string(root.join("etc/default/dozen-app-shop")).expect("there");
     assert!(defaults.contains("#GREETING=\n") && defaults.contains("MODE=\"a \\\"b\\\" \\$c 5%\"\n"), "{defaults}");
     let units = root.join("usr/lib/systemd/system");
     let mut names: Vec<String> =
         fs::read_dir(&units).expect("there").flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    assert_eq!(names, ["shop-clock_2.service", "shop-release.service", "shop-web.service"]);
+    assert_eq!(names, ["clock_2", "release", "web"].map(|kind| format!("dozen-app-shop-{kind}.service")));
     let found = finish(Command::new("grep").args(["-rl", "s3cret-greeting"]).arg(&root).arg(place.beside("control")));
     assert_eq!((found.code, found.out.as_str()), (1, ""), "a secret is in it");
     for script in ["preinst", "postinst", "prerm", "postrm"] {
@@ -98,9 +98,19 @@ fn a_slug_goes_out_as_a_file_that_is_deployed_and_as_a_debian_package() {
     if Path::new("/usr/bin/systemd-analyze").exists() {
         let all = names.iter().map(|name| units.join(name));
         let said = finish(Command::new("systemd-analyze").args(["verify", "--man=no", "--recursive-errors=no"]).args(all));
-        let ours: Vec<&str> = said.err.lines().filter(|line| line.contains("shop-")).collect();
+        let ours: Vec<&str> = said.err.lines().filter(|line| line.contains("dozen-app-shop-")).collect();
         assert!(said.code == 0 && ours.is_empty(), "{}", said.err);
     }
+    // Another deploy's is another package, and shares no file with it.
+    let staging = place.beside("staging.deb").to_string_lossy().into_owned();
+    place.dozen(&["slugs", "export", "--format", "deb", "-o", &staging, "-a", "shop/staging"]).ok();
+    assert!(dpkg(&["--info", &staging]).contains("Package: dozen-app-shop.staging\n"));
+    let files = |deb: &str| -> Vec<String> {
+        let listed = dpkg(&["--contents", deb]);
+        listed.lines().filter(|l| !l.starts_with('d')).filter_map(|l| Some(l.split_once(" ./")?.1.to_owned())).collect()
+    };
+    let ours = files(&deb.to_string_lossy());
+    assert!(!ours.is_empty() && files(&staging).iter().all(|file| !ours.contains(file)), "{ours:?}");
     let written = finish(place.program(DOZEN).args(["slugs", "export", "--format", "deb", "-o", "-", "-a", "shop/production"])).ok();
     assert!(written.bytes.starts_with(b"!<arch>\ndebian-binary"));
     server.stop();

@@ -6,7 +6,7 @@
 //! **Invariant:** no value of a config var that is a secret is in a package, and nothing that only this machine has.
 
 use super::pack::{Checked, Fault, Hashed, checked, link, member};
-use super::units::{UNITS, defaults, folder, units};
+use super::units::{UNITS, defaults, folder, package, units};
 use super::{ArchiveError, Limits};
 use crate::codebase::open;
 use crate::home::Home;
@@ -27,10 +27,6 @@ const ARCHITECTURES: [(&str, &str); 4] = [("x86_64", "amd64"), ("aarch64", "arm6
 /// Writes a release as a Debian package to `to`. `go_on` is asked now and then.
 pub fn deb(home: &Home, release: &Release, mut to: impl Write, go_on: &dyn Fn() -> bool) -> Result<(), ArchiveError> {
     let written = |source| ArchiveError::Io { what: "write", path: "the package".into(), source };
-    let app = release.deploy.app.as_str();
-    if app.len() < 2 {
-        return Err(ArchiveError::Package(format!("a package's name has two characters at least, and the app is called {app}")));
-    }
     let arch = std::env::consts::ARCH;
     let named = ARCHITECTURES.iter().find(|(own, _)| *own == arch).map(|(_, debian)| *debian);
     let debian = named.ok_or_else(|| ArchiveError::Package(format!("Debian has no name for {arch} that dozen knows")))?;
@@ -71,7 +67,7 @@ fn files(to: &mut File, release: &Release, checked: &Checked, go_on: &dyn Fn() -
     let mut tar = tar::Builder::new(GzEncoder::new(BufWriter::new(to), Compression::default()));
     let root = folder(release);
     let root = root.trim_start_matches('/');
-    let defaults = (format!("etc/default/{}", release.deploy.app), defaults(release));
+    let defaults = (format!("etc/default/{}", package(release)), defaults(release));
     let units = units(release, &|command| shell(&checked.tree, command));
     let units: Vec<(String, String)> = units.into_iter().map(|unit| (format!("{UNITS}/{}", unit.name), unit.text)).collect();
 
@@ -119,12 +115,12 @@ fn directory<W: Write>(tar: &mut tar::Builder<W>, name: &str) -> Result<(), Faul
 
 /// What dpkg asks first, and the scripts that it runs.
 fn control(release: &Release, checked: &Checked, debian: &str) -> io::Result<Vec<u8>> {
-    let app = &release.deploy.app;
+    let (app, package) = (&release.deploy.app, package(release));
     let commit = release.slug.commit.as_ref().map(|c| format!(" Commit {}.\n", c.record())).unwrap_or_default();
     let size = checked.entries.iter().map(|e| e.size).sum::<u64>().div_ceil(1024);
     let about = format!(
-        "Package: {app}\nVersion: {}+{}\nArchitecture: {debian}\nMaintainer: {app} <root@localhost>\nInstalled-Size: {size}\nSection: misc\n\
-         Priority: optional\nDescription: {app} {}\n Release {} of {}, with its slug {}.\n{commit} Runs by systemd; its config is /etc/default/{app}.\n",
+        "Package: {package}\nVersion: {}+{}\nArchitecture: {debian}\nMaintainer: {app} <root@localhost>\nInstalled-Size: {size}\nSection: misc\n\
+         Priority: optional\nDescription: {app} {}\n Release {} of {}, with its slug {}.\n{commit} Runs by systemd; its config is /etc/default/{package}.\n",
         release.version.0,
         release.slug.id.short(),
         release.version,
@@ -146,7 +142,7 @@ fn control(release: &Release, checked: &Checked, debian: &str) -> io::Result<Vec
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
     let files = [
         ("./control", 0o644, about),
-        ("./conffiles", 0o644, format!("/etc/default/{app}\n")),
+        ("./conffiles", 0o644, format!("/etc/default/{package}\n")),
         ("./preinst", 0o755, script(needs.as_deref().unwrap_or_default())),
         ("./postinst", 0o755, script(reload)),
         ("./prerm", 0o755, script(if units.is_empty() { "" } else { &stop })),

@@ -1,7 +1,7 @@
 //! What systemd runs of a slug that is installed: a unit for each process type. Pure: nothing here touches a disk.
 
 use dozen_core::config::Config;
-use dozen_core::ids::InstanceName;
+use dozen_core::ids::{DeployRef, InstanceName, PRODUCTION};
 use dozen_core::processes::ProcessType;
 use dozen_core::release::Release;
 use std::fmt::Write;
@@ -27,11 +27,11 @@ pub(super) fn units(release: &Release, argv: &dyn Fn(&str) -> Vec<String>) -> Ve
 }
 
 fn name(release: &Release, process: &ProcessType) -> String {
-    format!("{}-{}.service", release.deploy.app, process.name)
+    format!("{}-{}.service", package(release), process.name)
 }
 
 fn text(release: &Release, process: &ProcessType, phase: Option<&str>, argv: &dyn Fn(&str) -> Vec<String>) -> String {
-    let app = &release.deploy.app;
+    let (app, package) = (&release.deploy.app, package(release));
     let folder = folder(release);
     let bare = Release { config: Config::default(), attachments: Vec::new(), ..release.clone() };
     let instance = InstanceName { kind: process.name.clone(), number: 1 };
@@ -49,7 +49,7 @@ fn text(release: &Release, process: &ProcessType, phase: Option<&str>, argv: &dy
     for (name, value) in &env {
         let _ = writeln!(out, "Environment={}", quoted(&format!("{name}={value}"), false));
     }
-    let _ = writeln!(out, "EnvironmentFile=-/etc/default/{app}");
+    let _ = writeln!(out, "EnvironmentFile=-/etc/default/{package}");
     for scratch in &release.slug.scratch {
         let _ = writeln!(out, "TemporaryFileSystem={}", quoted(&format!("{folder}/{scratch}:mode=1777"), false));
     }
@@ -60,15 +60,22 @@ fn text(release: &Release, process: &ProcessType, phase: Option<&str>, argv: &dy
     out
 }
 
+/// What all that a package installs is called by: like nothing of the system's, and not like another deploy of the app.
+pub(super) fn package(release: &Release) -> String {
+    let DeployRef { app, deploy } = &release.deploy;
+    // A name of ours has no dot, so that none of them means two.
+    if deploy.as_str() == PRODUCTION { format!("dozen-app-{app}") } else { format!("dozen-app-{app}.{deploy}") }
+}
+
 /// Where the app lies.
 pub(super) fn folder(release: &Release) -> String {
-    format!("/opt/{}", release.deploy.app)
+    format!("/opt/{}", package(release))
 }
 
 /// The file of config: what is no secret with its value, of everything else the name.
 pub(super) fn defaults(release: &Release) -> String {
-    let app = &release.deploy.app;
-    let mut out = format!("# The config of {app}, for systemd: NAME=\"value\", one a line. What is a secret is yours to fill in.\n");
+    let deploy = &release.deploy;
+    let mut out = format!("# The config of {deploy}, for systemd: NAME=\"value\", one a line. What is a secret is yours to fill in.\n");
     let attached = release.attachments.iter().map(|a| (a.variable(), None));
     let vars = release.config.vars.iter().map(|(name, var)| (name.clone(), var.plain.then_some(var.value.as_str())));
     let all: std::collections::BTreeMap<String, Option<&str>> = attached.chain(vars).collect();
