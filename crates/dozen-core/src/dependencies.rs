@@ -64,6 +64,25 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+impl Plan {
+    /// The same with what only development needs, as tests want it.
+    pub fn with_development(mut self) -> Self {
+        let drop = |args: &mut Vec<String>| args.retain(|arg| arg != "--no-dev");
+        match self.layer.as_mut().map(|layer| &mut layer.tool) {
+            Some(Tool::Uv { install, .. }) => drop(install),
+            // Without a script that needs them they would be installed by nobody.
+            Some(Tool::Node(install)) => install.development = true,
+            None => {}
+        }
+        for step in &mut self.steps {
+            if let Step::Project { args } = step {
+                drop(args);
+            }
+        }
+        self
+    }
+}
+
 /// Installed dependencies, kept and shared by what [`Layer::key_files`] say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {

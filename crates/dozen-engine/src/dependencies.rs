@@ -41,6 +41,7 @@ mod packages;
 pub mod runner;
 mod stage;
 mod steps;
+pub(crate) mod testing;
 mod times;
 mod toolchain;
 mod tree;
@@ -83,6 +84,8 @@ pub struct Request<'a> {
     pub use_node: Option<&'a str>,
     /// The version that this app was last built with.
     pub last_node: Option<&'a str>,
+    /// Whether what only development needs is installed too: a slug for tests.
+    pub development: bool,
     /// Told whether it waits for another build of the app.
     pub waits: &'a tokio::sync::watch::Sender<bool>,
     /// What app.json names as buildpacks.
@@ -255,7 +258,8 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
     {
         return Err(member);
     }
-    let mut plan = plan?;
+    let plan = plan?;
+    let mut plan = if request.development { plan.with_development() } else { plan };
     if packs.is_empty() {
         output.step(&format!("{} app detected", plan.language.unwrap_or("Procfile")));
     }
@@ -295,6 +299,8 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
     let baked: Vec<_> = if language == Some(Language::Node) { node::baked(request.config).collect() } else { Vec::new() };
     let shown: Vec<&str> = packs.iter().map(|pack| pack.shown.as_str()).collect();
     let key = build_key(&print.whole, &processes, interpreter.as_ref(), (skip_static, &shown), &baked);
+    // A slug for tests is no other's, though it may be alike.
+    let key = if request.development { *blake3::hash(&key).as_bytes() } else { key };
     let index = cache.join("builds").join(&store::hex(&key)[..32]);
     let last = cache.join("builds/last");
     // A pack may be another one by now.
@@ -422,7 +428,10 @@ async fn run(request: Request<'_>) -> Result<Built, BuildError> {
     // Without this the next build of the same source only takes longer.
     let id = slug.id.to_string();
     let _ = fs::create_dir_all(cache.join("builds"));
-    let _ = tree::write_whole(&index, id.as_bytes()).and_then(|()| tree::write_whole(&last, id.as_bytes()));
+    let _ = tree::write_whole(&index, id.as_bytes());
+    if !request.development {
+        let _ = tree::write_whole(&last, id.as_bytes());
+    }
     let slug = Slug { commit: request.source.commit.clone(), ..slug };
     Ok(Built { slug, reused, python })
 }

@@ -42,6 +42,7 @@ mod roll;
 mod slugs;
 mod soundness;
 mod split;
+mod testing;
 mod trial;
 
 pub use building::{Building, build, check};
@@ -55,6 +56,7 @@ pub use front::{Pause, Treatment};
 use roll::Way;
 pub use slugs::Listed;
 pub use soundness::{Sound, sound};
+pub use testing::{Tested, Testing, test};
 pub use trial::{Settled, Standing};
 
 /// One deploy and everything that acts on it.

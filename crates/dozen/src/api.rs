@@ -48,6 +48,7 @@ mod slugs;
 mod spec;
 mod split;
 mod ssh;
+mod tests;
 pub(crate) mod token;
 mod upgrade;
 pub(crate) mod wire;
@@ -151,6 +152,8 @@ pub(crate) fn of_deploys(deploys: Arc<dyn Deploys>) -> Router {
         .route("/builds/cancel", post(builds::cancel))
         .route("/slugs", get(slugs::list))
         .route("/slugs/{version}", get(slugs::export))
+        .route("/tests", post(tests::run))
+        .route("/gates", get(tests::gates).put(tests::require))
         .route("/split", get(split::show).put(split::change))
         .route("/split/status", get(split::status))
         .route("/split/promote", post(split::promote))
@@ -264,6 +267,7 @@ fn needs(method: &Method, rest: &str, deploy: &DeployRef) -> Need {
     let app = deploy.app.clone();
     match (method, rest) {
         (_, "stop" | "handover") => Need::Host,
+        (&Method::PUT, "gates") => Need::Own(app),
         // Values of config vars are among it.
         (&Method::GET, "config") => Need::Deploy(app),
         // Who may look at an app does not have its code by that.
@@ -500,6 +504,9 @@ impl From<DeployError> for Failure {
             DeployError::Ledger(LedgerError::Taken { .. } | LedgerError::Conflict(_)) => StatusCode::CONFLICT,
             DeployError::NotHeld { .. } | DeployError::NotBuilding { .. } => StatusCode::NOT_FOUND,
             DeployError::SlugGone { .. } => StatusCode::CONFLICT,
+            DeployError::NoTests | DeployError::TestsRequire(_) | DeployError::TestsFailed { .. } | DeployError::Untested(_) => {
+                StatusCode::CONFLICT
+            }
             DeployError::Collected { .. } | DeployError::Cancelled(_) | DeployError::BuildDone { .. } => StatusCode::CONFLICT,
             DeployError::ReleasePhase { .. } | DeployError::Start { .. } | DeployError::Required { .. } => StatusCode::CONFLICT,
             DeployError::NotUp { .. } | DeployError::ConfigMoved(_) | DeployError::Destroyed(_) | DeployError::Stopped(_) => {

@@ -51,6 +51,7 @@ pub(crate) mod split;
 pub(crate) mod ssh_keys;
 pub(crate) mod static_files;
 pub(crate) mod target;
+pub(crate) mod test;
 pub(crate) mod tokens;
 pub(crate) mod up;
 pub(crate) mod users;
@@ -113,6 +114,11 @@ pub(crate) enum Command {
     ///
     /// What `up`, `deploy` and pushes built, and what waits for its turn to be.
     Builds(builds::BuildsArgs),
+    /// Run the app's tests: app.json's `environments.test.scripts`
+    ///
+    /// They run in a jail, on a slug of the folder or of a commit that has what only development needs, too, with a config and resources that are
+    /// made for them and thrown away. Their exit code becomes dozen's own. Without a server they run on this machine, and need nothing that runs.
+    Test(test::TestArgs),
     /// Send code to a running deploy, which builds it, releases it and has it serve
     ///
     /// A folder as it is now, a commit of it, a tar file or a slug file; what is built is printed as it comes. Until the new release is up the one
@@ -336,6 +342,7 @@ pub(crate) async fn run(cli: Cli, settings: &Settings, printer: &Arc<Printer>) -
         Command::Up(args) => up::run(args, settings, printer).await,
         Command::Build(args) => build::run(args, settings, printer).await,
         Command::Builds(args) => builds::run(args, settings, printer).await,
+        Command::Test(args) => test::run(args, settings, printer).await,
         Command::Deploy(args) => deploy::run(args, settings, printer).await,
         Command::Down => down::run(settings, printer).await,
         Command::Resume => resume::run(settings, printer).await,

@@ -450,3 +450,25 @@ fn php_apps_are_planned() {
     // Another app's page that lies about.
     assert_eq!(of(&[("index.php", ""), ("Procfile", "web: ./x\n")]).map(|p| p.pack), Ok("procfile"));
 }
+
+#[test]
+fn tests_have_what_only_development_needs() {
+    let uv = [
+        ("uv.lock", "version = 1\n[[package]]\nname = \"shop\"\nsource = { editable = \".\" }\n[[package]]\nname = \"pytest\"\n"),
+        ("pyproject.toml", "[project]\nname = \"shop\"\n"),
+        ("Procfile", "web: x\n"),
+    ];
+    let plan = of(&uv).expect("a plan").with_development();
+    let Some(Layer { tool: Tool::Uv { install, .. }, .. }) = &plan.layer else { panic!("{plan:?}") };
+    assert!(install.starts_with(&["sync".to_owned(), "--frozen".to_owned(), "--no-editable".to_owned()]), "{install:?}");
+    assert!(matches!(&plan.steps[0], Step::Project { args } if !args.iter().any(|arg| arg == "--no-dev")));
+    let node = [
+        ("package.json", r#"{"name": "shop", "version": "1.0.0", "devDependencies": {"mocha": "11.0.0"}}"#),
+        ("package-lock.json", r#"{"lockfileVersion": 3, "packages": {"": {}, "node_modules/mocha": {"version": "11.0.0"}}}"#),
+        ("Procfile", "web: node x.js\n"),
+        ("x.js", ""),
+    ];
+    let develops = |plan: &Plan| matches!(&plan.layer, Some(Layer { tool: Tool::Node(install), .. }) if install.development);
+    let plan = of(&node).expect("a plan");
+    assert!(!develops(&plan) && develops(&plan.with_development()));
+}

@@ -30,6 +30,10 @@ pub struct AppJson {
     pub postdeploy: Option<String>,
     /// `scripts.console`: what `dozen console` runs instead of the language's own shell.
     pub console: Option<String>,
+    /// `scripts.test-setup`: what comes before the tests; in `environments.test`.
+    pub test_setup: Option<String>,
+    /// `scripts.test`: what runs the tests; in `environments.test`.
+    pub test: Option<String>,
     /// The name of a base image.
     pub stack: Option<String>,
     /// What is different for deploys of a kind: `test`, `review`. Their own `environments` are left out.
@@ -133,6 +137,16 @@ impl AppJson {
         unknown.map(|kind| unknown_type(kind, types)).collect()
     }
 
+    /// What it declares for its tests: `environments.test`, whose config vars and add-ons come to those of all deploys and whose scripts are its
+    /// own.
+    pub fn for_tests(&self) -> Self {
+        let test = self.environments.get("test").cloned().unwrap_or_default();
+        let mut env = self.env.clone();
+        env.extend(test.env);
+        let addons = if test.addons.is_empty() { self.addons.clone() } else { test.addons };
+        Self { env, addons, test: test.test, test_setup: test.test_setup, ..Self::default() }
+    }
+
     /// The config vars that must have a value and that nothing here gives one.
     pub fn required(&self) -> impl Iterator<Item = &str> {
         self.env.iter().filter(|(_, v)| v.required && v.value.is_none() && !v.generated).map(|(k, _)| k.as_str())
@@ -158,7 +172,7 @@ fn app(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> AppJson {
             "addons" if matches!(node.value, Value::Text(_)) => app.addons = add_on(shape, node, at).into_iter().collect(),
             "addons" => app.addons = items(shape, node, at, add_on),
             "buildpacks" => app.buildpacks = items(shape, node, at, buildpack),
-            "scripts" => (app.postdeploy, app.console) = scripts(shape, node, at),
+            "scripts" => scripts(shape, node, at, &mut app),
             "stack" => app.stack = shape.text(node, at),
             "environments" if path.is_empty() => {
                 for kind in shape.table(node, at).unwrap_or_default() {
@@ -329,22 +343,23 @@ fn buildpack(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Option<String
     url
 }
 
-/// `scripts.postdeploy` and `scripts.console`: text, or `{command}`.
-fn scripts(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> (Option<String>, Option<String>) {
-    let (mut postdeploy, mut console) = (None, None);
+/// What is run on occasions: text, or `{command}`.
+fn scripts(shape: &mut Shape<'_, '_>, node: Node, path: &str, app: &mut AppJson) {
+    let some = |command: &String| !command.trim().is_empty();
     for Member { key, key_span, node } in shape.table(node, path).unwrap_or_default() {
         let at = &join(path, &key);
         match key.as_str() {
-            "postdeploy" => postdeploy = script(shape, node, at),
-            "console" => console = script(shape, node, at).filter(|c| !c.trim().is_empty()),
-            // Heroku CI's, as in `environments.test`; a build or a release never runs them.
-            "test" | "test-setup" | "pr-predestroy" => {
+            "postdeploy" => app.postdeploy = script(shape, node, at),
+            "console" => app.console = script(shape, node, at).filter(some),
+            "test" => app.test = script(shape, node, at).filter(some),
+            "test-setup" => app.test_setup = script(shape, node, at).filter(some),
+            // A build or a release never runs it.
+            "pr-predestroy" => {
                 shape.text(node, at);
             }
-            _ => shape.unknown(&key, key_span, at, &["postdeploy", "console"]),
+            _ => shape.unknown(&key, key_span, at, &["postdeploy", "console", "test", "test-setup"]),
         }
     }
-    (postdeploy, console)
 }
 
 fn script(shape: &mut Shape<'_, '_>, node: Node, path: &str) -> Option<String> {

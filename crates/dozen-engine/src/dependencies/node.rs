@@ -76,8 +76,10 @@ impl<'a> Node<'a> {
         };
         let tree = self.job.tree;
         let written = |source| BuildError::Write { path: tree.to_owned(), source };
-        let all = if install.development { Some(self.layer(install, Packages::All).await?) } else { None };
-        let needed = self.layer(install, Packages::Needed).await?;
+        // For tests all of it stays.
+        let everything = install.development && self.job.request.development;
+        let all = if install.development && !everything { Some(self.layer(install, Packages::All).await?) } else { None };
+        let needed = self.layer(install, if everything { Packages::All } else { Packages::Needed }).await?;
         let known = if scripted {
             let installed = all.as_ref().unwrap_or(&needed);
             installed.copy(tree, self.job.stage.builder()).map_err(written)?;

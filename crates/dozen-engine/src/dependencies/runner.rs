@@ -80,6 +80,8 @@ pub struct Runner<'a> {
     pub builder: Builder,
     /// Whether mounts appear at their targets.
     pub mounted: bool,
+    /// Whether programs may listen on ports.
+    pub any_port: bool,
 }
 
 /// A longer line is handed on in pieces of this many bytes.
@@ -89,7 +91,7 @@ impl<'a> Runner<'a> {
     /// As strong as this host allows. Whether programs have a uid of their own is `apart`'s to use.
     pub(super) async fn here<E>(exe: &'a Path, builder: impl FnOnce(bool) -> Result<Builder, E>) -> Result<Self, E> {
         let host = processes::isolation(exe).await;
-        Ok(Self { exe, builder: builder(host.isolation == Isolation::Namespaces)?, mounted: host.view == View::Minimal })
+        Ok(Self { exe, builder: builder(host.isolation == Isolation::Namespaces)?, mounted: host.view == View::Minimal, any_port: false })
     }
 
     /// Runs one to its end and hands on its lines. Dropping the future kills it and all that it started.
@@ -107,7 +109,7 @@ impl<'a> Runner<'a> {
             cwd,
             view: if self.mounted { View::Minimal } else { View::Host },
             held: true,
-            ports: Some(Vec::new()),
+            ports: if self.any_port { None } else { Some(Vec::new()) },
             mounts,
             scratch: Vec::new(),
             user: self.builder.uid().map(|uid| (uid, uid)),

@@ -20,6 +20,7 @@ use std::path::Path;
 const MAX_DOTENV: u64 = 1 << 20;
 
 /// All of it.
+#[derive(Default)]
 pub(super) struct Declared {
     /// The Procfile's types; empty where there is no Procfile.
     pub(super) processes: Vec<ProcessType>,
@@ -200,6 +201,29 @@ impl Declared {
     /// What app.json names as its stack.
     pub(super) fn stack(&self) -> Option<&str> {
         self.app_json.stack.as_deref()
+    }
+
+    /// What runs the tests, in its order; `None` where there are none.
+    pub(super) fn test_scripts(&self) -> Option<Vec<String>> {
+        let tests = self.app_json.for_tests();
+        Some(tests.test_setup.into_iter().chain([tests.test?]).collect())
+    }
+
+    /// The config of tests: what app.json gives them, under what is given here.
+    pub(super) fn test_config(&self, given: Config) -> Result<Config, ConfigError> {
+        Self { app_json: self.app_json.for_tests(), ..Self::default() }.defaults(given)
+    }
+
+    /// The resources that tests have, by name.
+    pub(super) fn test_resources(&self, config: &Config, output: &dyn Output) -> Vec<(String, ResourceKind)> {
+        let tests = Self { app_json: self.app_json.for_tests(), ..Self::default() };
+        tests.resources(config, &BTreeMap::new(), output).into_iter().map(|wanted| (wanted.name, wanted.kind)).collect()
+    }
+
+    /// Names that tests require and nothing gives.
+    pub(super) fn test_missing(&self, config: &Config) -> Vec<String> {
+        let tests = self.app_json.for_tests();
+        tests.required().filter(|name| !config.vars.contains_key(*name)).map(str::to_owned).collect()
     }
 
     /// What app.json names as the app's console.

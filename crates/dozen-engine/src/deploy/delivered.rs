@@ -68,6 +68,7 @@ impl Floor {
             }
             Code::Slug(slug) => {
                 let line = self.line(output).await;
+                self.pass(who, &slug, None, &printer).await?;
                 self.bring_up_slug(who, *slug, printer.clone()).await.map(|brought| (line, brought))
             }
         };
@@ -93,6 +94,7 @@ impl Floor {
         // Whoever names a commit asks for a release of it.
         ready.each_commit = sent.commit.is_some();
         let (slug, pins) = self.build(&ready, &reading.source, build, options, printer.clone()).await?;
+        self.pass(who, &slug, Some(reading), &printer).await?;
         self.release(who, &ready, slug, pins, output).await
     }
 
@@ -102,19 +104,26 @@ impl Floor {
         who: &Principal,
         from: &DeployRef,
         url: Option<&str>,
-        output: &dyn Output,
+        printer: Arc<dyn Output>,
     ) -> Result<Delivered, DeployError> {
+        let output = &*printer;
         if !self.serving {
             return Err(DeployError::NotServing(self.deploy.clone()));
         }
         let _line = self.line(output).await;
-        let taken = self.take_code_of(who, from, output).await;
+        let taken = self.take_code_of(who, from, &printer).await;
         let (release, new) = self.unless_destroyed(taken).await?;
         self.launch(who, release.clone(), new, url, output).await?;
         self.delivered(release, new).await
     }
 
-    async fn take_code_of(&self, who: &Principal, from: &DeployRef, output: &dyn Output) -> Result<(Arc<Release>, bool), DeployError> {
+    async fn take_code_of(
+        &self,
+        who: &Principal,
+        from: &DeployRef,
+        printer: &Arc<dyn Output>,
+    ) -> Result<(Arc<Release>, bool), DeployError> {
+        let output = &**printer;
         let _turn = self.turn.lock().await;
         let version = self.ledger.current(from).await?.ok_or_else(|| DeployError::NoRelease(from.clone()))?;
         let row = self.ledger.release(from, version).await?;
@@ -125,6 +134,7 @@ impl Floor {
         if let Some(row) = before.as_ref().filter(|b| b.slug == slug.id && b.commit == slug.commit && b.status == Status::Succeeded) {
             return Ok((Arc::new(self.load(row).await?), false));
         }
+        self.pass(who, &slug, None, printer).await?;
         let source = building::source_of(self.home(), &slug)?;
         let declared = declared::read(&source, output)?;
         let (config_version, config) = self.ledger.config(&self.deploy).await?;

@@ -184,6 +184,23 @@ pub enum DeployError {
         /// Which.
         instance: InstanceName,
     },
+    /// app.json says nothing of tests.
+    #[error("app.json has no tests: `environments.test.scripts.test` says what runs them")]
+    NoTests,
+    /// Tests have a config of their own.
+    #[error("app.json requires config that tests have not: {}", .0.join(", "))]
+    TestsRequire(Vec<String>),
+    /// They stand before a release.
+    #[error("the tests failed with exit code {code}: {deploy} takes only what has passed them")]
+    TestsFailed {
+        /// Whose release it would have been.
+        deploy: DeployRef,
+        /// As a shell says it.
+        code: i32,
+    },
+    /// Code came without its source.
+    #[error("{0} takes only what has passed its tests, and the source of this code is not here to run them")]
+    Untested(DeployRef),
     /// Somebody ended it, and nothing had been changed yet.
     #[error("Build cancelled by {0}")]
     Cancelled(String),
@@ -240,6 +257,9 @@ impl DeployError {
             Self::NoSplit(_) => Some("`dozen split v12=90 v13=10` splits them; `dozen releases` lists the releases.".to_owned()),
             Self::NotInSplit(_) => Some("`dozen split status` lists those that have.".to_owned()),
             Self::NoRelease(_) => Some("`dozen up` in the app's folder makes the first one; at a server `git push dozen main` does.".to_owned()),
+            Self::TestsRequire(_) => Some("Give them values in app.json's `environments.test.env`, or with `dozen test -e NAME=VALUE`.".to_owned()),
+            Self::TestsFailed { .. } => Some("Nothing was released. `dozen test` runs them on your machine.".to_owned()),
+            Self::Untested(_) => Some("Push its commit, or deploy its folder.".to_owned()),
             Self::Collected { commit: Some(commit), .. } => {
                 let hash = &commit.hash;
                 Some(format!("Deploy its commit again: `dozen deploy --commit {hash}`, or `git push -f dozen {hash}:refs/heads/main`."))

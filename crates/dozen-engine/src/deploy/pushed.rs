@@ -53,6 +53,7 @@ impl Floor {
         let mut ready = self.get_ready(who, declared, &reading.source, output).await?;
         ready.each_commit = true;
         let (slug, pins) = self.build(&ready, &reading.source, build, options, printer.clone()).await?;
+        self.pass(who, &slug, Some(reading), &printer).await?;
         if !push.hold.fast() {
             return Err(DeployError::GivenUp(self.deploy.clone()));
         }

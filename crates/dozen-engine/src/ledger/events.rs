@@ -156,6 +156,7 @@ impl Event {
         };
         let result = match intent {
             Intent::Conclude { status: Status::Failed, .. } | Intent::Unobtained { .. } => EventResult::Failed,
+            Intent::Tested { passed: false, .. } => EventResult::Failed,
             Intent::Build { change: BuildChange::Failed(..), .. } => EventResult::Failed,
             Intent::Ran { exit_code, .. } if *exit_code != 0 => EventResult::Failed,
             _ => EventResult::Done,
@@ -242,6 +243,9 @@ impl Intent {
             Self::Adopt { folder, .. } => folder.as_ref().map_or_else(String::new, |folder| format!("from {}", folder.display())),
             Self::Recover { running, .. } => list(running.iter().map(|n| format!("run.{n} goes on"))),
             Self::Build { change, .. } => change.detail(),
+            Self::Require { gates, .. } if gates.is_empty() => "none".to_owned(),
+            Self::Require { gates, .. } => list(gates),
+            Self::Tested { slug, passed, .. } => format!("slug {} {}", slug.short(), if *passed { "passed" } else { "failed" }),
             Self::Configure { config, .. } => list(config.vars.keys()),
             Self::Attach { name, kind, .. } => format!("{name} {}", kind.as_str()),
             Self::Release { slug, description, .. } => format!("{} ({})", brief(description), slug.id.short()),

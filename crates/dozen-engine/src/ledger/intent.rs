@@ -15,7 +15,7 @@ use dozen_core::admin::people::{Need, Role, UserName};
 use dozen_core::backing::ResourceKind;
 use dozen_core::concurrency::formation::Formation;
 use dozen_core::config::Config;
-use dozen_core::ids::{AppName, DeployRef, Generation, TypeName, Version};
+use dozen_core::ids::{AppName, DeployRef, Generation, SlugId, TypeName, Version};
 use dozen_core::port::tally::ErrorRate;
 use dozen_core::port::{Domain, Manners, Sticky};
 use dozen_core::release::{Slug, Status};
@@ -49,6 +49,22 @@ pub enum Intent {
         deploy: DeployRef,
         /// What becomes of it.
         change: BuildChange,
+    },
+    /// These gates shall stand before each release; see [`GATES`](super::GATES).
+    Require {
+        /// Of which deploy.
+        deploy: DeployRef,
+        /// All of them.
+        gates: BTreeSet<String>,
+    },
+    /// Tests were run, before a release.
+    Tested {
+        /// Of which deploy.
+        deploy: DeployRef,
+        /// Of what.
+        slug: SlugId,
+        /// Whether they passed.
+        passed: bool,
     },
     /// This config shall be the deploy's next version.
     Configure {
@@ -331,6 +347,8 @@ impl Intent {
             Self::Adopt { .. } => "bring up an app",
             Self::Recover { .. } => "take up a deploy again",
             Self::Build { change, .. } => change.what(),
+            Self::Require { .. } => "change what a release requires",
+            Self::Tested { .. } => "run tests",
             Self::Configure { .. } => "change config",
             Self::Attach { .. } => "attach a resource",
             Self::Release { .. } => "make a release",
@@ -373,6 +391,7 @@ impl Intent {
             Self::Adopt { deploy, .. }
             | Self::Recover { deploy, .. }
             | Self::Build { deploy, .. }
+            | Self::Tested { deploy, .. }
             | Self::Configure { deploy, .. }
             | Self::Attach { deploy, .. }
             | Self::Release { deploy, .. }
@@ -391,7 +410,7 @@ impl Intent {
             | Self::Run { deploy, .. }
             | Self::Ran { deploy, .. }
             | Self::CreateDeploy { deploy, .. } => Need::Deploy(deploy.app.clone()),
-            Self::DestroyDeploy { deploy } => Need::Own(deploy.app.clone()),
+            Self::DestroyDeploy { deploy } | Self::Require { deploy, .. } => Need::Own(deploy.app.clone()),
             Self::DestroyApp { app } | Self::Grant { app, .. } | Self::Ungrant { app, .. } => Need::Own(app.clone()),
             Self::IssueToken { user, .. } | Self::RevokeToken { user, .. } | Self::AddKey { user, .. } | Self::RemoveKey { user, .. } => {
                 Need::Be(user.clone())
@@ -428,6 +447,7 @@ impl Intent {
             Self::Adopt { deploy, .. }
             | Self::Recover { deploy, .. }
             | Self::Build { deploy, .. }
+            | Self::Tested { deploy, .. }
             | Self::Configure { deploy, .. }
             | Self::Attach { deploy, .. }
             | Self::Release { deploy, .. }
@@ -447,6 +467,7 @@ impl Intent {
             | Self::Ran { deploy, .. }
             | Self::CreateDeploy { deploy, .. }
             | Self::Keep { deploy, .. }
+            | Self::Require { deploy, .. }
             | Self::Account { deploy, .. }
             | Self::DestroyDeploy { deploy, .. } => Some(deploy),
             Self::CreateApp { .. }

@@ -27,7 +27,8 @@ CREATE TABLE deploys (
     expires_at       TEXT,                     -- when it is to be destroyed; null where it is to stay
     branch           TEXT,                     -- the branch that it was made for
     split_at         TEXT,                     -- since when requests are split between releases; null where they are not
-    split_abort      INTEGER                   -- where more of the newest one's fail than this, in hundredths of a percent, it is aborted
+    split_abort      INTEGER,                  -- where more of the newest one's fail than this, in hundredths of a percent, it is aborted
+    required         TEXT NOT NULL DEFAULT ''  -- what must pass before a release: 'tests'
 ) STRICT;
 
 CREATE TABLE slugs (
@@ -124,6 +125,13 @@ CREATE TABLE builds (
     slug         TEXT,                         -- what it gave; the slug may be gone, and need not have been released
     failure      TEXT,                         -- why it gave nothing
     PRIMARY KEY (deploy, number)
+) STRICT;
+
+CREATE TABLE tests (
+    slug        TEXT PRIMARY KEY,              -- what would be released; it need not be there any more
+    passed      INTEGER NOT NULL,              -- 1: they did
+    tested_at   TEXT NOT NULL,
+    tested_by   TEXT NOT NULL
 ) STRICT;
 
 CREATE TABLE shares (

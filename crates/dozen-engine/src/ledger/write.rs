@@ -3,7 +3,7 @@
 use super::apps::{self, Occasion};
 use super::hosts::{self, Reserved};
 use super::people::{self, Wanted};
-use super::{Intent, Principal, Problem, builds, certificates, keys, split};
+use super::{Intent, Principal, Problem, builds, certificates, gates, keys, split};
 use crate::config::Vault;
 use dozen_core::codebase::Commit;
 use dozen_core::ids::DeployRef;
@@ -48,6 +48,8 @@ pub(super) fn write(
             )?;
             builds::interrupt(c, &deploy, &building, &now).map(|()| 0)
         }
+        Intent::Require { deploy, gates: wanted } => gates::require(c, &deploy, &wanted).map(|()| 0),
+        Intent::Tested { slug, passed, .. } => gates::tested(c, slug, passed, (&now, who)).map(|()| 0),
         Intent::Build { deploy, change } => builds::write(c, &deploy, &change, (&now, who)),
         Intent::Configure { deploy, config } => {
             let version = next(c, "SELECT ifnull(max(version), 0) + 1 FROM configs WHERE deploy = ?1", &deploy)?;

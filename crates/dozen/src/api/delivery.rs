@@ -29,7 +29,7 @@ pub(crate) const SOURCE: &str = "application/x-tar";
 /// A slug file.
 pub(crate) const SLUG: &str = "application/vnd.dozen.slug";
 /// What is answered.
-const EVENTS: &str = "application/x-ndjson";
+pub(super) const EVENTS: &str = "application/x-ndjson";
 
 /// A router gives up who says nothing for long, and a build may.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
@@ -119,16 +119,16 @@ pub(super) async fn promote(
     }
     let work = move |served: Arc<Served>, output: Arc<Told>| async move {
         let Served { floor, url, .. } = &*served;
-        floor.promote(&who, &from, url.as_deref(), &*output).await
+        floor.promote(&who, &from, url.as_deref(), output).await
     };
     Ok(told(served, work))
 }
 
 /// Takes what is said on the way to whoever listens.
-struct Told(mpsc::UnboundedSender<Event>);
+pub(super) struct Told(pub(super) mpsc::UnboundedSender<Event>);
 
 impl Told {
-    fn say(&self, event: Event) {
+    pub(super) fn say(&self, event: Event) {
         // Whoever asked may have gone.
         let _ = self.0.send(event);
     }
@@ -175,7 +175,7 @@ fn say_delivered(served: &Served, floor: &Floor, Delivered { release, new, route
     output.say(Event::Ready { deploy, url, https_url, release: version });
 }
 
-async fn pass_on(mut heard: mpsc::UnboundedReceiver<Event>, pieces: mpsc::Sender<Result<Bytes, io::Error>>) {
+pub(super) async fn pass_on(mut heard: mpsc::UnboundedReceiver<Event>, pieces: mpsc::Sender<Result<Bytes, io::Error>>) {
     loop {
         let line = match tokio::time::timeout(SIGN_OF_LIFE, heard.recv()).await {
             Ok(None) => return,
@@ -189,7 +189,7 @@ async fn pass_on(mut heard: mpsc::UnboundedReceiver<Event>, pieces: mpsc::Sender
 }
 
 /// Has a body read by `work`, which reads it as a file.
-async fn receive<T, F: Future<Output = T>>(mut body: Body, work: impl FnOnce(Pieces) -> F) -> T {
+pub(super) async fn receive<T, F: Future<Output = T>>(mut body: Body, work: impl FnOnce(Pieces) -> F) -> T {
     let (pieces, coming) = mpsc::channel(16);
     let read = work(Pieces { coming, rest: Bytes::new() });
     let send = async {
@@ -218,7 +218,7 @@ async fn receive<T, F: Future<Output = T>>(mut body: Body, work: impl FnOnce(Pie
 }
 
 /// A body as a file, for a thread that may wait.
-struct Pieces {
+pub(super) struct Pieces {
     coming: mpsc::Receiver<io::Result<Bytes>>,
     rest: Bytes,
 }
@@ -237,7 +237,7 @@ impl Read for Pieces {
     }
 }
 
-fn refused_source(e: TarballError) -> Failure {
+pub(super) fn refused_source(e: TarballError) -> Failure {
     let status = match e {
         TarballError::Write(..) => StatusCode::INTERNAL_SERVER_ERROR,
         TarballError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -255,12 +255,12 @@ fn refused_slug(e: ArchiveError) -> Failure {
     Failure::new(status, dozen_engine::chain(&e))
 }
 
-fn ended(e: &tokio::task::JoinError) -> Failure {
+pub(super) fn ended(e: &tokio::task::JoinError) -> Failure {
     Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the unpacking ended early: {e}"))
 }
 
 impl wire::BuildQuery {
-    fn commit(self) -> Result<Option<Commit>, Failure> {
+    pub(super) fn commit(self) -> Result<Option<Commit>, Failure> {
         let Some(hash) = self.commit else { return Ok(None) };
         let is_hash = matches!(hash.len(), 40 | 64) && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if !is_hash {

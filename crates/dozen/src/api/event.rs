@@ -92,6 +92,13 @@ pub(crate) enum Event {
         /// `v12`
         release: String,
     },
+    /// Tests were run; the last line of `test`.
+    Tested {
+        /// As a shell says it; 0 where they passed.
+        code: i32,
+        /// The id of what they ran on, with what only development needs.
+        slug: String,
+    },
     /// The command failed; the last line.
     Error {
         /// What was attempted and why it failed, for people.

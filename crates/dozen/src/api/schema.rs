@@ -34,6 +34,7 @@ fn all() -> Vec<(&'static str, Schema)> {
         ("deploys", of::<wire::App>()),
         ("deploys-create", of::<wire::Deploy>()),
         ("deploys-destroy", of::<wire::Destroyed>()),
+        ("deploys-set", of::<wire::Gates>()),
         ("doctor", of::<wire::Diagnosis>()),
         ("down", of::<wire::Stopped>()),
         ("drill", of::<wire::Drilled>()),

@@ -17,6 +17,7 @@ mod server;
 mod slugs;
 mod soundness;
 mod split;
+mod tests;
 
 pub(crate) use backup::*;
 pub(crate) use builds::*;
@@ -31,6 +32,7 @@ pub(crate) use server::*;
 pub(crate) use slugs::*;
 pub(crate) use soundness::*;
 pub(crate) use split::*;
+pub(crate) use tests::*;
 
 /// A deploy.
 #[derive(Debug, Serialize, Deserialize)]

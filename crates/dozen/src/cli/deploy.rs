@@ -53,14 +53,8 @@ pub(crate) async fn run(args: DeployArgs, settings: &Settings, printer: &Arc<Pri
         (_, Some(file)) => (SLUG, String::new(), copied(opened(file)?)),
         _ => {
             let folder = target::folder(settings, &args.dir)?;
-            let (reading, kept) = read(&args, &folder, settings, &deploy).await?;
-            reading.warnings.iter().for_each(|w| printer.warning(w));
-            let query = reading.source.commit.as_ref().map(query).unwrap_or_default();
-            let body = sent(move |to| {
-                // What was checked out stays until all of it is sent.
-                let _kept = kept;
-                Ok(tarball::pack(&reading.source, to)?)
-            });
+            let read = read(args.commit.as_deref(), &folder, settings, &deploy).await?;
+            let (query, body) = source(read, printer);
             (SOURCE, query, body)
         }
     };
@@ -68,18 +62,30 @@ pub(crate) async fn run(args: DeployArgs, settings: &Settings, printer: &Arc<Pri
     follow(answer, printer).await
 }
 
+/// What goes with a source, and itself.
+pub(crate) fn source((reading, kept): (Reading, Option<codebase::commit::CheckedOut>), printer: &Printer) -> (String, Sent) {
+    reading.warnings.iter().for_each(|w| printer.warning(w));
+    let query = reading.source.commit.as_ref().map(query).unwrap_or_default();
+    let body = sent(move |to| {
+        // What was checked out stays until all of it is sent.
+        let _kept = kept;
+        Ok(tarball::pack(&reading.source, to)?)
+    });
+    (query, body)
+}
+
 fn query(commit: &Commit) -> String {
     format!("?commit={}&dirty={}", commit.hash, commit.dirty)
 }
 
 /// The source that is sent, and what has to stay until it is.
-async fn read(
-    args: &DeployArgs,
+pub(crate) async fn read(
+    commit: Option<&str>,
     folder: &Path,
     settings: &Settings,
     deploy: &DeployRef,
 ) -> Result<(Reading, Option<codebase::commit::CheckedOut>)> {
-    let (folder, home, deploy, name) = (folder.to_owned(), settings.home.clone(), deploy.clone(), args.commit.clone());
+    let (folder, home, deploy, name) = (folder.to_owned(), settings.home.clone(), deploy.clone(), commit.map(str::to_owned));
     let read = move || -> Result<_> {
         let Some(name) = name else { return Ok((codebase::read(&folder)?, None)) };
         let found = Repository::of_folder(&home, &deploy, &folder, &name);
@@ -163,6 +169,12 @@ fn show(event: Event, printer: &Printer) -> Option<i32> {
         Event::Warning { text } => printer.warning(&text),
         Event::Done { seconds } => {
             printer.emit(dozen_engine::output::Event::Done(Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+        }
+        Event::Tested { code, .. } => {
+            if printer.is_json() {
+                printer.json(&event);
+            }
+            return Some(code);
         }
         Event::Error { message, hint, diagnostics } => {
             printer.failure(message, hint, diagnostics);

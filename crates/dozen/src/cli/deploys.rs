@@ -4,7 +4,7 @@ use super::apps::{confirmed, destroyed};
 use super::releases::when;
 use super::{Usage, segment, target};
 use crate::api::wire;
-use crate::client;
+use crate::client::{self, Client};
 use crate::printer::{Column, Printer, listing};
 use crate::settings::Settings;
 use anyhow::{Context, Result};
@@ -36,6 +36,15 @@ enum Verb {
         #[arg(long)]
         branch: Option<String>,
     },
+    /// Say what must pass before a release of the deploy that -a names; without an option, what that is now
+    ///
+    /// A push, a deploy or a promotion is refused where it does not pass, and its output is in the terminal of whoever asked. What a slug has
+    /// passed is remembered.
+    Set {
+        /// tests: app.json's `environments.test` scripts; none: nothing
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        require: Vec<String>,
+    },
     /// Destroy a deploy: its processes, config, releases and domains
     Destroy {
         /// Which
@@ -49,6 +58,9 @@ enum Verb {
 
 /// Lists, creates or destroys.
 pub(crate) async fn run(args: DeploysArgs, settings: &Settings, printer: &Printer) -> Result<i32> {
+    if let Some(Verb::Set { require }) = args.verb {
+        return set(require, settings, printer).await;
+    }
     let app = app_of(settings).await?;
     let path = format!("/v1/apps/{app}/deploys");
     match args.verb {
@@ -76,12 +88,34 @@ pub(crate) async fn run(args: DeploysArgs, settings: &Settings, printer: &Printe
                 printer.line(url);
             }
         }
+        // It is one deploy's, and done.
+        Some(Verb::Set { .. }) => {}
         Some(Verb::Destroy { name, confirm }) => {
             let name = name.strip_prefix(&format!("{app}/")).unwrap_or(&name);
             confirmed(&format!("{app}/{name}"), confirm.as_deref())?;
             let path = format!("{path}/{}", segment(name));
             destroyed(client::platform(settings).await?.call(Method::DELETE, &path, &json!({})).await?, printer);
         }
+    }
+    Ok(0)
+}
+
+/// What must pass before a release.
+async fn set(require: Vec<String>, settings: &Settings, printer: &Printer) -> Result<i32> {
+    let deploy = target::find(settings).await?;
+    let mut client = Client::connect(settings, deploy).await?;
+    let told: wire::Gates = if require.is_empty() {
+        client.get("/gates").await?
+    } else {
+        let requires = require.into_iter().filter(|name| name != "none").collect();
+        client.call(Method::PUT, "/gates", &wire::Require { requires }).await?
+    };
+    if printer.is_json() {
+        printer.json(&told);
+    } else if told.requires.is_empty() {
+        printer.line(&format!("{} requires nothing before a release", told.deploy));
+    } else {
+        printer.line(&format!("{} requires {} before a release", told.deploy, told.requires.join(", ")));
     }
     Ok(0)
 }

@@ -93,6 +93,7 @@ impl Bench {
             last_python: None,
             use_node: None,
             last_node: None,
+            development: false,
             waits: &tokio::sync::watch::Sender::new(false),
             buildpacks: &[],
             stack: None,

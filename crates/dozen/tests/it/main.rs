@@ -45,3 +45,4 @@ mod surface;
 mod switching;
 mod system_packages;
 mod terminal;
+mod tests;

@@ -80,6 +80,7 @@ impl Bench {
             last_python: None,
             use_node,
             last_node: None,
+            development: false,
             waits: &tokio::sync::watch::Sender::new(false),
             buildpacks: &[],
             stack: None,

@@ -212,6 +212,19 @@ fn shapes_of_real_apps_are_taken_without_a_word() {
     let (app, remarks) = parse(r#"{"addons": "sentry", "environments": {"test": {"scripts": {"test": "pytest", "test-setup": "x"}}}}"#);
     assert_eq!(app.addons.iter().map(|a| a.plan.as_str()).collect::<Vec<_>>(), ["sentry"]);
     assert!(remarks.is_empty(), "{remarks:?}");
+    assert_eq!(app.for_tests().test.as_deref(), Some("pytest"));
+}
+
+#[test]
+fn tests_have_what_all_deploys_have_and_their_own_on_top() {
+    let text = r#"{"env": {"A": "1", "B": "1"}, "addons": ["sqlite"], "scripts": {"test": "never"},
+ "environments": {"test": {"env": {"B": "2"}, "scripts": {"test": {"command": "t"}, "test-setup": "s"}}}}"#;
+    let test = parse(text).0.for_tests();
+    assert_eq!((test.test.as_deref(), test.test_setup.as_deref(), test.addons.len()), (Some("t"), Some("s"), 1));
+    let values: Vec<Option<&str>> = test.env.values().map(|var| var.value.as_deref()).collect();
+    assert_eq!(values, [Some("1"), Some("2")]);
+    let none = parse(r#"{"scripts": {"test": "never"}, "environments": {"test": {"scripts": {"test": " "}}}}"#).0.for_tests();
+    assert_eq!(none.test, None, "what is outside of environments.test is no test");
 }
 
 #[test]

@@ -115,6 +115,8 @@ table! {
     Adopt         "--do-ah"
     Recover       "--do-ah"
     Build         "--do-ah"
+    Require       "---o-ah"
+    Tested        "--do-ah"
     Configure     "--do-ah"
     Attach        "--do-ah"
     Release       "--do-ah"
@@ -166,6 +168,8 @@ fn every_intent() -> Vec<Intent> {
         Intent::Adopt { deploy: shop(), folder: None },
         Intent::Recover { deploy: shop(), running: vec![], building: vec![] },
         Intent::Build { deploy: shop(), change: crate::ledger::BuildChange::Asked { source: "push", commit: None } },
+        Intent::Require { deploy: shop(), gates: BTreeSet::new() },
+        Intent::Tested { deploy: shop(), slug: SlugId([7; 32]), passed: true },
         Intent::Configure { deploy: shop(), config: config("value") },
         Intent::Attach { deploy: shop(), name: "DATABASE".into(), kind: ResourceKind::Sqlite, folder: "/data".into() },
         release(&shop(), 1),

@@ -74,6 +74,6 @@ fn show(event: &Event, printer: &Printer) {
             let at = at + &https_url.map(|u| format!(" and {u}")).unwrap_or_default();
             printer.line(&format!("       {deploy} runs in the background{at}; `dozen logs -t`, `dozen down`"));
         }
-        Event::Released { .. } | Event::Built { .. } | Event::Serving { .. } => {}
+        Event::Released { .. } | Event::Built { .. } | Event::Tested { .. } | Event::Serving { .. } => {}
     }
 }
