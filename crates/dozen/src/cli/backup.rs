@@ -68,9 +68,10 @@ pub(crate) async fn backup(args: BackupArgs, settings: &Settings, printer: &Prin
             bail!(Usage(format!("{} is there already; name another file", args.file.display())));
         }
         // What is there under its name is whole.
-        let partial = Partial(with_end(&args.file, ".partial"));
-        let mut open = OpenOptions::new();
-        let file = open.write(true).create(true).truncate(true).mode(0o600).open(&partial.0).with_context(attempt)?;
+        let beside = with_end(&args.file, &format!(".{}.partial", std::process::id()));
+        // A new one: what somebody else has put there would stay theirs, with the key in it.
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).with_context(attempt)?;
+        let partial = Partial(beside);
         let summary = backup::write(&ledger, &who, file.try_clone().with_context(attempt)?, passphrase).await?;
         file.sync_all().and_then(|()| fs::rename(&partial.0, &args.file)).with_context(attempt)?;
         summary

@@ -302,7 +302,7 @@ fn what_cannot_be_run_is_refused_before_it_starts() {
     place.dozen(&["run", "--", "true"]).ok();
     assert_eq!(place.ledger("select count(*) from one_offs"), "1");
     std::fs::remove_dir_all(place.home().join("slugs")).expect("removed");
-    place.dozen(&["run", "--release", "v1", "true"]).coded(1).has(&["there is no slug"]);
+    place.dozen(&["run", "--release", "v1", "true"]).coded(1).has(&["is not kept any more"]);
 }
 
 #[test]

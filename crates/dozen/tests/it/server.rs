@@ -96,6 +96,15 @@ impl<'p> Server<'p> {
     }
 }
 
+/// Says that it is over when it is dropped.
+struct Until<'a>(&'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn get(port: u16, host: &str) -> Answer {
     ask(port, format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())
 }
@@ -155,11 +164,13 @@ fn it_serves_every_deploy_of_its_home_by_its_own_name_and_outlives_its_own_death
                 count
             })
         });
+        // Whatever fails here ends them too.
+        let asking = Until(&stop);
         server.kill();
         let again = Server::with(&place, &port.to_string());
         // Applied, and asked once more by it.
         assert_eq!(again.ask_as(Some(&token), "GET", "/v1/apps", &Value::Null).status, 200);
-        stop.store(true, Ordering::Relaxed);
+        drop(asking);
         assert!(askers.into_iter().all(|asker| asker.join().expect("all answered") > 0));
         again
     });

@@ -117,11 +117,15 @@ fn what_is_torn_changed_or_sealed_with_another_passphrase_becomes_no_home() {
     for (name, text) in [("right", "correct horse\nbattery"), ("wrong", "correct house\n"), ("empty", "\nx")] {
         std::fs::write(at(name), text).expect("written");
     }
+    // What lies there under a name that one could guess is not written to.
+    std::fs::write(place.beside("others"), "theirs").expect("written");
+    std::os::unix::fs::symlink(place.beside("others"), place.beside("plain.partial")).expect("linked");
     place.dozen(&["backup", &at("plain")]).ok().has(&["1 deploys"]);
+    assert_eq!(std::fs::read_to_string(place.beside("others")).expect("there"), "theirs");
     place.dozen(&["backup", &at("sealed"), "--passphrase-file", &at("right")]).ok();
     place.dozen(&["backup", &at("none"), "--passphrase-file", &at("empty")]).coded(2);
     place.dozen(&["backup", &at("none"), "--encrypt"]).coded(2).has(&["no terminal"]);
-    assert!(!place.beside("none").exists() && !place.beside("none.partial").exists());
+    assert!(std::fs::read_dir(place.beside("")).expect("read").all(|e| !e.expect("an entry").file_name().to_string_lossy().starts_with("none")));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(at("plain")).expect("there").permissions());
     assert_eq!(mode & 0o777, 0o600);
     let key = std::fs::read(place.home().join("key")).expect("a key");
