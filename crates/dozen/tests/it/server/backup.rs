@@ -125,7 +125,9 @@ fn what_is_torn_changed_or_sealed_with_another_passphrase_becomes_no_home() {
     place.dozen(&["backup", &at("sealed"), "--passphrase-file", &at("right")]).ok();
     place.dozen(&["backup", &at("none"), "--passphrase-file", &at("empty")]).coded(2);
     place.dozen(&["backup", &at("none"), "--encrypt"]).coded(2).has(&["no terminal"]);
-    assert!(std::fs::read_dir(place.beside("")).expect("read").all(|e| !e.expect("an entry").file_name().to_string_lossy().starts_with("none")));
+    assert!(
+        std::fs::read_dir(place.beside("")).expect("read").all(|e| !e.expect("an entry").file_name().to_string_lossy().starts_with("none"))
+    );
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(at("plain")).expect("there").permissions());
     assert_eq!(mode & 0o777, 0o600);
     let key = std::fs::read(place.home().join("key")).expect("a key");
